@@ -1,0 +1,56 @@
+"""Hydra finds sweepers only here, under the `hydra_plugins` namespace; what this one does is in runner.sweep.
+
+This module is imported at every start of regrun, so it imports nothing heavy. Hydra executes it before it is in
+sys.modules, so annotations must not be strings here.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper, BasicSweeperConf
+from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.utils import JobReturn, JobStatus
+from omegaconf import DictConfig, OmegaConf
+
+
+@dataclass
+class RegrunSweeperConf(BasicSweeperConf):
+    """The basic sweeper's settings, under this sweeper's name."""
+
+    _target_: str = "hydra_plugins.regrun_sweeper.RegrunSweeper"
+
+
+ConfigStore.instance().store(group="hydra/sweeper", name="regrun", node=RegrunSweeperConf, provider="regrun")
+
+
+class RegrunSweeper(BasicSweeper):
+    """Every combination of the swept values, checked as a whole, with its baseline and its report."""
+
+    def sweep(self, arguments: list[str]) -> Any:
+        """Launch all jobs and make the report; a job that fails does not stop the others."""
+        from runner import sweep
+        from runner.study import JobFailed
+
+        assert self.hydra_context is not None and self.config is not None and self.launcher is not None
+        config, loader = self.config, self.hydra_context.config_loader
+
+        def compose(overrides: Sequence[str]) -> DictConfig:
+            cfg = loader.load_sweep_config(config, list(overrides))
+            return OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])
+
+        parsed = OverridesParser.create(config_loader=loader).parse_overrides(self._parse_config() + arguments)
+        axes = [o.get_key_element() for o in parsed if o.is_sweep_override() and len(list(o.sweep_string_iterator())) > 1]
+        batches = self.split_arguments(parsed, self.max_batch_size)
+        folder, jobs = sweep.plan(compose, [job for batch in batches for job in batch], axes)
+        returns: list[JobReturn] = []
+        size = self.max_batch_size or len(jobs)
+        for begin in range(0, len(jobs), size):
+            returns += self.launcher.launch(jobs[begin : begin + size], initial_job_idx=begin)
+        failed = [job for job in returns if job.status != JobStatus.COMPLETED]
+        broken = sweep.report(Path(folder))
+        if failed or broken:
+            raise JobFailed(f"{max(len(failed), broken)} of {len(jobs)} jobs failed; see {folder}")
+        return returns

@@ -1,0 +1,141 @@
+"""`regrun`: Hydra's command line, with foreseeable mistakes answered in one line and an exit code.
+
+    0 done    1 a job failed    2 bad input, nothing was written    130 interrupted
+
+Nothing heavy is imported here: torch comes with the task.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from difflib import get_close_matches
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from runner.errors import Refusal, unknown
+from runner.paths import conf_dir, options
+
+GROUPS = ("data", "model", "optimizer", "schedule", "method", "protocol", "experiment")
+
+
+@hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")
+def _task(cfg: DictConfig) -> float:
+    """One job. The mean validation loss of its reported runs, for sweepers that want a number."""
+    from runner import study, sweep
+    from runner.config import read
+    from runner.progress import progress_of, show_job
+
+    told = HydraConfig.get()
+    overrides = list(told.overrides.task)
+    job = read(cfg, overrides)
+    alone = told.mode is None or told.mode.name == "RUN"
+    name = job.study or sweep.stamp(job.method)
+    folder = job.out / name
+    if alone:
+        study.admit([job], cfg.axes, folder)
+        study.begin([job], cfg.axes, folder)
+    with progress_of(job) as (say, watch):
+        rows = study.run_job(job, folder, ["regrun", *overrides], say, watch)
+    if alone:
+        show_job(job, rows, folder)
+        from runner.report.collect import collect
+
+        collect(folder)
+    values = [float(row["last_val_loss"]) for row in rows if row["role"] == "report" and row["last_val_loss"]]
+    return sum(values) / len(values) if values else float("nan")
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    sys.argv[1:] = arranged(sys.argv[1:])
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra hands exceptions on instead of printing them
+    try:
+        _task()
+    except Refusal as refusal:
+        _leave(str(refusal), 2)
+    except (HydraException, OmegaConfBaseException) as error:
+        _leave(explain(error), 2)
+    except KeyboardInterrupt:
+        _leave("interrupted; run the same command again to go on (with study=NAME)", 130)
+    except Exception as error:
+        if type(error).__name__ != "JobFailed":  # its module imports torch, which --help must not wait for
+            raise
+        _leave(str(error), 1)
+
+
+def arranged(arguments: list[str]) -> list[str]:
+    """The command line as Hydra 1.3 wants it.
+
+    Flags go first, since it refuses "a=1 -m b=2". In a sweep, a plain strength becomes a choice of one, since Hydra
+    would otherwise look for it in the default stack, which is empty.
+
+    >>> arranged(["method=l2,none", "-m", "method.l2.rate=0.1", "epochs=2"])
+    ['-m', 'method=l2,none', 'method.l2.rate=choice(0.1)', 'epochs=2']
+    """
+    flags = {"-m", "--multirun"}
+    first = [a for a in arguments if a in flags]
+    rest = [a for a in arguments if a not in flags]
+    if first or any(_is_sweep(a) for a in rest):
+        rest = [re.sub(r"^(method\.[^=]+)=(?!choice\(|range\(|glob\(|\w+\()(.*)$", _as_choice, a) for a in rest]
+    return first[:1] + rest
+
+
+def _as_choice(found: re.Match[str]) -> str:
+    return f"{found[1]}=choice({found[2]})"
+
+
+def _is_sweep(argument: str) -> bool:
+    """Whether the argument names an experiment that is a sweep."""
+    key, _, name = argument.lstrip("+").partition("=")
+    path = conf_dir() / "experiment" / f"{name}.yaml"
+    return key == "experiment" and path.is_file() and "MULTIRUN" in path.read_text(encoding="utf-8")
+
+
+def explain(error: Exception) -> str:
+    """A mistake that Hydra or OmegaConf found, in one line.
+
+    >>> explain(HydraException("Could not find 'method/mixpu'"))[:19]
+    "no method 'mixpu' ("
+    """
+    text = " ".join(str(cause) for cause in (error, error.__cause__) if cause)
+    missing = re.search(r"Could not (?:find|load) '(?:([\w/]+)/)?([^'/]*)'", text)
+    if missing and missing[1] in GROUPS:
+        return str(unknown(missing[1], missing[2], options(missing[1]), f"conf/{missing[1]}"))
+    twice = re.search(r"(\S+) appears more than once in the final defaults list", text)
+    if twice:
+        return f"{twice[1].replace('/', '=')}: the same choice stands in the list twice (once is enough)"
+    key = re.search(r"Key '([^']*)' is not in struct\s+full_key: (\S+)", text)
+    if key:
+        head, _, last = key[2].rpartition(".")
+        if key[2].startswith("method.") and key[2].count(".") == 1:
+            return f"{key[2]}: the stack has no method {last!r} (method={last} or method=[...,{last}])"
+        return f"no setting {key[2]!r}{_nearest(last)} (regrun --cfg job shows all of them; conf/{head.split('.')[0]})"
+    if "--multirun" in text:
+        found = re.search(r"Ambiguous value for argument '([^']*)'", text)
+        what = found[1] if found else "a list of choices"
+        return f"{what}: several choices need a sweep (add -m), one list needs brackets ([a,b])"
+    return re.sub(r"\s+", " ", text).strip()
+
+
+def _nearest(name: str) -> str:
+    """", did you mean ...?" for a misspelt setting, from the names in conf/."""
+    names = {
+        found for path in conf_dir().rglob("*.yaml") for found in re.findall(r"^ *(\w+):", path.read_text("utf-8"), re.M)
+    }
+    near = get_close_matches(name, names, n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def _leave(message: str, code: int) -> None:
+    print(f"regrun: {message}", file=sys.stderr)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

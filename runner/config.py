@@ -1,0 +1,411 @@
+"""From a composed configuration to a job that can be trained: every value is checked here, once.
+
+This file and `runner.cli` with its sweeper are the only ones that know Hydra's and OmegaConf's types.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import math
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from torch import nn
+
+from runner.data.base import Data, Splitter
+from runner.engine.optimizers import Optimizer
+from runner.engine.schedules import Constant, Cosine, Step
+from runner.errors import Refusal, unknown
+from runner.experiment import Budget, Experiment
+from runner.grid import Run, along, crossed, runs
+from runner.methods.base import Method, ranges
+from runner.methods.stack import Stack
+
+# What may be named by a configuration file. A user's own package must be named on the command line: allow=[mypackage]
+TRUSTED = ("runner.", "torch.nn.", "torch.optim.", "torchvision.models.", "timm.")
+DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
+SPLIT_KEYS = ("train_size", "val_size", "test_size", "resplit", "standardize")
+PROTOCOLS = ("fixed", "tuned", "smoke")
+TOP = (
+    "study", "seeds", "seed0", "epochs", "batch_size", "device", "dtype", "evaluate", "penalize_biases", "lanes", "threads",
+    "progress", "out", "allow", "axes", "data", "model", "optimizer", "schedule", "method", "protocol",
+)  # fmt: skip
+# What changes no number of a run that is trained: it is no part of a job's identity
+OUTSIDE = ("study", "seeds", "lanes", "threads", "progress", "out", "allow", "axes")
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How seeds are spent."""
+
+    name: str  # fixed, tuned or smoke
+    tune_seeds: int  # seeds that choose a strength; 0 where nothing is chosen
+    select: str  # the validation figure that chooses: val_acc or val_loss
+
+
+@dataclass(frozen=True)
+class Job:
+    """One stack on one data set and model, with all its runs."""
+
+    settings: Mapping[str, Any]  # the resolved configuration, without what changes no number
+    study: str | None
+    out: Path
+    progress: bool
+    threads: int | None  # None: as many as the work is worth
+    dataset: str
+    model: str
+    setting: str  # the axes of the sweep other than methods, "optimizer.lr=0.01"; usually empty
+    protocol: Protocol
+    experiment: Experiment
+    axes: Mapping[str, Sequence[float]]  # numbers written as lists, or the grid of a tuned method
+    points: Sequence[Mapping[str, float]]  # the configurations of the job
+    seeds: Sequence[int]  # of the runs to report
+    tune_seeds: Sequence[int]
+
+    @property
+    def method(self) -> str:
+        """The stack in one word: "dropout+l2", or "none"."""
+        return "+".join(self.experiment.stack.methods) or "none"
+
+    @property
+    def name(self) -> str:
+        """The job's folder: readable, and different for any two jobs whose numbers may differ."""
+        text = json.dumps(self.settings, sort_keys=True)
+        return f"{self.method}-{hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()[:8]}"
+
+    @property
+    def tunes(self) -> bool:
+        """Whether a strength is to be chosen."""
+        return bool(self.tune_seeds) and len(self.points) > 1
+
+    def tuning(self) -> list[Run]:
+        """The runs that choose a strength; none where there is nothing to choose."""
+        return runs(self.points, self.tune_seeds, "tune") if self.tunes else []
+
+    def reporting(self, chosen: int | None) -> list[Run]:
+        """The runs to report: of the chosen point, or of every point if none was chosen."""
+        return [run for run in runs(self.points, self.seeds, "report") if chosen in (None, run.index)]
+
+
+def read(cfg: DictConfig, overrides: Sequence[str] = ()) -> Job:
+    """The job that a composed configuration describes; refuses anything that cannot be trained.
+
+    `overrides` is the command line, which alone may name packages of the user's own.
+    """
+    values = _plain(cfg)
+    for key in values:
+        if key not in TOP:
+            raise unknown("setting", key, TOP, "conf/config.yaml")
+    trusted = TRUSTED
+    if values["allow"] and any(override.lstrip("+").startswith("allow=") for override in overrides):
+        trusted += tuple(f"{package}." for package in values["allow"])
+
+    protocol = _protocol(values["protocol"])
+    device = _device(values["device"])
+    seed0 = _whole("seed0", values["seed0"], 0)
+    seeds = _whole("seeds", values["seeds"], 1)
+    budget = Budget(
+        _whole("epochs", values["epochs"], 1),
+        _whole("batch_size", values["batch_size"], 1),
+        _whole("evaluate.every", _section(values, "evaluate").get("every"), 1),
+    )
+    data, splitter = _data(_section(values, "data"), seed0, trusted)
+    n_train, n_val, _ = splitter.sizes(data)
+    if budget.batch_size > n_train:
+        raise Refusal(
+            f"batch_size is {budget.batch_size}; it must be at most the {n_train} training examples "
+            "(batch_size=... or data.train_size=...)"
+        )
+    if values["dtype"] not in DTYPES:
+        raise Refusal(f"dtype is {values['dtype']!r}; it must be one of {', '.join(DTYPES)} (dtype=...)")
+
+    stack, axes, grids = _stack(values.get("method") or {}, trusted)
+    optimizer, more = _build("optimizer", _section(values, "optimizer"), Optimizer, trusted)
+    schedule, _ = _build("schedule", _section(values, "schedule"), (Constant, Cosine, Step), trusted)
+    axes |= more
+    if protocol.tune_seeds:
+        axes = grids | axes  # a list on the command line takes the place of a method's own grid
+        points = _tuned_points(axes)
+    else:
+        points = crossed(axes)
+    if n_val == 0 and (stack.ends_at_best or (protocol.tune_seeds and len(points) > 1)):
+        who = "early_stopping" if stack.ends_at_best else "protocol=tuned"
+        raise Refusal(f"data.val_size is 0; {who} needs validation data (data.val_size=... or another data=...)")
+
+    model = _model(_section(values, "model"), data, trusted)
+    stack.build(model())  # a stack that does not fit the model is refused before anything is written
+    lanes = None if values["lanes"] == "auto" else _whole("lanes", values["lanes"], 1)
+    tune = protocol.tune_seeds
+    settings = {key: value for key, value in values.items() if key not in OUTSIDE} | {"device": device.type}
+    return Job(
+        settings=settings,
+        study=_name(values["study"]),
+        out=Path(str(values["out"])),
+        progress=_true_or_false("progress", values["progress"]),
+        threads=None if values["threads"] == "auto" else _whole("threads", values["threads"], 1),
+        dataset=str(values["data"]["name"]),
+        model=str(values["model"]["name"]),
+        setting=_setting(values),
+        protocol=protocol,
+        experiment=Experiment(
+            data, splitter, model, stack, optimizer, schedule, budget, device, DTYPES[values["dtype"]], lanes
+        ),
+        axes=axes,
+        points=points,
+        seeds=range(seed0 + tune, seed0 + tune + seeds),
+        tune_seeds=range(seed0, seed0 + tune),
+    )
+
+
+def flatten(settings: Mapping[str, Any], lead: str = "") -> dict[str, Any]:
+    """Nested settings by dotted key.
+
+    >>> flatten({"a": {"b": 1, "c": [2]}})
+    {'a.b': 1, 'a.c': [2]}
+    """
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        flat |= flatten(value, f"{lead}{key}.") if isinstance(value, Mapping) else {f"{lead}{key}": value}
+    return flat
+
+
+def _plain(cfg: DictConfig) -> dict[str, Any]:
+    try:
+        values = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        first = str(error).splitlines()[0]
+        raise Refusal(f"{error.full_key or 'the configuration'}: {first}") from error
+    assert isinstance(values, dict)  # the root is a mapping
+    return typing.cast(dict[str, Any], values)
+
+
+def _section(values: Mapping[str, Any], key: str) -> dict[str, Any]:
+    section = values.get(key)
+    if not isinstance(section, dict):
+        raise Refusal(f"{key} is {section!r}; it must be a group of settings (conf/{key})")
+    return section
+
+
+def _name(study: object) -> str | None:
+    """A study's name, which becomes a folder: no separators, no leading dot, nothing a shell or a page would read."""
+    if study is None:
+        return None
+    name = str(study)
+    if not name or len(name) > 100 or name[0] in ".-" or not all(c.isalnum() or c in "._-+=" for c in name):
+        raise Refusal(f"study is {name!r}; it must be letters, digits and . _ - + =, not led by . or - (study=...)")
+    return name
+
+
+def _setting(values: Mapping[str, Any]) -> str:
+    flat = flatten(values)
+    return " ".join(f"{axis}={flat[axis]}" for axis in values["axes"] if axis in flat)
+
+
+def _whole(key: str, value: object, least: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value < 2**31:
+        raise Refusal(f"{key} is {value!r}; it must be a whole number from {least} ({key}=...)")
+    return value
+
+
+def _true_or_false(key: str, value: object) -> bool:
+    if not isinstance(value, bool):
+        raise Refusal(f"{key} is {value!r}; it must be true or false ({key}=...)")
+    return value
+
+
+def _device(name: object) -> torch.device:
+    if name not in ("auto", "cpu", "cuda"):
+        raise Refusal(f"device is {name!r}; it must be auto, cpu or cuda (device=...)")
+    there = torch.cuda.is_available()
+    if name == "cuda" and not there:
+        raise Refusal("device is 'cuda'; this machine has no CUDA device that torch can use (device=auto or device=cpu)")
+    return torch.device("cuda" if there and name != "cpu" else "cpu")
+
+
+def _protocol(node: object) -> Protocol:
+    if not isinstance(node, dict) or node.get("name") not in PROTOCOLS:
+        raise unknown("protocol", str(node), PROTOCOLS, "conf/protocol")
+    if node["select"] not in ("val_acc", "val_loss"):
+        raise Refusal(f"protocol.select is {node['select']!r}; it must be val_acc or val_loss (conf/protocol)")
+    tune = _whole("protocol.tune_seeds", node["tune_seeds"], 1 if node["name"] == "tuned" else 0)
+    return Protocol(node["name"], tune if node["name"] == "tuned" else 0, node["select"])
+
+
+def _data(node: dict[str, Any], seed0: int, trusted: Sequence[str]) -> tuple[Data, Splitter]:
+    given = {key: value for key, value in node.items() if key not in (*SPLIT_KEYS, "name", "augment", "_target_")}
+    sizes: dict[str, float | None] = {}
+    for key in ("train_size", "val_size", "test_size"):
+        value = node.get(key)
+        if value is None and key == "val_size":
+            raise Refusal("data.val_size is null; give a number of examples or a share below 1 (conf/data)")
+        sizes[key] = None if value is None else _number(f"data.{key}", value, "conf/data")
+    if node.get("resplit") not in ("train_val", "none"):
+        raise Refusal(f"data.resplit is {node.get('resplit')!r}; it must be train_val or none (conf/data)")
+    standardize = _true_or_false("data.standardize", node.get("standardize"))
+    load = _called("data", node, given, trusted)
+    data = load()
+    if not isinstance(data, Data):
+        raise Refusal(f"data._target_ {node.get('_target_')} gave a {type(data).__name__}, not runner.data.base.Data")
+    val_size = sizes["val_size"]
+    assert val_size is not None  # refused above
+    return data, Splitter(sizes["train_size"], val_size, sizes["test_size"], node["resplit"], seed0, standardize)
+
+
+def _model(node: dict[str, Any], data: Data, trusted: Sequence[str]) -> Callable[[], nn.Module]:
+    given = {key: value for key, value in node.items() if key not in ("name", "_target_")}
+    for key, value in given.items():
+        if isinstance(value, int) and not isinstance(value, bool):
+            _whole(f"model.{key}", value, 1)
+        elif not isinstance(value, str | bool | None):
+            raise Refusal(f"model.{key} is {value!r}; it must be a whole number (conf/model)")
+    make = _called("model", node, given | {"shape": data.shape, "classes": data.classes}, trusted)
+
+    def model() -> nn.Module:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)  # what a module cannot draw again itself is at least the same every time
+            net = make()
+        assert isinstance(net, nn.Module)
+        return net
+
+    return model
+
+
+def _stack(
+    node: Mapping[str, Any], trusted: Sequence[str]
+) -> tuple[Stack, dict[str, list[float]], dict[str, list[float]]]:
+    """The stack, the strengths written as lists, and the grids of the methods' own files."""
+    methods: dict[str, Method] = {}
+    axes: dict[str, list[float]] = {}
+    grids: dict[str, list[float]] = {}
+    for name, entry in node.items():
+        where = f"method.{name}"
+        if not isinstance(entry, dict):
+            raise Refusal(f"{where} is {entry!r}; it must be a method with its strengths (conf/method/{name}.yaml)")
+        plain = {key: value for key, value in entry.items() if key != "grid"}
+        methods[name], own = _build(where, plain, Method, trusted)
+        axes |= own
+        allowed = ranges(methods[name])
+        for field, values in (entry.get("grid") or {}).items():
+            if field not in allowed:
+                raise unknown(f"strength of {name}", field, allowed, f"conf/method/{name}.yaml")
+            grids[f"{name}.{field}"] = _list(f"{where}.grid.{field}", values, allowed[field])
+    return Stack(methods), axes, grids
+
+
+def _tuned_points(axes: Mapping[str, Sequence[float]]) -> list[dict[str, float]]:
+    """The K points that are tuned: all strengths of a stack from weakest to strongest together."""
+    lengths = {path: len(values) for path, values in axes.items()}
+    if len(set(lengths.values())) > 1:
+        said = ", ".join(f"{path} has {length}" for path, length in lengths.items())
+        raise Refusal(f"protocol=tuned walks the grids of a stack together, so they must be equally long: {said}")
+    return along(axes)
+
+
+def _build(
+    where: str, node: Mapping[str, Any], kind: type | tuple[type, ...], trusted: Sequence[str]
+) -> tuple[Any, dict[str, list[float]]]:
+    """An object of a dataclass named by `_target_`, and those of its numbers that were written as lists.
+
+    A list's first value stands in the object; the lanes of the job replace it.
+    """
+    target = _locate(where, node.get("_target_"), trusted)
+    if not (isinstance(target, type) and issubclass(target, kind) and is_dataclass(target)):
+        raise Refusal(f"{where}._target_ is {node.get('_target_')!r}, which is not what a {where.split('.')[0]} must be")
+    given = {key: value for key, value in node.items() if key != "_target_"}
+    known = {field.name: field for field in fields(target)}
+    for key in given:
+        if key not in known:
+            raise unknown(f"setting of {where}", key, known, f"conf/{where.replace('.', '/')}.yaml")
+    axes: dict[str, list[float]] = {}
+    checked: dict[str, Any] = {}
+    for name, field in known.items():
+        key = f"{where}.{name}"
+        if name not in given:
+            raise Refusal(f"{key} is missing; {target.__name__} needs it ({key}=...)")
+        value = given[name]
+        if "range" in field.metadata:
+            allowed = field.metadata["range"]
+            if isinstance(value, list):
+                axes[f"{where.removeprefix('method.')}.{name}"] = values = _list(key, value, allowed)
+                checked[name] = values[0]
+            else:
+                checked[name] = _in_range(key, value, allowed)
+        elif "options" in field.metadata:
+            if value not in field.metadata["options"]:
+                raise Refusal(f"{key} is {value!r}; it must be one of {', '.join(field.metadata['options'])} ({key}=...)")
+            checked[name] = value
+        elif field.type == "bool":
+            checked[name] = _true_or_false(key, value)
+        elif isinstance(value, dict):
+            checked[name] = {k: _number(f"{key}.{k}", v, "a group of numbers") for k, v in value.items()}
+        else:
+            checked[name] = value
+    return target(**checked), axes
+
+
+def _list(key: str, values: object, allowed: Any) -> list[float]:
+    if not isinstance(values, list) or not values:
+        raise Refusal(f"{key} is {values!r}; a grid must be a list of at least one number ({key}=[...])")
+    checked = [_in_range(key, value, allowed) for value in values]
+    if len(set(checked)) < len(checked):
+        raise Refusal(f"{key} is {values}; the same value stands in it twice ({key}=[...])")
+    return checked
+
+
+def _in_range(key: str, value: object, allowed: Any) -> float:
+    number = _number(key, value, f"{key}=...")
+    if not allowed.allows(number):
+        raise Refusal(f"{key} is {number:g}; it must be {allowed} ({_home(key)}{key}=...)")
+    return number
+
+
+def _home(key: str) -> str:
+    parts = key.split(".")
+    return f"conf/method/{parts[1]}.yaml or " if parts[0] == "method" else ""
+
+
+def _number(key: str, value: object, where: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise Refusal(f"{key} is {value!r}; it must be a finite number ({where})")
+    return float(value)
+
+
+def _called(
+    where: str, node: Mapping[str, Any], given: Mapping[str, Any], trusted: Sequence[str]
+) -> Callable[[], object]:
+    """The function named by `_target_`, with its arguments checked against its signature."""
+    target = _locate(where, node.get("_target_"), trusted)
+    if not callable(target):
+        raise Refusal(f"{where}._target_ is {node.get('_target_')!r}, which cannot be called")
+    try:
+        inspect.signature(target).bind(**given)
+    except TypeError as error:
+        known = [name for name in inspect.signature(target).parameters if name not in ("shape", "classes")]
+        raise Refusal(f"{where}: {error}; {node.get('_target_')} takes: {', '.join(known) or 'nothing'}") from error
+    return lambda: target(**given)
+
+
+def _locate(where: str, path: object, trusted: Sequence[str]) -> Any:
+    """The object at a dotted path, from a trusted package."""
+    if not isinstance(path, str):
+        raise Refusal(f"{where}._target_ is {path!r}; it must be the dotted name of a class or function")
+    if not path.startswith(tuple(trusted)):
+        package = path.split(".")[0]
+        raise Refusal(
+            f"{where}._target_ is {path!r}; it must begin with one of {', '.join(trusted)} "
+            f"(a package of yours must be named on the command line: allow=[{package}])"
+        )
+    module, _, name = path.rpartition(".")
+    try:
+        return getattr(import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise Refusal(f"{where}._target_ is {path!r}, which is not there: {error}") from error

@@ -1,0 +1,1 @@
+"""Data sets: a name, the examples, and how a seed splits them."""

@@ -1,0 +1,71 @@
+"""Many runs trained in one pass: the step of one run, mapped over a leading axis [L].
+
+A run alone is the same step, unmapped. Both forms draw the same random numbers and agree to rounding; mapped packs of
+any number of lanes agree bit for bit on CPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.func import grad_and_value, vmap
+from torch.utils._pytree import tree_leaves, tree_map
+
+from runner.engine.optimizers import Hyper, Optimizer
+from runner.engine.step import Differentiate, LossAt, State, train_step
+from runner.keys import Key
+from runner.methods.base import Batch, Now, Params
+from runner.methods.stack import Stack
+
+Strengths: TypeAlias = Mapping[str, Tensor]  # {"mixup.alpha": [L]}
+# (states, batches, strengths, optimizer numbers, keys, step, steps, share of the rate) -> (states, losses [L])
+LaneStep: TypeAlias = Callable[[State, Batch, Strengths, Hyper, Tensor, int, int, float], tuple[State, Tensor]]
+
+
+def lane_step(net: nn.Module, kinds: Sequence[str], stack: Stack, optimizer: Optimizer, mapped: bool) -> LaneStep:
+    """The step of a pack of lanes: every tensor in and out has a leading [L] (L = 1 where it is not mapped)."""
+    differentiate: Differentiate = _functorch if mapped else _autograd
+
+    def one(
+        state: State, batch: Batch, strengths: Strengths, hyper: Hyper, key: Tensor, step: int, steps: int, share: float
+    ) -> tuple[State, Tensor]:
+        now = Now(Key(key), step, steps, hyper["lr"] * share)
+        return train_step(net, kinds, stack.at(strengths), optimizer, differentiate, state, batch, hyper, now)
+
+    return over_lanes(one, mapped, fixed=3)
+
+
+def over_lanes(one: Callable[..., Any], mapped: bool, fixed: int = 0) -> Callable[..., Any]:
+    """`one`, applied to every lane of its arguments but the last `fixed`: by vmap, or lane after lane.
+
+    >>> over_lanes(lambda x, k: x.sum() * k, mapped=False, fixed=1)(torch.ones(2, 3), 5)
+    tensor([15., 15.])
+    """
+
+    def mapping(*arguments: Any) -> Any:
+        return vmap(one, in_dims=(0,) * (len(arguments) - fixed) + (None,) * fixed)(*arguments)
+
+    def loop(*arguments: Any) -> Any:
+        trees, rest = arguments[: len(arguments) - fixed], arguments[len(arguments) - fixed :]
+        lanes = range(len(tree_leaves(trees)[0]))
+        results = [one(*tree_map(lambda leaf, lane=lane: leaf[lane], trees), *rest) for lane in lanes]
+        return tree_map(lambda *leaves: torch.stack(leaves), *results)
+
+    return mapping if mapped else loop
+
+
+def _functorch(loss_at: LossAt, params: Params) -> tuple[Params, Tensor]:
+    gradient: tuple[Params, Tensor] = grad_and_value(loss_at)(params)
+    return gradient
+
+
+def _autograd(loss_at: LossAt, params: Params) -> tuple[Params, Tensor]:
+    """The same gradient by torch.autograd, which costs less where nothing is mapped."""
+    leaves = {name: w.detach().requires_grad_() for name, w in params.items()}
+    with torch.enable_grad():
+        loss = loss_at(leaves)
+    gradients = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True, materialize_grads=True)
+    return dict(zip(leaves, gradients, strict=True)), loss.detach()

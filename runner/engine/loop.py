@@ -1,0 +1,342 @@
+"""Train the runs of a job side by side and say how each one generalizes.
+
+    lanes -> an epoch of steps -> clean train and validation figures, best weights kept -> lanes that stopped or
+    diverged leave -> at the end of a lane: train, validation and test at its `last` and its `best` checkpoint
+
+Test rows reach `evaluate` only, once for each of the two stored checkpoints, after the lane has ended.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+from runner.engine.evaluate import Measured, Pool, evaluate
+from runner.engine.lanes import LaneStep, lane_step, over_lanes
+from runner.engine.step import State
+from runner.engine.weights import initial, size, summary
+from runner.experiment import Experiment
+from runner.grid import Run
+from runner.keys import Key
+from runner.methods.base import Batch, Now, Params
+from runner.nets.sites import visits
+
+
+class Point(NamedTuple):
+    """One evaluation on the way: clean train and validation figures after `epoch` epochs."""
+
+    epoch: int
+    step: int
+    figures: Mapping[str, float]  # train_loss, train_acc, val_loss, val_acc
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one run."""
+
+    run: Run
+    status: str  # "ok" or "diverged"
+    epochs: int  # trained
+    steps: int
+    curve: Sequence[Point]
+    figures: Mapping[str, float]  # last_* and best_* of train, val and test, and what the weights are like
+    counts: Mapping[str, int]  # n_train, n_val, n_test, n_params
+    split_hash: str  # the same for two runs if and only if their three sets are the same
+    train_s: float  # this run's share of its pack's training time; evaluation is not in it
+    lanes: int  # how many runs its pack began with
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a progress bar may show: never a test figure."""
+
+    epoch: int
+    epochs: int
+    ended: int  # runs that have ended
+    running: int
+    val_loss: float  # mean over the running lanes, NaN if none
+    val_acc: float
+
+
+Watch = Callable[[Progress], None]
+
+
+class Lanes(NamedTuple):
+    """The runs still training. Every leaf has a leading [K]; a lane leaves by its row being left out of all of them."""
+
+    run: Tensor  # int64: which of the pack's runs
+    key: Tensor  # int64: the root of the run's randomness
+    strengths: dict[str, Tensor]
+    hyper: dict[str, Tensor]  # the optimizer's numbers, float64
+    rows: dict[str, Tensor]  # int64 [K, n] of train, val and test
+    mean: Tensor
+    std: Tensor
+    state: State
+    finite: Tensor  # bool: whether every loss so far was
+    curve: Tensor  # float64 [K, E]: validation losses
+    best: Params  # the weights of the lowest of them
+    best_epoch: Tensor  # int64
+
+    def of(self, index: Tensor) -> Lanes:
+        """These lanes only, by row number or by a bool for each row."""
+        picked: Lanes = tree_map(lambda leaf: leaf[index], self)
+        return picked
+
+
+@dataclass(frozen=True)
+class Pack:
+    """What the lanes of one pass have in common."""
+
+    experiment: Experiment
+    net: nn.Module
+    step: LaneStep
+    mapped: bool
+    x: Tensor  # all examples, on the device
+    y: Tensor
+    targets: Tensor  # [C, C] one-hot rows
+    steps_per_epoch: int
+
+    @property
+    def steps(self) -> int:
+        """Steps in the budget."""
+        return self.steps_per_epoch * self.experiment.budget.epochs
+
+    def pool(self, lanes: Lanes) -> Pool:
+        """The examples as these lanes standardize them."""
+        return Pool(self.x, self.y, lanes.mean, lanes.std)
+
+    def kept(self, lanes: Lanes, epoch: int) -> Params:
+        """The weights that evaluation uses, after `epoch` epochs [K, ...]."""
+        stack = self.experiment.stack
+
+        def one(params: Params, memory: Params, strengths: dict[str, Tensor], key: Tensor) -> Params:
+            now = Now(Key(key), epoch * self.steps_per_epoch, self.steps, 0.0, memory)
+            return stack.at(strengths).average(params, now)
+
+        if not stack.overrides("average"):
+            return lanes.state.params
+        kept: Params = over_lanes(one, self.mapped)(lanes.state.params, lanes.state.memory, lanes.strengths, lanes.key)
+        return kept
+
+
+def train(experiment: Experiment, runs: Sequence[Run], watch: Watch = lambda progress: None) -> Iterator[Outcome]:
+    """The outcomes of the runs, pack after pack, each pack's in the order of `runs`.
+
+    A pack is at most `experiment.lanes` runs; one that does not fit in the accelerator's memory is halved and begun
+    again.
+    """
+    done, width = 0, experiment.lanes or len(runs)
+    while done < len(runs):
+        pack = runs[done : done + width]
+        try:
+            outcomes = _train_pack(
+                experiment, pack, lambda seen, done=done: watch(replace(seen, ended=done + seen.ended))
+            )
+        except torch.OutOfMemoryError:
+            if len(pack) == 1:
+                raise
+            width = len(pack) // 2
+            torch.cuda.empty_cache()
+            continue
+        yield from outcomes
+        done += len(pack)
+
+
+def _train_pack(experiment: Experiment, runs: Sequence[Run], watch: Watch) -> list[Outcome]:
+    """Every run of one pack to its end."""
+    pack, lanes = begin(experiment, runs)
+    few_steps(pack, lanes, 1)  # what the first step sets up is not this method's cost
+    budget = experiment.budget
+    curves: list[list[Point]] = [[] for _ in runs]
+    seconds = [0.0 for _ in runs]
+    outcomes: dict[int, Outcome] = {}
+    for epoch in range(1, budget.epochs + 1):
+        clock = time.perf_counter()
+        lanes = _epoch(pack, lanes, epoch)
+        if experiment.device.type == "cuda":
+            torch.cuda.synchronize()
+        share = (time.perf_counter() - clock) / len(lanes.run)
+        for run in lanes.run.tolist():
+            seconds[run] += share
+        if epoch % budget.evaluate_every and epoch != budget.epochs:
+            continue
+
+        lanes, seen = _look(pack, lanes, epoch)
+        for row, run in enumerate(lanes.run.tolist()):
+            figures = {f"{s}_{name}": float(v[row]) for s, m in seen.items() for name, v in m._asdict().items()}
+            curves[run].append(Point(epoch, epoch * pack.steps_per_epoch, figures))
+        ended = torch.full_like(lanes.finite, epoch == budget.epochs) | ~lanes.finite | _stopped(pack, lanes)
+        if ended.any():
+            for outcome in _finish(pack, lanes.of(ended), runs, epoch, curves, seconds):
+                outcomes[runs.index(outcome.run)] = outcome
+            lanes = lanes.of(~ended)
+        latest = [curves[run][-1].figures for run in lanes.run.tolist()]
+        val = [sum(f[name] for f in latest) / len(latest) if latest else torch.nan for name in ("val_loss", "val_acc")]
+        watch(Progress(epoch, budget.epochs, len(outcomes), len(latest), *val))
+        if not latest:
+            break
+    return [outcomes[run] for run in range(len(runs))]
+
+
+def begin(experiment: Experiment, runs: Sequence[Run]) -> tuple[Pack, Lanes]:
+    """A pack and its lanes before their first step."""
+    torch.set_flush_denormal(True)  # weights that a penalty drives to zero would pass through numbers 100x as slow
+    data, device = experiment.data, experiment.device
+    dtype = torch.float64 if experiment.dtype == torch.float64 else torch.float32  # of the weights
+    mapped = len(runs) > 1
+    splits = [experiment.splitter.split(data, run.seed) for run in runs]
+    rows = {s: torch.stack([getattr(split, s) for split in splits]).to(device) for s in ("train", "val", "test")}
+    mean, std = (torch.stack([getattr(split, s) for split in splits]).to(device, dtype) for s in ("mean", "std"))
+
+    net = experiment.stack.build(experiment.model()).to(dtype).train()
+    params = {name: w.to(device) for name, w in initial(net, [run.seed for run in runs]).items()}
+    net.to(device)
+    x, y = data.x.to(device), data.y.to(device)
+    kinds = visits(net, Pool(x, y, mean, std).inputs(rows["train"][:, :2])[0])
+    step = lane_step(net, kinds, experiment.stack, experiment.optimizer, mapped)
+
+    axes = {p: torch.tensor([run.point[p] for run in runs], dtype=torch.float64, device=device) for p in runs[0].point}
+    strengths = {p: v.to(dtype) for p, v in axes.items() if not p.startswith("optimizer.")}
+    hyper = {
+        name: torch.full((len(runs),), float(value), dtype=torch.float64, device=device)
+        for name, value in vars(experiment.optimizer).items()
+        if isinstance(value, float)
+    } | {p.removeprefix("optimizer."): v for p, v in axes.items() if p.startswith("optimizer.")}
+
+    def recall(params: Params, strengths: dict[str, Tensor]) -> Params:
+        return experiment.stack.at(strengths).recall(params)
+
+    memory: Params = {}
+    if experiment.stack.overrides("recall"):
+        memory = over_lanes(recall, mapped)(params, strengths)
+    state = State(params, over_lanes(experiment.optimizer.begin, mapped)(params), memory)
+    lanes = Lanes(
+        run=torch.arange(len(runs), device=device),
+        key=Key.of(torch.tensor([run.seed for run in runs]), device).fold("method").resolved(),
+        strengths=strengths,
+        hyper=hyper,
+        rows=rows,
+        mean=mean,
+        std=std,
+        state=state,
+        finite=torch.ones(len(runs), dtype=torch.bool, device=device),
+        curve=torch.empty(len(runs), 0, dtype=torch.float64, device=device),
+        best=params,
+        best_epoch=torch.zeros(len(runs), dtype=torch.int64, device=device),
+    )
+    targets = torch.eye(data.classes, dtype=dtype, device=device)
+    per_epoch = rows["train"].shape[1] // experiment.budget.batch_size
+    return Pack(experiment, net, step, mapped, x, y, targets, per_epoch), lanes
+
+
+def few_steps(pack: Pack, lanes: Lanes, count: int) -> Lanes:
+    """The lanes after the first `count` steps of the first epoch: what it costs to train them, for measuring."""
+    return _epoch(pack, lanes, 1, count)
+
+
+def _epoch(pack: Pack, lanes: Lanes, epoch: int, most: int | None = None) -> Lanes:
+    """The lanes after one more epoch of steps over their training rows, each in its own order."""
+    experiment, size = pack.experiment, pack.experiment.budget.batch_size
+    pool, train = pack.pool(lanes), lanes.rows["train"]
+    order = torch.stack([Key(key).fold("order").fold(epoch).permutation(train.shape[1]) for key in lanes.key])
+    rows = train.gather(1, order)  # [K, n_train]
+    state, finite = lanes.state, lanes.finite
+    for i in range(min(most or pack.steps_per_epoch, pack.steps_per_epoch)):
+        at = (epoch - 1) * pack.steps_per_epoch + i
+        taken = rows[:, i * size : (i + 1) * size]
+        batch = Batch(pool.inputs(taken), pack.targets[pool.y[taken]])
+        keys = Key(lanes.key).fold("step").fold(at).resolved()
+        share = experiment.schedule.share(at, pack.steps)
+        with _precision(experiment):
+            state, loss = pack.step(state, batch, lanes.strengths, lanes.hyper, keys, at, pack.steps, share)
+        finite = finite & loss.isfinite()
+    return lanes._replace(state=state, finite=finite)
+
+
+def _look(pack: Pack, lanes: Lanes, epoch: int) -> tuple[Lanes, dict[str, Measured]]:
+    """Clean train and validation figures of the lanes, and the lanes with their best weights brought up to date."""
+    weights = pack.kept(lanes, epoch)
+    rows = {split: lanes.rows[split] for split in ("train", "val")}
+    seen = evaluate(pack.net, weights, pack.pool(lanes), rows, pack.mapped)
+    val = seen["val"].loss
+    so_far = lanes.curve.amin(1) if lanes.curve.shape[1] else torch.full_like(val, torch.inf)
+    better = val < so_far  # ties go to the earliest; never true for NaN
+    lanes = lanes._replace(
+        finite=lanes.finite & seen["train"].loss.isfinite(),
+        curve=torch.cat([lanes.curve, val[:, None]], 1),
+        best={n: torch.where(better.view(-1, *[1] * (w.ndim - 1)), w, lanes.best[n]) for n, w in weights.items()},
+        best_epoch=torch.where(better, epoch, lanes.best_epoch),
+    )
+    return lanes, seen
+
+
+def _stopped(pack: Pack, lanes: Lanes) -> Tensor:
+    """Which lanes their methods stop now: bool [K]."""
+    stack = pack.experiment.stack
+
+    def one(strengths: dict[str, Tensor], curve: Tensor) -> Tensor:
+        return stack.at(strengths).stop(curve)
+
+    if not stack.overrides("stop"):
+        return torch.zeros_like(lanes.finite)
+    stopped: Tensor = over_lanes(one, pack.mapped)(lanes.strengths, lanes.curve)
+    return stopped
+
+
+def _finish(
+    pack: Pack, lanes: Lanes, runs: Sequence[Run], epoch: int, curves: Sequence[list[Point]], seconds: Sequence[float]
+) -> Iterator[Outcome]:
+    """The outcomes of lanes that end after `epoch` epochs: here, and only here, test rows are evaluated."""
+    experiment, pool = pack.experiment, pack.pool(lanes)
+    best_epoch = lanes.best_epoch
+    last = lanes.best if experiment.stack.ends_at_best else pack.kept(lanes, epoch)
+    last_epoch = best_epoch if experiment.stack.ends_at_best else torch.full_like(best_epoch, epoch)
+    start = initial(pack.net, [runs[run].seed for run in lanes.run.tolist()])
+    columns: dict[str, Tensor] = summary(last, {name: w.to(experiment.device) for name, w in start.items()})
+    for checkpoint, weights, at in (("last", last, last_epoch), ("best", lanes.best, best_epoch)):
+        seen = evaluate(pack.net, weights, pool, lanes.rows, pack.mapped)
+        columns[f"{checkpoint}_epoch"] = at
+        for split, measured in seen.items():
+            columns |= {f"{checkpoint}_{split}_{name}": value for name, value in measured._asdict().items()}
+        columns[f"{checkpoint}_gap_loss"] = seen["test"].loss - seen["train"].loss
+        columns[f"{checkpoint}_gap_acc"] = seen["train"].acc - seen["test"].acc
+    counts = {f"n_{split}": part.shape[1] for split, part in lanes.rows.items()} | {"n_params": size(last)}
+    table = {name: column.tolist() for name, column in columns.items()}
+    for row, run in enumerate(lanes.run.tolist()):
+        figures = {name: column[row] for name, column in table.items()}
+        if not counts["n_val"]:  # without validation there is no best
+            figures |= {name: torch.nan for name in figures if name.startswith("best_")}
+        yield Outcome(
+            run=runs[run],
+            status="ok" if lanes.finite[row] else "diverged",
+            epochs=epoch,
+            steps=epoch * pack.steps_per_epoch,
+            curve=curves[run],
+            figures=figures,
+            counts=counts,
+            split_hash=_hash(part[row] for part in lanes.rows.values()),
+            train_s=seconds[run],
+            lanes=len(runs),
+        )
+
+
+def _hash(parts: Iterator[Tensor]) -> str:
+    digest = hashlib.sha1(usedforsecurity=False)
+    for part in parts:
+        digest.update(part.cpu().numpy().tobytes())
+    return digest.hexdigest()[:12]
+
+
+def _precision(experiment: Experiment) -> AbstractContextManager[object]:
+    """Autocast around float32 weights if the experiment asks for bfloat16; nothing otherwise."""
+    if experiment.dtype == torch.bfloat16:
+        return torch.autocast(experiment.device.type, torch.bfloat16)
+    return nullcontext()

@@ -1,0 +1,86 @@
+"""One training step of one run, as a pure function.
+
+What a step does, in the order of its values: the batch, the weights of the forward pass, the hidden values, the loss
+with its penalties, the gradient, the optimizer's move, the move after it. Each is a hook of `runner.methods.base`, and
+a stack of methods answers all of them. `runner.engine.lanes` maps this function over many runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import NamedTuple, TypeAlias
+
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from runner.engine.optimizers import Hyper, Optimizer
+from runner.keys import Key
+from runner.methods.base import Batch, Now, Params, Seen, Site
+from runner.methods.stack import Stack
+from runner.nets.sites import tapped
+
+
+class State(NamedTuple):
+    """What one step hands to the next; every leaf gains a leading [L] in a pack of lanes."""
+
+    params: Params
+    moments: Params  # the optimizer's
+    memory: Params  # the methods'
+
+
+LossAt: TypeAlias = Callable[[Params], Tensor]
+# Params -> (the gradient of a loss there, the loss); functorch's under a map, autograd's own otherwise
+Differentiate: TypeAlias = Callable[[LossAt, Params], tuple[Params, Tensor]]
+
+
+def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
+    """Mean over the batch of -sum_c y_c log p_c, logits and y [B, C]: []."""
+    return -(y * logits.log_softmax(1)).sum(1).mean()
+
+
+def sites(kinds: Sequence[str], key: Key) -> Iterator[Site]:
+    """The sites that one forward pass meets, given the kinds that `nets.sites.visits` found."""
+    for i, kind in enumerate(kinds):
+        depth = kinds[: i + 1].count(kind) / kinds.count(kind)
+        yield Site(kind, i, len(kinds), depth, key.fold(i))
+
+
+def train_step(
+    net: nn.Module,
+    kinds: Sequence[str],
+    stack: Stack,
+    optimizer: Optimizer,
+    differentiate: Differentiate,
+    state: State,
+    batch: Batch,
+    hyper: Hyper,
+    now: Now,
+) -> tuple[State, Tensor]:
+    """The state after one step, and the loss it descended: []."""
+    now = replace(now, memory=state.memory)
+    batch = stack.batch(batch, now)
+
+    def loss_at(params: Params) -> Tensor:
+        used = stack.weights(params, now)
+
+        def forward(x: Tensor, key: Key) -> Tensor:
+            met = sites(kinds, key)
+            with tapped(lambda h, _: stack.hidden(h, next(met), now)):
+                return functional_call(net, used, (x,))
+
+        logits = forward(batch.x, now.key)
+        seen = Seen(params, batch, logits, forward)
+        return cross_entropy(logits, batch.y) + stack.penalty(seen, now)
+
+    losses: list[Tensor] = []
+
+    def grad_at(params: Params) -> Params:
+        gradient, loss = differentiate(loss_at, params)
+        losses.append(loss)
+        return gradient
+
+    gradient = stack.gradient(grad_at, state.params, now)
+    params, moments = optimizer.move(state.params, gradient, state.moments, hyper, now)
+    params = stack.project(params, now)
+    return State(params, moments, stack.remember(params, now)), losses[0]

@@ -1,0 +1,67 @@
+"""The weights of many runs: how they begin, and what is measured of them at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from runner.keys import torch_seed
+from runner.methods.base import Params, penalized
+
+
+def initial(net: nn.Module, seeds: Sequence[int]) -> Params:
+    """Fresh weights for every lane {name: [L, ...]}, each module's drawn by its own `reset_parameters`.
+
+    A seed fixes its own weights whatever the other lanes are, and each module has its own stream, so that a method
+    that adds layers leaves the others' weights as they were. Weights of modules that cannot reset themselves stay as
+    they were built. torch's global generator is left as it was.
+    """
+    lanes: list[Params] = []
+    with torch.random.fork_rng(devices=[]):
+        for seed in seeds:
+            for name, module in net.named_modules():
+                reset = getattr(module, "reset_parameters", None)
+                if callable(reset):
+                    torch.manual_seed(torch_seed(seed, f"init/{name}"))
+                    reset()
+            lanes.append({name: w.detach().clone() for name, w in net.named_parameters()})
+    return {name: torch.stack([lane[name] for lane in lanes]) for name in lanes[0]}
+
+
+def size(params: Params) -> int:
+    """The number of weights of one run, given those of a pack [L, ...]."""
+    return sum(w[0].numel() for w in params.values())
+
+
+def summary(params: Params, start: Params) -> dict[str, Tensor]:
+    """What the report says of the weights of each lane, given those they started from: float64 [L] each.
+
+    Norms are over matrices and filters. `w_near_zero` is the share below 1e-3 of the root mean square of their layer,
+    `w_zero` of those exactly zero, `w_dead_inputs` that of the inputs of the first layer whose weights are all zero.
+    """
+    kernels = {name: w.double() for name, w in penalized_lanes(params).items()}
+    flat = [w.flatten(1) for w in kernels.values()]  # [L, n] each
+    moved = [(w - start[name].double()).flatten(1) for name, w in kernels.items()]
+    count = sum(w.shape[1] for w in flat)
+    near = [(w.abs() < 1e-3 * (w**2).mean(1, keepdim=True).sqrt()).sum(1) for w in flat]
+    first = next(iter(kernels.values()))  # [L, out, in, ...]
+    return {
+        "w_l2": torch.stack([(w**2).sum(1) for w in flat]).sum(0).sqrt(),
+        "w_l1": torch.stack([w.abs().sum(1) for w in flat]).sum(0),
+        "w_dist_init": torch.stack([(w**2).sum(1) for w in moved]).sum(0).sqrt(),
+        "w_near_zero": torch.stack(near).sum(0) / count,
+        "w_zero": torch.stack([(w == 0).sum(1) for w in flat]).sum(0) / count,
+        "w_dead_inputs": (first.abs().flatten(3).sum(-1) if first.ndim > 3 else first.abs())
+        .amax(1)
+        .eq(0)
+        .double()
+        .mean(1),
+    }
+
+
+def penalized_lanes(params: Params) -> Params:
+    """The matrices and filters of a pack, whose weights have a leading [L]."""
+    one = penalized({name: w[0] for name, w in params.items()}, biases=False)
+    return {name: params[name] for name in one}

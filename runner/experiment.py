@@ -1,0 +1,39 @@
+"""What one job trains: plain values, no configuration library in sight."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from runner.data.base import Data, Splitter
+from runner.engine.optimizers import Optimizer
+from runner.engine.schedules import Schedule
+from runner.methods.stack import Stack
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How long and in what pieces a run trains."""
+
+    epochs: int
+    batch_size: int
+    evaluate_every: int  # epochs between two evaluations
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Everything that the runs of a job share. Seeds and the numbers of the grid come with each run."""
+
+    data: Data
+    splitter: Splitter
+    model: Callable[[], nn.Module]  # a net with fresh weights, which the engine draws again for each seed
+    stack: Stack
+    optimizer: Optimizer
+    schedule: Schedule
+    budget: Budget
+    device: torch.device
+    dtype: torch.dtype  # of weights and arithmetic; bfloat16 stands for autocast around float32 weights
+    lanes: int | None  # runs trained side by side at most; None: as many as measure fastest

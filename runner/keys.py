@@ -1,0 +1,129 @@
+"""Explicit randomness: one key, one draw, whether a run trains alone or beside others.
+
+A key is a point in a tree of streams. Every draw is a pure function of (seed, the names folded in so far), so a run's
+numbers do not depend on which other runs or methods it trains beside, nor on the order in which things are drawn.
+
+The seed's part of a key is a tensor (one number, or one per lane); the names folded in are a Python integer, so that
+walking down the tree costs no tensor operation. They meet when something is drawn.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+# SplitMix64 (Steele et al. 2014): the increment and the two multipliers, as signed 64-bit numbers.
+GOLDEN, MIX1, MIX2 = -7046029254386353131, -4658895280553007687, -7723592293110705685
+# "lowbias32" (Wellons 2018, refined by Ettinger): the best known two-round 32-bit hash of this form.
+ROUND1, ROUND2 = 0x21F0AAAD, 0x735A2D97
+WORD = 2**64
+
+
+def _scramble(z: Tensor) -> Tensor:
+    """Bijective hash of int64 numbers, modulo 2**64: the finalizer of SplitMix64."""
+    z = (z ^ ((z >> 30) & ((1 << 34) - 1))) * MIX1
+    z = (z ^ ((z >> 27) & ((1 << 37) - 1))) * MIX2
+    return z ^ ((z >> 31) & ((1 << 33) - 1))
+
+
+def _scramble_number(z: int) -> int:
+    """The same hash of a Python integer: in [0, 2**64)."""
+    z = ((z ^ (z >> 30)) * (MIX1 % WORD)) % WORD
+    z = ((z ^ (z >> 27)) * (MIX2 % WORD)) % WORD
+    return z ^ (z >> 31)
+
+
+def _number(name: str) -> int:
+    """A 64-bit hash of a name (FNV-1a), the same in every process."""
+    h = 14695981039346656037
+    for byte in name.encode():
+        h = ((h ^ byte) * 1099511628211) % WORD
+    return h
+
+
+@dataclass(frozen=True)
+class Key:
+    """A point in the tree of random streams; every draw is a pure function of it.
+
+    `state` is int64 [] for one run and int64 [L] for the keys of L lanes before they are mapped over; `path` is the
+    hash of the names folded in since.
+    """
+
+    state: Tensor
+    path: int = 0
+
+    @classmethod
+    def of(cls, seed: int | Tensor, device: torch.device | str = "cpu") -> Key:
+        """The root key of a seed (or of int64 [L] seeds, one per lane)."""
+        number = torch.as_tensor(seed, dtype=torch.int64, device=device)
+        return cls(_scramble(number * GOLDEN))
+
+    def fold(self, mark: int | str) -> Key:
+        """The key of a named part, independent of every other name and of the order in which parts are visited.
+
+        >>> root = Key.of(0)
+        >>> bool(root.fold("init").uniform() == root.fold("order").uniform())
+        False
+        """
+        number = _number(mark) if isinstance(mark, str) else mark
+        return Key(self.state, _scramble_number((self.path + GOLDEN + _scramble_number(number % WORD)) % WORD))
+
+    def split(self, n: int) -> list[Key]:
+        """`n` independent keys."""
+        return [self.fold(i) for i in range(n)]
+
+    def resolved(self) -> Tensor:
+        """The key as plain int64 numbers, with the path folded in: `Key(key.resolved())` is a new root."""
+        signed = self.path - WORD if self.path >= WORD // 2 else self.path
+        return _scramble(self.state ^ signed)
+
+    def bits(self, *shape: int) -> Tensor:
+        """Uniform 32-bit words: int32 [*shape]."""
+        word = self.resolved()
+        low, high = word.to(torch.int32), (word >> 32).to(torch.int32)
+        z = torch.arange(math.prod(shape), dtype=torch.int32, device=word.device).reshape(shape) ^ low
+        z = (z ^ ((z >> 16) & 0xFFFF)) * ROUND1
+        z = (z ^ ((z >> 15) & 0x1FFFF)) ^ high  # the second half of the key, so that keys do not share one cycle
+        z = (z ^ ((z >> 16) & 0xFFFF)) * ROUND2
+        return z ^ ((z >> 15) & 0x1FFFF)
+
+    def uniform(self, *shape: int) -> Tensor:
+        """Uniform on [0, 1), a multiple of 2**-24: float32 [*shape]."""
+        return ((self.bits(*shape) >> 8) & 0xFFFFFF) * 2.0**-24
+
+    def normal(self, *shape: int) -> Tensor:
+        """Standard normal: float32 [*shape] (Box and Muller 1958)."""
+        radius, angle = (key.uniform(*shape) for key in self.split(2))
+        return torch.sqrt(-2 * torch.log1p(-radius)) * torch.cos(2 * math.pi * angle)
+
+    def gamma(self, a: Tensor | float, *shape: int) -> Tensor:
+        """Gamma(a, 1), a > 0: float32 [*shape]; the first accepted of eight proposals (Marsaglia and Tsang 2000).
+
+        A proposal is accepted with probability 0.95 or more, so that eight fail together less than once in 1e10.
+        """
+        proposal, accept, boost = self.split(3)
+        d = a + 1 - 1 / 3
+        z = proposal.normal(8, *shape)
+        v = (1 + z / torch.sqrt(torch.as_tensor(9.0 * d))) ** 3
+        bound = z**2 / 2 + d * (1 - v + torch.log(v.clamp_min(1e-30)))
+        accepted = (v > 0) & (torch.log(accept.uniform(8, *shape)) < bound)
+        first = accepted.to(torch.int64).argmax(0, keepdim=True)
+        return (d * v.gather(0, first)[0]) * boost.uniform(*shape) ** (1 / a)
+
+    def beta(self, a: Tensor | float, b: Tensor | float, *shape: int) -> Tensor:
+        """Beta(a, b), a and b > 0, on [0, 1]: float32 [*shape]."""
+        left, right = self.split(2)
+        p, q = left.gamma(a, *shape), right.gamma(b, *shape)
+        return p / (p + q).clamp_min(1e-30)
+
+    def permutation(self, n: int) -> Tensor:
+        """A random order of 0..n-1: int64 [n]."""
+        return self.bits(n).argsort(stable=True)
+
+
+def torch_seed(seed: int, name: str) -> int:
+    """A seed for torch's own generator, for code that cannot take a key (a module's `reset_parameters`)."""
+    return _scramble_number((_scramble_number(seed % WORD) + _number(name)) % WORD) % 2**63

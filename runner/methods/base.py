@@ -1,0 +1,187 @@
+"""What a method is: the questions a training step asks it.
+
+A method is a frozen dataclass. Its number fields are its strengths: floats as read from YAML, 0-d tensors inside a
+training step. Hooks are written for one run, never mutate what they are given, and never branch on a strength's value;
+that is all it takes for `runner.engine.lanes` to train many runs in one pass. The first field is *the* strength: the
+one that sweeps, tables and plots speak of.
+
+Nothing here acts at evaluation except `build`, which changes the net itself, and `average`, which chooses the weights.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar, NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from runner.keys import Key
+
+Params: TypeAlias = dict[str, Tensor]
+Strength: TypeAlias = float  # a float from YAML; a 0-d tensor inside a step
+FAMILIES = (
+    "baseline", "placebo", "penalty", "constraint", "dropping", "noise", "target", "input", "averaging",
+    "normalization", "gradient", "consistency", "stopping", "capacity",
+)  # fmt: skip
+
+
+class Batch(NamedTuple):
+    """What one step is shown."""
+
+    x: Tensor  # [B, ...] standardized inputs
+    y: Tensor  # [B, C] class probabilities, one-hot until a method softens them
+
+
+@dataclass(frozen=True)
+class Now:
+    """Where training stands. The same `key` reaches every hook of one method in one step."""
+
+    key: Key
+    step: int  # optimizer steps already taken
+    steps: int  # optimizer steps in the budget
+    lr: Tensor | float  # the learning rate of this step
+    memory: Params = field(default_factory=dict)  # what this method remembered after the step before
+
+
+@dataclass(frozen=True)
+class Site:
+    """A marked place in the net. `key` is new at every visit in every forward pass."""
+
+    kind: str  # "input", "hidden" or "branch" (the end of a residual branch)
+    index: int  # among all the sites of a forward pass, in order
+    of: int  # how many sites a forward pass has
+    depth: float  # among the sites of this kind: in (0, 1], the last is 1
+    key: Key
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One forward pass, as a penalty sees it."""
+
+    params: Params  # the weights under training
+    batch: Batch  # after every `batch` hook
+    logits: Tensor  # [B, C]
+    forward: Callable[[Tensor, Key], Tensor]  # x [B, ...] -> logits [B, C]; the key draws fresh noise
+
+
+@dataclass(frozen=True)
+class Range:
+    """The values a strength may take, and the one at which its method does nothing."""
+
+    low: float
+    high: float
+    off: float | None  # the neutral value; None where there is none
+    open_low: bool  # whether `low` itself is excluded
+    open_high: bool
+    whole: bool  # whole numbers only
+
+    def allows(self, value: float) -> bool:
+        """Whether the value is in the range."""
+        above = value > self.low if self.open_low else value >= self.low
+        below = value < self.high if self.open_high else value <= self.high
+        return above and below and (not self.whole or float(value).is_integer())
+
+    def __str__(self) -> str:
+        """The range in words, as an error message says it."""
+        parts = ["a whole number"] if self.whole else []
+        if self.low > -math.inf:
+            parts.append(f"above {self.low:g}" if self.open_low else f"at least {self.low:g}")
+        if self.high < math.inf:
+            parts.append(f"below {self.high:g}" if self.open_high else f"at most {self.high:g}")
+        return " and ".join(parts) or "a number"
+
+
+def strength(
+    low: float = -math.inf,
+    high: float = math.inf,
+    *,
+    off: float | None = None,
+    open_low: bool = False,
+    open_high: bool = False,
+    whole: bool = False,
+) -> Any:  # Any: the declared type of the field is the class's own
+    """A field that holds a strength, with its range and neutral value; it has no default, conf/method has it."""
+    return field(metadata={"range": Range(low, high, off, open_low, open_high, whole)})
+
+
+def choice(*options: str) -> Any:  # Any: as above
+    """A field that holds one of a few words; it has no default, conf/method has it."""
+    return field(metadata={"options": options})
+
+
+@dataclass(frozen=True)
+class Method:
+    """Every hook defaults to doing nothing; override the one or two that you are."""
+
+    family: ClassVar[str] = "baseline"  # one of FAMILIES: its place in the docs and its colour in figures
+    restores: ClassVar[bool] = False  # whether a run ends with the weights of its best validation loss
+
+    # -- once ------------------------------------------------------------------------------------------------------
+    def build(self, net: nn.Module) -> nn.Module:
+        """Change the net once, before training: norms, reparametrized weights."""
+        return net
+
+    # -- in every step, in this order ------------------------------------------------------------------------------
+    def batch(self, batch: Batch, now: Now) -> Batch:
+        """Augment, mix or soften what the net is shown."""
+        return batch
+
+    def weights(self, params: Params, now: Now) -> Params:
+        """The weights this step's forward passes use, as a differentiable function of `params`."""
+        return params
+
+    def hidden(self, h: Tensor, site: Site, now: Now) -> Tensor:
+        """Act on a hidden value h [B, ...] at a marked site."""
+        return h
+
+    def penalty(self, seen: Seen, now: Now) -> Tensor | float:
+        """A scalar added to the mean cross-entropy."""
+        return 0.0
+
+    def gradient(self, grad_at: Callable[[Params], Params], params: Params, now: Now) -> Params:
+        """The gradient to descend; `grad_at` gives the loss gradient at any weights, any number of times."""
+        return grad_at(params)
+
+    def project(self, params: Params, now: Now) -> Params:
+        """Move the weights after the optimizer's step: decay, constraints."""
+        return params
+
+    def remember(self, params: Params, now: Now) -> Params:
+        """This method's memory after the step, given `now.memory`; `recall` gives the first one."""
+        return now.memory
+
+    # -- around the steps ------------------------------------------------------------------------------------------
+    def recall(self, params: Params) -> Params:
+        """This method's memory before the first step, given the initial weights."""
+        return {}
+
+    def average(self, params: Params, now: Now) -> Params:
+        """The weights that evaluation uses, given the newest ones and `now.memory`."""
+        return params
+
+    def stop(self, curve: Tensor) -> Tensor:
+        """Whether to stop, given the validation losses of the evaluations so far, curve [E]: bool []."""
+        return torch.zeros((), dtype=torch.bool, device=curve.device)
+
+
+def ranges(method: Method) -> dict[str, Range]:
+    """The strengths of a method, in order, with their ranges."""
+    return {f.name: f.metadata["range"] for f in fields(method) if "range" in f.metadata}
+
+
+def penalized(params: Params, biases: bool) -> Params:
+    """The weights that penalties and decay act on: matrices and filters, and biases and norm scales if asked."""
+    return {name: w for name, w in params.items() if biases or w.ndim >= 2}
+
+
+def norm(params: Params) -> Tensor:
+    """Euclidean norm of all entries together: []."""
+    return total((w**2).sum() for w in params.values()).sqrt()
+
+
+def total(terms: Iterable[Tensor]) -> Tensor:
+    """Sum of scalar tensors: []."""
+    return torch.stack(list(terms)).sum()

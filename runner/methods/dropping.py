@@ -1,0 +1,30 @@
+"""Methods that drop hidden values at random."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from runner.methods.base import Method, Now, Site, Strength, strength
+
+
+@dataclass(frozen=True)
+class Dropout(Method):
+    """Zero each hidden unit with probability `rate`, scale up the rest  (Srivastava et al. 2014).
+
+    `input_rate` does the same to the inputs. Both are probabilities of dropping (the paper's p is that of keeping).
+    """
+
+    family: ClassVar[str] = "dropping"
+    rate: Strength = strength(0, 1, off=0, open_high=True)
+    input_rate: Strength = strength(0, 1, off=0, open_high=True)
+
+    def hidden(self, h: Tensor, site: Site, now: Now) -> Tensor:
+        """h [B, ...] with a share of its entries zeroed and the rest over (1 - rate)."""
+        if site.kind == "branch":
+            return h
+        rate = self.input_rate if site.kind == "input" else self.rate
+        keep = site.key.uniform(*h.shape) >= rate
+        return h * (keep / (1 - rate))

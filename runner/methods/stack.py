@@ -1,0 +1,113 @@
+"""A stack of methods is a method; the empty stack is the baseline."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+from torch import Tensor, nn
+
+from runner.methods.base import Batch, Method, Now, Params, Seen, Site
+
+
+@dataclass(frozen=True)
+class Stack(Method):
+    """Methods by name, applied in list order in every hook.
+
+    A method's name also seeds its randomness, so adding or reordering others leaves its draws as they were.
+    """
+
+    methods: Mapping[str, Method] = field(default_factory=dict)
+
+    def at(self, strengths: Mapping[str, Tensor | float]) -> Stack:
+        """The same stack at other strengths, given as {"mixup.alpha": value}."""
+        methods = dict(self.methods)
+        for path, value in strengths.items():
+            name, strength = path.split(".")
+            methods[name] = replace(methods[name], **{strength: value})
+        return Stack(methods)
+
+    @property
+    def ends_at_best(self) -> bool:
+        """Whether a run of this stack ends with the weights of its best validation loss."""
+        return any(method.restores for method in self.methods.values())
+
+    def overrides(self, hook: str) -> bool:
+        """Whether any method of the stack gives its own body to this hook."""
+        return any(getattr(type(m), hook) is not getattr(Method, hook) for m in self.methods.values())
+
+    def build(self, net: nn.Module) -> nn.Module:
+        """The net as every method in turn changes it."""
+        for method in self.methods.values():
+            net = method.build(net)
+        return net
+
+    def batch(self, batch: Batch, now: Now) -> Batch:
+        """The batch as every method in turn changes it."""
+        for method, own in self._each(now):
+            batch = method.batch(batch, own)
+        return batch
+
+    def weights(self, params: Params, now: Now) -> Params:
+        """The forward pass's weights as every method in turn changes them."""
+        for method, own in self._each(now):
+            params = method.weights(params, own)
+        return params
+
+    def hidden(self, h: Tensor, site: Site, now: Now) -> Tensor:
+        """The hidden value as every method in turn changes it."""
+        for name, (method, own) in zip(self.methods, self._each(now), strict=True):
+            h = method.hidden(h, replace(site, key=site.key.fold(name)), own)
+        return h
+
+    def penalty(self, seen: Seen, now: Now) -> Tensor | float:
+        """The sum of all penalties."""
+        return sum(method.penalty(seen, own) for method, own in self._each(now))
+
+    def gradient(self, grad_at: Callable[[Params], Params], params: Params, now: Now) -> Params:
+        """The gradient of the last method, which asks the one before it, and so on down to the loss."""
+        for method, own in self._each(now):
+            grad_at = partial(method.gradient, grad_at, now=own)
+        return grad_at(params)
+
+    def project(self, params: Params, now: Now) -> Params:
+        """The new weights as every method in turn moves them."""
+        for method, own in self._each(now):
+            params = method.project(params, own)
+        return params
+
+    def remember(self, params: Params, now: Now) -> Params:
+        """All memories together, each entry's name led by its method's."""
+        return _labelled({name: m.remember(params, own) for name, (m, own) in self._named(now)})
+
+    def recall(self, params: Params) -> Params:
+        """All first memories together."""
+        return _labelled({name: method.recall(params) for name, method in self.methods.items()})
+
+    def average(self, params: Params, now: Now) -> Params:
+        """The weights to evaluate, as every method in turn chooses them."""
+        for method, own in self._each(now):
+            params = method.average(params, own)
+        return params
+
+    def stop(self, curve: Tensor) -> Tensor:
+        """Whether any method says stop."""
+        stop = super().stop(curve)
+        for method in self.methods.values():
+            stop = stop | method.stop(curve)
+        return stop
+
+    def _named(self, now: Now) -> Iterator[tuple[str, tuple[Method, Now]]]:
+        return zip(self.methods, self._each(now), strict=True)
+
+    def _each(self, now: Now) -> Iterator[tuple[Method, Now]]:
+        """Every method with its own key and its own memory."""
+        for name, method in self.methods.items():
+            lead = f"{name}/"
+            own = {entry.removeprefix(lead): value for entry, value in now.memory.items() if entry.startswith(lead)}
+            yield method, replace(now, key=now.key.fold(name), memory=own)
+
+
+def _labelled(memories: Mapping[str, Params]) -> Params:
+    return {f"{name}/{entry}": value for name, memory in memories.items() for entry, value in memory.items()}

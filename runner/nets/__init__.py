@@ -1,0 +1,1 @@
+"""Networks, and the marked places in them where methods act."""

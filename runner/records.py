@@ -1,0 +1,133 @@
+"""What is written of a job, and read back to go on with it.
+
+    <job>/config.yaml   the settings that determine the numbers
+    <job>/runs.csv      one row per run
+    <job>/curves.csv    one row per run, evaluation, split and metric
+    <job>/status.json   whether the job is complete, and what it ran on
+
+Every file is written beside and renamed, so that a reader finds the old one or the new one and nothing between.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import os
+import platform
+import subprocess
+import tempfile
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from runner import __version__
+
+# Also read by runner.report, which must not import this module (it imports torch).
+CHECKPOINT = tuple(
+    f"{split}_{metric}" for split in ("train", "val", "test") for metric in ("loss", "acc")
+)  # fmt: skip
+COLUMNS = (
+    "run_id", "study", "job", "dataset", "model", "setting", "method", "family", "strength", "strength_name",
+    "strength_idx", "strengths", "seed", "role", "protocol", "selected", "split_mode", "split_hash", "status", "error",
+    "epochs", "steps", "batch_size", "lr", "optimizer", "schedule", "penalize_biases", "n_train", "n_train_eval",
+    "n_val", "n_test", "n_params",
+    *(f"{c}_{name}" for c in ("last", "best") for name in ("epoch", *CHECKPOINT, "gap_loss", "gap_acc")),
+    "w_l2", "w_l1", "w_dist_init", "w_near_zero", "w_zero", "w_dead_inputs",
+    "train_s", "s_per_step", "lanes", "peak_mem_mb", "device", "dtype", "deterministic", "torch", "regrun", "git_sha",
+    "started_at",
+)  # fmt: skip
+CURVE_COLUMNS = ("run_id", "epoch", "step", "split", "metric", "value")
+
+Row = dict[str, Any]
+
+
+def write(path: Path, text: str) -> None:
+    """Put `text` at `path`, all of it or none."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".part", delete=False, encoding="utf-8") as part:
+        part.write(text)
+        part.flush()
+        os.fsync(part.fileno())
+    os.chmod(part.name, 0o666 & ~_umask())  # a temporary file is its owner's alone
+    os.replace(part.name, path)
+
+
+def write_table(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
+    """Put a CSV file at `path`: UTF-8, one header, full precision, blank where a value is missing."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows([_cell(row.get(column)) for column in columns] for row in rows)
+    write(path, text.getvalue())
+
+
+def read_table(path: Path) -> list[Row]:
+    """The rows of a CSV file as text; none if there is no file."""
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def read_status(folder: Path) -> Mapping[str, Any]:
+    """A job's status; empty if it has none yet."""
+    path = folder / "status.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def write_status(folder: Path, state: str, **more: object) -> None:
+    """Say that a job is "running", "complete" or "failed", on what machine and with what versions."""
+    write(folder / "status.json", json.dumps({"state": state, **more, **machine(), "written_at": now()}, indent=1) + "\n")
+
+
+def now() -> str:
+    """The time, in UTC."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def machine() -> dict[str, Any]:
+    """What the numbers were computed with."""
+    return versions() | {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "threads": torch.get_num_threads(),
+        "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }
+
+
+@cache
+def versions() -> dict[str, Any]:
+    """regrun's version and commit, and torch's version."""
+    return {"regrun": __version__, "git_sha": _commit(), "torch": torch.__version__}
+
+
+def _commit() -> str:
+    """The commit of the checkout that regrun runs from; blank for an installed package."""
+    here = Path(__file__).resolve().parent
+    if not (here.parent / ".git").exists():
+        return ""
+    told = subprocess.run(
+        ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    return told.stdout.strip()
+
+
+def _cell(value: Any) -> str:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:.9g}" if isinstance(value, float) else str(value)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,655 @@
+"""The figures of one comparison group. Each function gives a `Drawing`: the figure and the numbers that it shows.
+
+Figures are made on the Agg canvas as plain `Figure` objects: a caller's pyplot state and backend stay as they are.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import textwrap
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch, Rectangle
+from matplotlib.patheffects import withStroke
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+
+from runner.report.collect import write_atomic
+from runner.report.stats import Values
+from runner.report.style import (
+    NONE_COLOR,
+    NOTE_COLOR,
+    UNDERFIT_COLOR,
+    Label,
+    darker,
+    mark_of,
+    own_settings,
+    place_labels,
+)
+from runner.report.tables import BASELINE, groups, to_csv
+from runner.report.writers import Row, number, protocol_text, records, span, strength_text, wrapped
+
+LEADING = 5
+SEED_LINES = 10
+COLUMNS = 4
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure and the frame of what is drawn in it."""
+
+    figure: Figure
+    data: pd.DataFrame
+
+
+def save(drawing: Drawing, folder: Path, name: str) -> tuple[Path, ...]:
+    """Write `<name>.pdf`, `.svg`, `.png` (200 dpi) and `.csv`; the same drawing always gives the same bytes."""
+    paths = []
+    metadata: dict[str, dict[str, str | None]] = {
+        "pdf": {"CreationDate": None},
+        "svg": {"Date": None},
+        "png": {"Software": None},
+    }
+    with own_settings():
+        for kind, without in metadata.items():
+            buffer = io.BytesIO()
+            drawing.figure.savefig(buffer, format=kind, metadata=without)
+            paths.append(write_atomic(folder / f"{name}.{kind}", buffer.getvalue()))
+    return (*paths, write_atomic(folder / f"{name}.csv", to_csv(drawing.data)))
+
+
+def _sheet(width: float, body: float, title: str, note: str, handles: Sequence[Artist]) -> Figure:
+    """A figure `width` x about `body` inches for its axes, title above, legend and note below, none over another."""
+
+    def lines(text: str, points: float) -> list[str]:
+        # The mean width of a DejaVu Sans character is 0.55 of its size in running text.
+        return textwrap.wrap(text, int((width - 0.15) * 72 / (0.55 * points)))
+
+    titles, notes = lines(title, 8.5), lines(note, 6.5)
+    longest = max((len(str(handle.get_label())) for handle in handles), default=1)
+    columns = max(1, min(len(handles), int(width / (longest * 0.056 + 0.45))))
+    legend_height = 0.05 + 0.15 * math.ceil(len(handles) / columns) if handles else 0.0
+    note_height = 0.06 + 0.125 * len(notes)
+    top, bottom = 0.1 + 0.15 * len(titles), note_height + legend_height + 0.04
+    height = top + body + bottom
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    engine = figure.get_layout_engine()
+    assert engine is not None
+    engine.set(rect=(0.0, bottom / height, 1.0, body / height))  # type: ignore[call-arg]  # of ConstrainedLayoutEngine
+    left = 0.07 / width
+    figure.text(left, 1 - 0.06 / height, "\n".join(titles), va="top", ha="left", fontsize=8.5)
+    figure.text(left, 0.05 / height, "\n".join(notes), va="bottom", ha="left", fontsize=6.5, color=NOTE_COLOR)
+    if handles:
+        figure.legend(
+            handles=list(handles), loc="lower left", bbox_to_anchor=(left, note_height / height), ncols=columns,
+            borderaxespad=0.0, borderpad=0.0, labelspacing=0.25, handlelength=1.8, columnspacing=1.2,
+        )  # fmt: skip
+    return figure
+
+
+def _styled(draw: Callable[[], Drawing | None]) -> Drawing | None:
+    """Run `draw` under the settings of these figures and put those of the caller back."""
+    with own_settings():
+        return draw()
+
+
+def _fence(values: Values, keep: Sequence[float] = ()) -> tuple[float, float]:
+    """The range of `values` (percent) and `keep`, but for outliers: beyond 3 interquartile ranges and 5 points."""
+    finite = values[np.isfinite(values)]
+    if len(finite) < 5:
+        inside = finite
+    else:
+        low, high = np.quantile(finite, [0.25, 0.75])
+        reach = max(3 * (high - low), 5.0)
+        inside = finite[(finite >= low - reach) & (finite <= high + reach)]
+    both = np.array([*inside, *(value for value in keep if math.isfinite(value))])
+    return (float(both.min()), float(both.max())) if len(both) else (0.0, 1.0)
+
+
+def _limits(center: Values, low: Values, high: Values, keep: Sequence[float] = ()) -> tuple[float, float]:
+    """Axis limits round the means in `center`, with their intervals as far as those are not wider than the spread."""
+    start, stop = _fence(center, keep)
+    spread = max(stop - start, 0.2)
+    inside = (center >= start) & (center <= stop)
+    lows, highs = low[inside & np.isfinite(low)], high[inside & np.isfinite(high)]
+    # Two or three seeds have intervals many times wider than the methods are apart; those leave the axes.
+    start = min(start, max(start - 0.6 * spread, float(lows.min()))) if len(lows) else start
+    stop = max(stop, min(stop + 0.6 * spread, float(highs.max()))) if len(highs) else stop
+    room = 0.08 * max(stop - start, 0.2)
+    return start - room, stop + room
+
+
+def _percent(frame: pd.DataFrame, column: str) -> Values:
+    """A column of fractions [rows] in percent."""
+    return 100 * frame[column].to_numpy(dtype=np.float64)
+
+
+def _named(rows: Sequence[Row]) -> list[str]:
+    """A short label per row: the method, with its strength where the method occurs more than once."""
+    methods = [str(row["method"]) for row in rows]
+    labels = []
+    for row, method in zip(rows, methods, strict=True):
+        strength = strength_text(str(row["strengths"]))
+        labels.append(f"{method} {strength}" if methods.count(method) > 1 else method)
+    return labels
+
+
+def _lines(name: str, width: int, at_most: int = 3) -> str:
+    """A name in at most `at_most` lines of `width` characters, the rest an ellipsis."""
+    lines = wrapped(name, width)
+    return "\n".join(lines if len(lines) <= at_most else [*lines[: at_most - 1], lines[at_most - 1][: width - 1] + "…"])
+
+
+def _interval_note(frame: pd.DataFrame) -> str:
+    covers = " / ".join(sorted(set(frame["interval_covers"])))
+    if not frame["lo"].notna().any():
+        return f"{protocol_text(frame)}. One seed has no interval."
+    return f"{protocol_text(frame)}. {100 * float(frame['level'].iloc[0]):g}% t-intervals cover {covers}."
+
+
+def gap_vs_test(headline: pd.DataFrame, strengths: pd.DataFrame) -> Drawing | None:
+    """Test accuracy against the gap: left the reported configurations, right the leading methods' strength paths.
+
+    `headline` and `strengths` (of `by_strength`) are those of one group. None if no run was reported.
+    """
+    return _styled(lambda: _gap_vs_test(headline, strengths))
+
+
+def _gap_vs_test(headline: pd.DataFrame, strengths: pd.DataFrame) -> Drawing | None:
+    shown = headline[headline["mean"].notna() & headline["gap_mean"].notna()]
+    if shown.empty:
+        return None
+    leading = list(dict.fromkeys(shown.loc[shown["method"] != BASELINE, "method"]))
+    checkpoint = str(shown["checkpoint"].iloc[0])
+    paths = [(name, path) for name in leading if len(path := _path(strengths, name, checkpoint)) > 1][:LEADING]
+    names, crowd = _named(records(shown)), len(shown)
+    off = _outside(shown)
+    note = (
+        _interval_note(headline)
+        + " Dashed: frontier of the point estimates. Shaded: smaller gap but worse test, underfit."
+    )
+    if paths:
+        role = (
+            "tune seeds, not used for the numbers on the left"
+            if paths[0][1]["role"].iloc[0] == "tune"
+            else "report seeds"
+        )
+        note += f" Right: means over {role}; small = weak, large = strong."
+    if off.any():
+        listed = [
+            f"{name} (gap {gap:.1f}, test {test:.1f})"
+            for name, gap, test, away in zip(
+                names, _percent(shown, "gap_mean"), _percent(shown, "mean"), off, strict=True
+            )
+            if away
+        ]
+        note += f" Outside the axes: {', '.join(listed)}."
+    title = f"{groups(headline)[0][0]}: generalization gap and test accuracy"
+    body = 3.2 if crowd <= 12 else 4.6
+    families = list(dict.fromkeys(shown.loc[~off, "family"]))
+    handles = [_key(*mark_of(family), family) for family in families]
+    figure = _sheet(7.0 if paths or crowd > 8 else 4.8, body, title, note, handles)
+    if paths:
+        axes, right = figure.subplots(1, 2, width_ratios=[1.25, 1.0])
+        right.set_title(f"strength paths of the {len(paths)} leading" if len(paths) > 1 else "strength path")
+        axes.set_title("chosen strengths" if shown["n_tune"].max() > 0 else "reported strengths")
+    else:
+        axes, right = figure.subplots(1, 1), None
+    _points(axes, shown, off)
+    if right is not None:
+        _paths(right, shown, paths)
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    inside = shown[~off]
+    _underfit_words(axes, inside)
+    rows = records(inside)
+    labels = [
+        Label(100 * number(row, "gap_mean"), 100 * number(row, "mean"), _lines(name, 18), _ink(str(row["family"])))
+        for row, name in zip(rows, (name for name, away in zip(names, off, strict=True) if not away), strict=True)
+    ]
+    crosses = []
+    for row in rows:
+        x, y = 100 * number(row, "gap_mean"), 100 * number(row, "mean")
+        if math.isfinite(number(row, "lo")):
+            crosses.append((x, 100 * number(row, "lo"), x, 100 * number(row, "hi")))
+            crosses.append((100 * number(row, "gap_lo"), y, 100 * number(row, "gap_hi"), y))
+    place_labels(axes, labels, crosses)
+    if right is not None:
+        _path_labels(right, shown, paths)
+    return Drawing(figure, _points_drawn(shown, paths))
+
+
+def _points_drawn(shown: pd.DataFrame, paths: Sequence[tuple[str, pd.DataFrame]]) -> pd.DataFrame:
+    """What `gap_vs_test` shows: the reported points, then those of each path, in the columns of the headline."""
+    same = ["method", "family", "strengths"]
+    values = ["n_report", "mean", "lo", "hi", "gap_mean", "gap_lo", "gap_hi"]
+    path_values = ["n_ok", *(f"{name}_acc_{end}" for name in ("test", "gap") for end in ("mean", "lo", "hi"))]
+    parts = [shown[same + values].assign(panel="reported")]
+    for _, path in paths:
+        part = path[same + path_values].rename(columns=dict(zip(path_values, values, strict=True)))
+        parts.append(part.assign(panel="path"))
+    return pd.concat(parts, ignore_index=True).rename(columns={"n_report": "n"})
+
+
+def _ink(family: str) -> str:
+    """The colour of a family for text: darker, since the light ones are hard to read on white."""
+    return darker(mark_of(family)[0], 0.3)
+
+
+def _key(color: str, marker: str, label: str) -> Line2D:
+    return Line2D([], [], color=color, marker=marker, linestyle="none", label=label)
+
+
+def _path(strengths: pd.DataFrame, method: str, checkpoint: str) -> pd.DataFrame:
+    """The strengths of a method from weak to strong: its tune rows, its report rows where it was not tuned."""
+    rows = strengths[(strengths["method"] == method) & (strengths["checkpoint"] == checkpoint)]
+    tune = rows[rows["role"] == "tune"]
+    part = tune if len(tune) else rows
+    part = part[part["test_acc_mean"].notna() & part["gap_acc_mean"].notna()]
+    return part.sort_values(["strength", "strengths"], kind="stable").reset_index(drop=True)
+
+
+def _outside(shown: pd.DataFrame) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+    """Which reported configurations lie so far off that axes with them in would show nothing of the others."""
+    baseline = shown[shown["method"] == BASELINE]
+    far = np.zeros(len(shown), dtype=np.bool_)
+    for column in ("gap_mean", "mean"):
+        values = _percent(shown, column)
+        # The highest test accuracy always stays: to leave out the best method would mislead.
+        best = [float(values.max())] if column == "mean" else []
+        low, high = _fence(values, [*_percent(baseline, column), *best])
+        far |= (values < low) | (values > high)
+    return far
+
+
+def _points(axes: Axes, shown: pd.DataFrame, off: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> None:
+    """The crosses and marks of the reported configurations, the frontier and the underfit quadrant."""
+    inside, baseline = shown[~off], shown[shown["method"] == BASELINE]
+    for axis, column, low, high in (("x", "gap_mean", "gap_lo", "gap_hi"), ("y", "mean", "lo", "hi")):
+        limits = _limits(_percent(inside, column), _percent(inside, low), _percent(inside, high))
+        axes.set(**{f"{axis}lim": limits})
+    (left, right), (bottom, _) = axes.get_xlim(), axes.get_ylim()
+    for row in records(inside):
+        color, marker = mark_of(str(row["family"]))
+        x, y = 100 * number(row, "gap_mean"), 100 * number(row, "mean")
+        if math.isfinite(number(row, "lo")):
+            axes.plot([x, x], [100 * number(row, "lo"), 100 * number(row, "hi")], color=color, alpha=0.35, zorder=2)
+        if math.isfinite(number(row, "gap_lo")):
+            axes.plot(
+                [100 * number(row, "gap_lo"), 100 * number(row, "gap_hi")], [y, y], color=color, alpha=0.35, zorder=2
+            )
+        none = row["method"] == BASELINE
+        axes.plot(
+            x, y, marker, color=color, markersize=9 if none else 5.5, zorder=5 if none else 4,
+            markeredgecolor=color if marker == "x" else "white", markeredgewidth=1.2 if marker == "x" else 0.5,
+        )  # fmt: skip
+    if len(baseline) and baseline["mean"].notna().all():
+        x, y = float(_percent(baseline, "gap_mean")[0]), float(_percent(baseline, "mean")[0])
+        axes.axvline(x, color="black", linewidth=0.5, linestyle=":", zorder=1)
+        axes.axhline(y, color="black", linewidth=0.5, linestyle=":", zorder=1)
+        axes.add_patch(
+            Rectangle((left, bottom), x - left, y - bottom, color=UNDERFIT_COLOR, alpha=0.06, zorder=0, linewidth=0)
+        )
+    if len(inside) > 1:
+        steps = _frontier(_percent(inside, "gap_mean"), _percent(inside, "mean"))
+        xs = np.array([steps[0][0], *(x for x, _ in steps), right])
+        ys = np.array([bottom, *(y for _, y in steps), steps[-1][1]])
+        axes.step(xs, ys, where="post", color="#555555", linewidth=0.9, linestyle="--", zorder=1)
+    axes.set_xlabel("generalization gap, train − test accuracy (pp)   ← smaller")  # a minus sign
+    axes.set_ylabel("test accuracy (%)   higher →")
+
+
+def _frontier(gaps: Values, tests: Values) -> list[tuple[float, float]]:
+    """The points that no other beats in both, from the smallest gap on."""
+    steps: list[tuple[float, float]] = []
+    for at in np.lexsort((-tests, gaps)):
+        if not steps or tests[at] > steps[-1][1]:
+            steps.append((float(gaps[at]), float(tests[at])))
+    return steps
+
+
+def _underfit_words(axes: Axes, inside: pd.DataFrame) -> None:
+    """Name the underfit quadrant in its lower right or left corner, if there is room free of marks."""
+    baseline = inside[inside["method"] == BASELINE]
+    if baseline.empty:
+        return
+    pixel = axes.transData.transform
+    marks = pixel(np.column_stack([_percent(inside, "gap_mean"), _percent(inside, "mean")]))
+    corner = pixel((float(_percent(baseline, "gap_mean")[0]), float(_percent(baseline, "mean")[0])))
+    window = axes.get_window_extent()
+    text = axes.text(
+        0, 0, "smaller gap but worse test:\nunderfit", transform=None, fontsize=6.5, color="#9a4500", va="bottom",
+        path_effects=[withStroke(linewidth=2, foreground="white")],
+    )  # fmt: skip
+    for side, x in (("right", corner[0] - 6), ("left", window.x0 + 6)):
+        text.set(x=x, y=window.y0 + 4, horizontalalignment=side, multialignment=side)
+        box = text.get_window_extent()
+        near = (np.abs(marks[:, 0] - np.clip(marks[:, 0], box.x0, box.x1)) < 9) & (marks[:, 1] < box.y1 + 9)
+        if box.x0 > window.x0 and box.x1 < corner[0] and box.y1 < corner[1] and not near.any():
+            place = axes.transAxes.inverted().transform((x, window.y0 + 4))
+            text.set(x=place[0], y=place[1], transform=axes.transAxes)
+            return
+    text.remove()
+
+
+def _shades(paths: Sequence[tuple[str, pd.DataFrame]]) -> list[tuple[str, str]]:
+    """Colour and line style per path: a second method of one colour is darker and dashed, a third dotted."""
+    seen: list[str] = []
+    found = []
+    for _, path in paths:
+        color = mark_of(str(path["family"].iloc[0]))[0]
+        again = seen.count(color)
+        seen.append(color)
+        found.append((darker(color, min(0.3 * again, 0.8)), ("-", "--", ":", "-.", "-")[min(again, 4)]))
+    return found
+
+
+def _paths(axes: Axes, shown: pd.DataFrame, paths: Sequence[tuple[str, pd.DataFrame]]) -> None:
+    """Test against gap over the strengths of each method, the mark growing with the strength."""
+    baseline = shown[shown["method"] == BASELINE]
+    every = pd.concat([path for _, path in paths])
+    for axis, column, base in (("x", "gap_acc_mean", "gap_mean"), ("y", "test_acc_mean", "mean")):
+        values = _percent(every, column)
+        axes.set(**{f"{axis}lim": _limits(values, values, values, list(_percent(baseline, base)))})
+    for (_, path), (color, dash) in zip(paths, _shades(paths), strict=True):
+        marker = mark_of(str(path["family"].iloc[0]))[1]
+        x, y = _percent(path, "gap_acc_mean"), _percent(path, "test_acc_mean")
+        axes.plot(x, y, dash, color=color, alpha=0.85, zorder=2)
+        for rank, (gap, test) in enumerate(zip(x, y, strict=True)):
+            size = 2.5 + 5.0 * rank / (len(path) - 1)
+            axes.plot(
+                gap, test, marker, markersize=size, color=color, markeredgecolor=color, zorder=3,
+                markerfacecolor=color if rank == len(path) - 1 else "white",
+            )  # fmt: skip
+    if len(baseline):
+        x0, y0 = float(_percent(baseline, "gap_mean")[0]), float(_percent(baseline, "mean")[0])
+        axes.plot(x0, y0, "*", color=NONE_COLOR, markersize=9, markeredgecolor="white", markeredgewidth=0.5, zorder=4)
+        axes.axvline(x0, color="black", linewidth=0.5, linestyle=":", zorder=1)
+        axes.axhline(y0, color="black", linewidth=0.5, linestyle=":", zorder=1)
+    axes.set_xlabel("generalization gap (pp)")
+
+
+def _path_labels(axes: Axes, shown: pd.DataFrame, paths: Sequence[tuple[str, pd.DataFrame]]) -> None:
+    """Name each path at the strongest of its points that lies inside the axes."""
+    (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
+    labels, obstacles = [], []
+    baseline = shown[shown["method"] == BASELINE]
+    if len(baseline):
+        at = (float(_percent(baseline, "gap_mean")[0]), float(_percent(baseline, "mean")[0]))
+        labels.append(Label(*at, BASELINE, NONE_COLOR))
+    for (name, path), (color, _) in zip(paths, _shades(paths), strict=True):
+        points = list(zip(_percent(path, "gap_acc_mean"), _percent(path, "test_acc_mean"), strict=True))
+        obstacles += [(x, y, x, y) for x, y in points]
+        visible = [(x, y) for x, y in points if left <= x <= right and bottom <= y <= top]
+        if visible:
+            labels.append(Label(float(visible[-1][0]), float(visible[-1][1]), _lines(name, 14), darker(color, 0.3)))
+    place_labels(axes, labels, obstacles)
+
+
+def _grid(figure: Figure, count: int, columns: int, across: str, up: str) -> list[Axes]:
+    """`count` panels in rows of `columns` with a common y; `across` and `up` name the axes at the foot and the left."""
+    rows = math.ceil(count / columns)
+    panels = figure.subplots(rows, columns, squeeze=False, sharey=True).ravel().tolist()
+    for axes in panels[count:]:
+        axes.remove()
+    kept: list[Axes] = panels[:count]
+    for axes in kept[-columns:]:
+        axes.set_xlabel(across)
+    for axes in kept[::columns]:
+        axes.set_ylabel(up)
+    return kept
+
+
+def _width(columns: int) -> float:
+    return max(4.2, min(7.0, 0.6 + 1.65 * columns))
+
+
+def strength_curves(
+    runs: pd.DataFrame, headline: pd.DataFrame, strengths: pd.DataFrame, quantity: str = "test"
+) -> Drawing | None:
+    """Accuracy on test (or the gap: `quantity` "gap") over the strengths, one panel per method with more than one.
+
+    Frames of one group. None if no method has two strengths with results.
+    """
+    return _styled(lambda: _strength_curves(runs, headline, strengths, quantity))
+
+
+def _strength_curves(
+    runs: pd.DataFrame, headline: pd.DataFrame, strengths: pd.DataFrame, quantity: str
+) -> Drawing | None:
+    checkpoint = str(headline["checkpoint"].iloc[0])
+    methods = list(dict.fromkeys(headline.loc[headline["method"] != BASELINE, "method"]))
+    paths = [(name, path) for name in methods if len(path := _path(strengths, name, checkpoint)) > 1]
+    if not paths:
+        return None
+    column = f"{quantity}_acc"
+    baseline = headline[headline["method"] == BASELINE]
+    base = [100 * float(baseline[f"{'gap_' * (quantity == 'gap')}{name}"].iloc[0]) for name in ("mean", "lo", "hi")]
+    tuned = paths[0][1]["role"].iloc[0] == "tune"
+    level = f"{100 * float(headline['level'].iloc[0]):g}%"
+    every = pd.concat([path for _, path in paths])
+    many = sorted({int(value) for value in every["n_ok"]})
+    n = f"n = {many[0]}" if many[0] == many[-1] else f"n = {many[0]} to {many[-1]}"
+    handles: list[Artist] = [
+        Line2D([], [], color="#444444", marker="o", label=f"mean over {'tune' if tuned else 'report'} seeds ({n})"),
+        Line2D([], [], color="#444444", marker=".", markersize=4, linestyle="none", alpha=0.6, label="single runs"),
+        Patch(color="#444444", alpha=0.2, linewidth=0, label=f"{level} t-interval"),
+        Line2D(
+            [],
+            [],
+            color="black",
+            linewidth=0.9,
+            label=f"none, {level} t-interval (n = {int(baseline['n_report'].iloc[0])})",
+        ),
+    ]
+    if tuned:
+        chosen = Line2D([], [], color="#444444", linestyle=":", label="chosen on mean validation")
+        diamond = Line2D(
+            [], [], color="black", marker="D", markerfacecolor="white", linestyle="none",
+            label=f"report seeds of the chosen, {level} t-interval",
+        )  # fmt: skip
+        handles += [chosen, diamond]
+    what = "test accuracy" if quantity == "test" else "generalization gap"
+    note = _interval_note(headline)
+    if tuned:
+        note += (
+            " Curves: tune seeds; their test values chose nothing." if quantity == "test" else " Curves: tune seeds."
+        )
+    means = _percent(every, f"{column}_mean")
+    low, high = _percent(every, f"{column}_min"), _percent(every, f"{column}_max")
+    if tuned:
+        diamonds = _percent(headline, "gap_mean" if quantity == "gap" else "mean")
+        means, low, high = (np.concatenate([values, diamonds]) for values in (means, low, high))
+    limits = _limits(means, low, high, base[:1])
+    if ((_percent(every, f"{column}_mean") < limits[0]) | (_percent(every, f"{column}_mean") > limits[1])).any():
+        note += " ▾ ▴ and a number: a mean outside the axes."
+    columns = min(COLUMNS, len(paths))
+    rows = math.ceil(len(paths) / columns)
+    title = f"{groups(headline)[0][0]}: {what} over the strength, at the {checkpoint} checkpoint"
+    figure = _sheet(_width(columns), 0.35 + 1.5 * rows + 0.5 * (rows == 1), title, note, handles)
+    up = "test accuracy (%)" if quantity == "test" else "train − test acc. (pp)"  # a minus sign
+    panels = _grid(figure, len(paths), columns, "strength", up)
+    role = "tune" if tuned else "report"
+    dots = runs[(runs["role"] == role) & (runs["status"] == "ok")]
+    drawn = []
+    for (name, path), axes in zip(paths, panels, strict=True):
+        own = dots[dots["method"] == name]
+        reported = headline[headline["method"] == name] if tuned else headline.iloc[:0]
+        _strength_panel(axes, path, own, f"{checkpoint}_{column}", column, reported, base, limits)
+        axes.set_title(_lines(name, 24 if columns == COLUMNS else 40, 2))
+        drawn.append(
+            path[
+                [
+                    "method",
+                    "strengths",
+                    "strength",
+                    "role",
+                    "n_ok",
+                    *(f"{column}_{end}" for end in ("mean", "lo", "hi")),
+                ]
+            ]
+        )
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    return Drawing(figure, pd.concat(drawn, ignore_index=True))
+
+
+def _positions(path: pd.DataFrame) -> tuple[Values, str, list[str]]:
+    """Where the strengths of a path stand: positions [rows], the scale "log", "linear" or "rank", and rank's labels."""
+    values = path["strength"].to_numpy(dtype=np.float64)
+    ranks = np.arange(len(path), dtype=np.float64)
+    labels = [strength_text(text).replace(", ", "\n") for text in path["strengths"]]
+    if not np.all(np.isfinite(values)) or len(np.unique(values)) < len(values):
+        return ranks, "rank", labels
+    wide = values.max() > 10 * max(float(values[values > 0].min(initial=math.inf)), 0.0)
+    if not wide:
+        return values, "linear", labels
+    # A strength of 0 has no place on a log axis, and a linear one would press the others onto it.
+    return (values, "log", labels) if values.min() > 0 else (ranks, "rank", labels)
+
+
+def _strength_panel(
+    axes: Axes, path: pd.DataFrame, dots: pd.DataFrame, run_column: str, column: str, reported: pd.DataFrame,
+    base: Sequence[float], limits: tuple[float, float],
+) -> None:  # fmt: skip
+    """One method: band, mean and runs over its strengths, `none` behind, the chosen one marked; in percent."""
+    color, marker = mark_of(str(path["family"].iloc[0]))
+    x, scale, names = _positions(path)
+    mean, low, high = (_percent(path, f"{column}_{end}") for end in ("mean", "lo", "hi"))
+    if math.isfinite(base[1]):
+        axes.axhspan(base[1], base[2], color="black", alpha=0.12, linewidth=0, zorder=0)
+    axes.axhline(base[0], color="black", linewidth=0.9, zorder=1)
+    axes.fill_between(x, low, high, color=color, alpha=0.2, linewidth=0, zorder=1)
+    axes.plot(x, mean, marker=marker, color=color, zorder=3)
+    where = dict(zip(path["strengths"], x, strict=True))
+    at = np.array([where.get(text, math.nan) for text in dots["strengths"]])
+    axes.plot(at, _percent(dots, run_column), ".", color=color, markersize=3, alpha=0.6, zorder=2)
+    for row in records(reported):
+        place = where.get(str(row["strengths"]), math.nan)
+        start = "gap_" if column == "gap_acc" else ""
+        center, bounds = 100 * number(row, f"{start}mean"), [100 * number(row, f"{start}{end}") for end in ("lo", "hi")]
+        if math.isfinite(place):
+            axes.axvline(place, color=color, linestyle=":", linewidth=1.0, zorder=1)
+        if math.isfinite(bounds[0]):
+            axes.plot([place, place], bounds, color="black", linewidth=1.0, zorder=4)
+        axes.plot(place, center, "D", color="black", markerfacecolor="white", markersize=4.2, zorder=5)
+    axes.set_ylim(*limits)
+    for place, value in zip(x, mean, strict=True):
+        _off_axis(axes, place, value, limits, color)
+    if scale == "log":
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(numticks=5))
+        axes.xaxis.set_minor_locator(NullLocator())
+    elif scale == "rank" or np.diff(np.sort(x)).min() > 0.12 * float(np.ptp(x)):
+        axes.set_xticks(x, names, fontsize=6)
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(4))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_major_locator(MaxNLocator(5))
+
+
+def _off_axis(axes: Axes, place: float, value: float, limits: tuple[float, float], color: str) -> None:
+    """A caret with the number at the edge, for a mean that the common axis leaves out."""
+    if limits[0] <= value <= limits[1]:
+        return
+    low = value < limits[0]
+    axes.annotate(
+        f"{'▾' if low else '▴'}{value:.0f}", (place, limits[0] if low else limits[1]), (0, 2 if low else -2),
+        textcoords="offset points", ha="center", va="bottom" if low else "top", fontsize=6, color=darker(color, 0.3),
+        zorder=6,
+    )  # fmt: skip
+
+
+def learning_curves(runs: pd.DataFrame, headline: pd.DataFrame, curves: pd.DataFrame) -> Drawing | None:
+    """Loss over the epochs, one panel per reported configuration, train dashed and validation solid, `none` in grey.
+
+    Frames of one group, `curves` of the whole study. None if no reported run has a curve.
+    """
+    return _styled(lambda: _learning_curves(runs, headline, curves))
+
+
+def _learning_curves(runs: pd.DataFrame, headline: pd.DataFrame, curves: pd.DataFrame) -> Drawing | None:
+    key = ["run_id", "method", "strengths", "seed", "best_epoch"]
+    report = runs[runs["role"] == "report"].assign(best_epoch=runs.get("best_epoch", math.nan))
+    loss = curves[curves["metric"] == "loss"].merge(report[key], on="run_id", validate="many_to_one")
+    loss = loss[np.isfinite(loss["value"].to_numpy(dtype=np.float64)) & (loss["value"] > 0)]
+    if loss.empty:
+        return None
+    rows = [row for row in records(headline) if row["method"] != BASELINE]
+    rows = [row for row in rows if number(row, "n_report") + number(row, "n_failed") > 0] or records(headline)[:1]
+    names = _named(rows)
+    handles: list[Artist] = [
+        Line2D([], [], color="#444444", label="validation, median of seeds"),
+        Line2D([], [], color="#444444", linestyle="--", label="train, median of seeds"),
+        Line2D([], [], color="#444444", linewidth=0.5, alpha=0.5, label=f"single seeds (at most {SEED_LINES})"),
+        Line2D([], [], color="#999999", label="none"),
+        Line2D(
+            [], [], color="#444444", marker="|", markersize=6, linestyle="none", label="epoch of lowest validation loss"
+        ),
+    ]
+    columns = min(COLUMNS, len(rows))
+    lines = math.ceil(len(rows) / columns)
+    reported = headline["n_report"] + headline["n_failed"]
+    seeds = f"n = {span(reported[reported > 0], 'report seed')}"
+    title = (
+        f"{groups(headline)[0][0]}: learning curves of the {'chosen strengths' if headline['n_tune'].max() else 'runs'}"
+    )
+    note = (
+        f"{seeds}, medians without intervals. Clean data, evaluation mode; loss on a log axis. "
+        "There is no test curve: test is read once per stored checkpoint."
+    )
+    figure = _sheet(_width(columns), 0.35 + 1.5 * lines + 0.5 * (lines == 1), title, note, handles)
+    panels = _grid(figure, len(rows), columns, "epoch", "loss (nats)")
+    medians = loss.groupby([*key[1:3], "split", "epoch"], sort=True)["value"].median().reset_index()
+    shown = medians.merge(headline[["method", "strengths"]].drop_duplicates(), on=["method", "strengths"])
+    low, high = _log_limits(shown["value"].to_numpy(dtype=np.float64))
+    for row, name, axes in zip(rows, names, panels, strict=True):
+        grey = loss[loss["method"] == BASELINE]
+        own = loss[(loss["method"] == row["method"]) & (loss["strengths"] == row["strengths"])]
+        if row["method"] != BASELINE:
+            _curve(axes, grey, "#999999", 0)
+        _curve(axes, own, mark_of(str(row["family"]))[0], SEED_LINES)
+        axes.set_yscale("log")
+        axes.set_ylim(low, high)
+        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=6))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.yaxis.set_minor_locator(NullLocator())
+        axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+        failed = int(number(row, "n_failed"))
+        short = _lines(name, 24 if columns == COLUMNS else 40, 2)
+        axes.set_title(f"{short} ({failed} failed)" if failed else short)
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    return Drawing(figure, shown)
+
+
+def _log_limits(values: Values) -> tuple[float, float]:
+    """Limits for positive values on a log axis, without the last half per cent at either end."""
+    low, high = np.quantile(values, [0.005, 0.995])
+    room = max((high / low) ** 0.08, 1.05)
+    return float(low / room), float(high * room)
+
+
+def _curve(axes: Axes, loss: pd.DataFrame, color: str, seed_lines: int) -> None:
+    """Medians over seeds, up to `seed_lines` single seeds, and a tick at the foot for the best epoch of each seed."""
+    for split, dash in (("val", "-"), ("train", "--")):
+        part = loss[loss["split"] == split]
+        for seed in sorted(part["seed"].unique())[:seed_lines]:
+            line = part[part["seed"] == seed].sort_values("epoch")
+            axes.plot(line["epoch"], line["value"], dash, color=color, linewidth=0.4, alpha=0.4, zorder=2)
+        median = part.groupby("epoch", sort=True)["value"].median()
+        axes.plot(median.index.to_numpy(), median.to_numpy(), dash, color=color, linewidth=1.3, zorder=3)
+    if seed_lines:
+        best = loss.drop_duplicates("seed")["best_epoch"].dropna().to_numpy(dtype=np.float64)
+        foot = np.full(len(best), 0.02)
+        axes.plot(best, foot, "|", color=color, markersize=5, alpha=0.7, transform=axes.get_xaxis_transform(), zorder=4)

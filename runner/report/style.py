@@ -1,0 +1,166 @@
+"""How the figures look: settings, the colour and marker of a family, and a placer for labels at points."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.patheffects import withStroke
+from matplotlib.transforms import Bbox
+
+SETTINGS: dict[str, object] = {
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],  # ships with matplotlib, so a figure has the same bytes on every machine
+    "font.size": 8.0,
+    "axes.titlesize": 8.0,
+    "axes.titlelocation": "left",
+    "axes.labelsize": 8.0,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.8,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#ececec",
+    "grid.linewidth": 0.6,
+    "xtick.labelsize": 7.0,
+    "ytick.labelsize": 7.0,
+    "lines.linewidth": 1.2,
+    "lines.markersize": 4.5,
+    "legend.frameon": False,
+    "legend.fontsize": 7.0,
+    "figure.dpi": 100.0,
+    "savefig.dpi": 200.0,
+    "pdf.fonttype": 42,
+    "svg.fonttype": "path",
+    "svg.hashsalt": "regrun",  # else every SVG draws new element ids
+}
+
+NONE_COLOR = "#000000"
+NOTE_COLOR = "#555555"
+UNDERFIT_COLOR = "#D55E00"
+
+# Okabe and Ito (2008) without yellow, which is too light on white; twelve families share six colours in pairs of
+# markers that are easy to tell apart.
+FAMILIES: dict[str, tuple[str, str]] = {
+    "baseline": (NONE_COLOR, "*"),
+    "placebo": ("#888888", "x"),
+    "penalty": ("#0072B2", "o"),
+    "constraint": ("#0072B2", "D"),
+    "dropping": ("#E69F00", "s"),
+    "noise": ("#E69F00", ">"),
+    "input": ("#009E73", "^"),
+    "consistency": ("#009E73", "X"),
+    "gradient": ("#D55E00", "v"),
+    "stopping": ("#D55E00", "<"),
+    "target": ("#CC79A7", "D"),
+    "capacity": ("#CC79A7", "p"),
+    "normalization": ("#56B4E9", "P"),
+    "averaging": ("#56B4E9", "h"),
+}
+
+
+@contextmanager
+def own_settings() -> Iterator[None]:
+    """Draw under matplotlib's defaults with `SETTINGS` on top, whatever the caller set; put the caller's back."""
+    with matplotlib.rc_context():
+        # The backend stays out: setting it would start or switch the caller's.
+        for settings in (matplotlib.rcParamsDefault, SETTINGS):
+            for name, value in settings.items():
+                if not name.startswith("backend"):
+                    matplotlib.rcParams[name] = value  # type: ignore[index]  # typed by a list of every setting's name
+        yield
+
+
+def mark_of(family: str) -> tuple[str, str]:
+    """The colour and marker of a family; dark grey and a dot for one that is not listed."""
+    return FAMILIES.get(family, ("#444444", "o"))
+
+
+def darker(color: str, share: float) -> str:
+    """`color` ("#rrggbb") moved towards black by `share`: for text, and for a second line of one family."""
+    parts = (round(int(color[at : at + 2], 16) * (1 - share)) for at in (1, 3, 5))
+    return "#" + "".join(f"{part:02x}" for part in parts)
+
+
+@dataclass(frozen=True)
+class Label:
+    """Text to set beside the point (x, y) in data coordinates."""
+
+    x: float
+    y: float
+    text: str
+    color: str
+
+
+def _area(box: Bbox, other: Bbox) -> float:
+    """The area in square pixels that two boxes share."""
+    width = min(box.x1, other.x1) - max(box.x0, other.x0)
+    height = min(box.y1, other.y1) - max(box.y0, other.y0)
+    return float(max(0.0, width) * max(0.0, height))
+
+
+def place_labels(axes: Axes, labels: Sequence[Label], lines: Sequence[tuple[float, float, float, float]]) -> None:
+    """Set every label near its point, where it covers least: other labels, markers, `lines` (x0, y0, x1, y1), edges.
+
+    Greedy, in the order given. The layout of the figure must be final: positions are compared in pixels.
+    """
+    canvas = axes.figure.canvas
+    assert isinstance(canvas, FigureCanvasAgg)
+    renderer = canvas.get_renderer()  # type: ignore[no-untyped-call]  # matplotlib leaves it without types
+    pixel = axes.transData.transform
+    window = axes.get_window_extent(renderer)
+    points = [pixel((label.x, label.y)) for label in labels]
+    markers = [Bbox.from_extents(x - 6, y - 6, x + 6, y + 6) for x, y in points]
+    thin = []
+    for x0, y0, x1, y1 in lines:
+        (left, bottom), (right, top) = pixel((x0, y0)), pixel((x1, y1))
+        thin.append(Bbox.from_extents(left - 1, bottom - 1, right + 1, top + 1))
+    taken = [text.get_window_extent(renderer) for text in axes.texts]
+
+    for label, (x, y) in zip(labels, points, strict=True):
+        text = axes.annotate(
+            label.text, (label.x, label.y), (0, 0), textcoords="offset points", ha="center", va="center", fontsize=7,
+            color=label.color, zorder=6, linespacing=0.95, path_effects=[withStroke(linewidth=2, foreground="white")],
+        )  # fmt: skip
+        size = text.get_window_extent(renderer)
+        best = (math.inf, 0.0, 0.0, 0.0)
+        for reach in (7.0, 11.0, 16.0, 24.0, 34.0, 46.0, 60.0, 78.0):
+            for angle in (0, 180, 90, 270, 45, 135, 315, 225, 22, 158, 338, 202, 68, 112, 292, 248):
+                along, across = math.cos(math.radians(angle)), math.sin(math.radians(angle))
+                # 1.5: on a diagonal the nearest corner of the box, not its middle, stands at the point.
+                dx = along * reach + size.width / 2 * max(-1.0, min(1.0, 1.5 * along))
+                dy = across * reach + size.height / 2 * max(-1.0, min(1.0, 1.5 * across))
+                box = Bbox.from_bounds(x + dx - size.width / 2, y + dy - size.height / 2, size.width, size.height)
+                inside = _area(box, window) / (size.width * size.height)
+                cost = 0.02 * reach + 40 * (1 - inside)
+                cost += sum(_area(box, other) for other in taken) / 25
+                cost += sum(_area(box, other) for other in markers) / 30
+                cost += sum(_area(box, other) for other in thin) / 80
+                if cost < best[0]:
+                    best = (cost, dx, dy, reach)
+        _, dx, dy, reach = best
+        points_per_pixel = 72 / axes.figure.dpi
+        text.set_position((dx * points_per_pixel, dy * points_per_pixel))
+        taken.append(Bbox.from_bounds(x + dx - size.width / 2, y + dy - size.height / 2, size.width, size.height))
+        if reach > 16:
+            # Far from its point a label needs a leader, to the nearest point of its own box.
+            end = (
+                min(max(x, x + dx - size.width / 2), x + dx + size.width / 2),
+                min(max(y, y + dy - size.height / 2), y + dy + size.height / 2),
+            )
+            ends = axes.transData.inverted().transform([(x, y), end])
+            axes.plot(
+                ends[:, 0],
+                ends[:, 1],
+                color=label.color,
+                linewidth=0.5,
+                alpha=0.7,
+                zorder=2,
+                scalex=False,
+                scaley=False,
+            )

@@ -1,0 +1,322 @@
+"""The frames of a report: runs read back, one row per strength, and the headline paired against `none`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from runner.report.stats import Paired, Values, holm, pair_by_seed, paired_difference, paired_ratio, t_interval
+
+GROUP = ["dataset", "model", "setting"]
+CONFIGURATION = ["method", "strengths"]
+BASELINE = "none"
+
+
+def _names(text: str) -> list[str]:
+    return text.split()
+
+
+TEXT = _names(
+    "run_id study job dataset model setting method family strength_name strengths role protocol split_mode split_hash "
+    "status error optimizer device dtype torch regrun git_sha started_at"
+)
+FLAGS = _names("selected deterministic")
+NEEDED = _names(
+    "run_id dataset model setting method family strength strengths seed role protocol selected split_mode status "
+    "train_s last_epoch last_train_acc last_val_acc last_test_acc last_gap_acc"
+)
+HEADLINE = _names(
+    "dataset model setting checkpoint metric method family protocol strengths strength n_tune n_report n_failed "
+    "n_pairs n_tune_failed tuning_runs shared_seeds mean sd lo hi gap_mean gap_lo gap_hi base_mean "
+    "diff diff_lo diff_hi gap_diff gap_diff_lo gap_diff_hi p p_holm family_size wins ties d_train d_test "
+    "time_ratio time_ratio_lo time_ratio_hi underfit edge_of_grid pairs level interval_covers"
+)
+
+FIXED_SPLIT = "seeds only; one fixed training set: the interval does not cover the choice of training data"
+REDRAWN_SPLIT = "seeds and training sets"
+
+
+class NoBaseline(ValueError):  # noqa: N818  # the name says what is wrong
+    """A comparison group has no report run of `none` to compare with."""
+
+
+def read_runs(path: Path) -> pd.DataFrame:
+    """The rows of a `runs.csv`: text columns as str, flags as bool, `seed` as int, all others as float (blank: nan).
+
+    Raises ValueError naming the columns a report needs and the file lacks.
+    """
+    raw = pd.read_csv(path, dtype=str, keep_default_na=False)
+    missing = [name for name in NEEDED if name not in raw.columns]
+    if missing:
+        raise ValueError(f"{path} lacks the columns {', '.join(missing)}; is it a runs.csv of regrun?")
+
+    def typed(name: str) -> pd.Series:
+        column = raw[name]
+        if name in TEXT:
+            return column
+        if name in FLAGS:
+            return column.str.lower().isin(["true", "1", "1.0"])
+        if name == "seed":
+            return column.astype(int)
+        return column.where(column != "", "nan").astype(float)
+
+    return pd.DataFrame({name: typed(name) for name in raw.columns})
+
+
+def read_curves(study_dir: Path) -> pd.DataFrame:
+    """All `<job>/curves.csv` of a study, long: run_id, epoch, step, split, metric, value."""
+    columns = ["run_id", "epoch", "step", "split", "metric", "value"]
+    frames = [
+        pd.read_csv(path, dtype={"run_id": str, "split": str, "metric": str})[columns]
+        for path in sorted(study_dir.glob("*/curves.csv"))
+        if path.stat().st_size
+    ]
+    frames = [frame for frame in frames if len(frame)]
+    if not frames:
+        return pd.DataFrame({name: [] for name in columns})
+    # A run made again in another job keeps its run_id: one curve of it is enough.
+    return pd.concat(frames, ignore_index=True).drop_duplicates(["run_id", "epoch", "split", "metric"], keep="last")
+
+
+def in_order(runs: pd.DataFrame) -> pd.DataFrame:
+    """Rows in one fixed order, whatever the order they came in; of a run made twice, the one started last."""
+    same = [*GROUP, *CONFIGURATION, "role", "seed"]
+    when = ["started_at"] if "started_at" in runs.columns else []
+    ordered = runs.sort_values([*same, *when, "run_id"], kind="stable")
+    return ordered.drop_duplicates(same, keep="last").reset_index(drop=True)
+
+
+def _parts(frame: pd.DataFrame, by: list[str]) -> Iterator[tuple[tuple[str, ...], pd.DataFrame]]:
+    """The groups of `frame` by text columns, sorted, with their keys."""
+    for key, part in frame.groupby(by, sort=True):
+        yield tuple(str(value) for value in (key if isinstance(key, tuple) else (key,))), part
+
+
+def groups(frame: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    """Each comparison group (dataset, model, setting) as its title and its rows, in the order of the rows."""
+    return [
+        (" · ".join(value for value in key if value), part.reset_index(drop=True)) for key, part in _parts(frame, GROUP)
+    ]
+
+
+def _numbers(frame: pd.DataFrame, column: str) -> Values:
+    """A column as float64 [rows]; nan where the frame lacks it, where it is not finite and where the run failed."""
+    if column not in frame.columns:
+        return np.full(len(frame), math.nan)
+    values = frame[column].to_numpy(dtype=np.float64)
+    usable = np.isfinite(values) & (frame["status"] == "ok").to_numpy(dtype=bool)
+    return np.where(usable, values, math.nan)
+
+
+def _finite(values: Values) -> Values:
+    return values[np.isfinite(values)]
+
+
+def strengths_of(text: str) -> dict[str, float]:
+    """The strengths in "dropout.rate=0.3 l2.rate=0.001" by name; what is not a number is left out."""
+    found = {}
+    for item in text.split():
+        name, _, value = item.partition("=")
+        try:
+            found[name] = float(value)
+        except ValueError:
+            continue
+    return found
+
+
+def at_edge(strengths: str, grid: list[str]) -> bool:
+    """Whether a strength that varies over `grid` stands at its smallest or largest value in `strengths`."""
+    points = [strengths_of(text) for text in grid]
+    for name, value in strengths_of(strengths).items():
+        values = {point[name] for point in points if name in point}
+        if len(values) > 1 and value in (min(values), max(values)):
+            return True
+    return False
+
+
+def by_strength(runs: pd.DataFrame, level: float = 0.95) -> pd.DataFrame:
+    """One row per group, method, strengths, role and checkpoint: counts and, per metric, _mean, _sd (ddof=1), the
+    t-interval _lo and _hi (nan below two runs), _min and _max.
+
+    `val_acc_rank` and `val_loss_rank` order the strengths of one method and role by mean validation, 1 the best.
+    """
+    runs = in_order(runs)
+    rows: list[dict[Hashable, object]] = []
+    for key, group in _parts(runs, [*GROUP, "method"]):
+        grid = sorted(set(group.loc[group["role"] == "tune", "strengths"]))
+        for (role, strengths), part in _parts(group, ["role", "strengths"]):
+            chosen = bool(group.loc[group["strengths"] == strengths, "selected"].any())
+            for checkpoint in ("last", "best"):
+                if f"{checkpoint}_test_acc" not in runs.columns:
+                    continue
+                done = len(_finite(_numbers(part, f"{checkpoint}_test_acc")))
+                row: dict[Hashable, object] = dict(zip([*GROUP, "method"], key, strict=True))
+                row |= {
+                    "family": part["family"].iloc[0],
+                    "strengths": strengths,
+                    "strength": float(part["strength"].iloc[0]),
+                    "role": role,
+                    "checkpoint": checkpoint,
+                    "n_ok": done,
+                    "n_failed": len(part) - done,
+                    "selected": chosen,
+                    "edge_of_grid": chosen and at_edge(strengths, grid),
+                }
+                names = [f"{split}_{kind}" for split in ("train", "val", "test", "gap") for kind in ("loss", "acc")]
+                for name in [*names, "train_s"]:
+                    values = _finite(_numbers(part, name if name == "train_s" else f"{checkpoint}_{name}"))
+                    interval = t_interval(values, level)
+                    row |= {
+                        f"{name}_mean": interval.mean,
+                        f"{name}_sd": interval.sd,
+                        f"{name}_lo": interval.low,
+                        f"{name}_hi": interval.high,
+                        f"{name}_min": float(values.min()) if len(values) else math.nan,
+                        f"{name}_max": float(values.max()) if len(values) else math.nan,
+                    }
+                rows.append(row)
+    frame = pd.DataFrame(rows)
+    within = frame.groupby([*GROUP, "method", "role", "checkpoint"])
+    frame["val_acc_rank"] = within["val_acc_mean"].rank(ascending=False, method="min")
+    frame["val_loss_rank"] = within["val_loss_mean"].rank(method="min")
+    return frame.sort_values(
+        [*GROUP, "method", "role", "checkpoint", "strength", "strengths"], kind="stable"
+    ).reset_index(drop=True)
+
+
+def _covers(part: pd.DataFrame) -> str:
+    """What an interval over the seeds of these rows speaks about."""
+    modes = set(part["split_mode"])
+    if modes & {"none", "fixed"}:
+        return FIXED_SPLIT
+    return REDRAWN_SPLIT if modes - {""} else "seeds; how the data were split is not on record"
+
+
+def _compare(part: pd.DataFrame, baseline: pd.DataFrame, column: str, level: float) -> Paired:
+    """The paired difference of `column` between report rows of a configuration and of the baseline."""
+    seeds, base_seeds = (frame["seed"].to_numpy(dtype=np.int64) for frame in (part, baseline))
+    pairs = pair_by_seed(seeds, _numbers(part, column), base_seeds, _numbers(baseline, column))
+    return paired_difference(*pairs, level)
+
+
+def _row(
+    part: pd.DataFrame, tuning: pd.DataFrame, baseline: pd.DataFrame, checkpoint: str, metric: str, level: float
+) -> dict[Hashable, object]:
+    """The headline row of one configuration: `part` its report rows (maybe none), `tuning` its method's tune rows."""
+    known = part if len(part) else tuning
+    kind = metric.removeprefix("test_")
+    column, gap = f"{checkpoint}_{metric}", f"{checkpoint}_gap_{kind}"
+    strengths = str(part["strengths"].iloc[0]) if len(part) else ""
+    values = _finite(_numbers(part, column))
+    mean, gap_mean = t_interval(values, level), t_interval(_finite(_numbers(part, gap)), level)
+    row: dict[Hashable, object] = {name: str(known[name].iloc[0]) for name in [*GROUP, "method", "family", "protocol"]}
+    row |= {
+        "checkpoint": checkpoint,
+        "metric": metric,
+        "level": level,
+        "strengths": strengths,
+        "strength": float(part["strength"].iloc[0]) if len(part) else math.nan,
+        "n_tune": tuning["seed"].nunique(),
+        "n_report": len(values),
+        "n_failed": len(part) - len(values),
+        "n_tune_failed": int((tuning["status"] != "ok").sum()),
+        "tuning_runs": len(tuning),
+        "shared_seeds": len(set(part["seed"]) & set(tuning["seed"])),
+        "mean": mean.mean,
+        "sd": mean.sd,
+        "lo": mean.low,
+        "hi": mean.high,
+        "gap_mean": gap_mean.mean,
+        "gap_lo": gap_mean.low,
+        "gap_hi": gap_mean.high,
+        "base_mean": t_interval(_finite(_numbers(baseline, column)), level).mean,
+        "edge_of_grid": at_edge(strengths, sorted(set(tuning["strengths"]))),
+        "interval_covers": _covers(known),
+        "underfit": False,
+        "pairs": "",
+        "n_pairs": 0,
+    }
+    if row["method"] == BASELINE:
+        return row
+    test, gaps = _compare(part, baseline, column, level), _compare(part, baseline, gap, level)
+    train = _compare(part, baseline, f"{checkpoint}_train_{kind}", level)
+    seeds, base_seeds = (frame["seed"].to_numpy(dtype=np.int64) for frame in (part, baseline))
+    clock = paired_ratio(
+        *pair_by_seed(seeds, _numbers(part, "train_s"), base_seeds, _numbers(baseline, "train_s")), level
+    )
+    # Both intervals must exclude 0: by point estimates alone a quarter of all placebos would be called underfit.
+    worse = test.low > 0 if kind == "loss" else test.high < 0
+    return row | {
+        "n_pairs": test.n,
+        "pairs": test.kind,
+        "diff": test.mean,
+        "diff_lo": test.low,
+        "diff_hi": test.high,
+        "gap_diff": gaps.mean,
+        "gap_diff_lo": gaps.low,
+        "gap_diff_hi": gaps.high,
+        "p": test.p,
+        "wins": test.n - test.above - test.equal if kind == "loss" else test.above,
+        "ties": test.equal,
+        "d_train": train.mean,
+        "d_test": test.mean,
+        "time_ratio": clock.mean,
+        "time_ratio_lo": clock.low,
+        "time_ratio_hi": clock.high,
+        "underfit": worse and gaps.high < 0,
+    }
+
+
+def _configurations(group: pd.DataFrame) -> Iterator[tuple[pd.DataFrame, pd.DataFrame]]:
+    """Report rows and tune rows of each configuration that was reported, and of each method that never was."""
+    for _, method in _parts(group, ["method"]):
+        tuning, report = method[method["role"] == "tune"], method[method["role"] == "report"]
+        if report.empty:
+            yield report, tuning
+        for _, part in _parts(report, ["strengths"]):
+            yield part, tuning
+
+
+def headline(
+    runs: pd.DataFrame, checkpoint: str = "last", metric: str = "test_acc", level: float = 0.95
+) -> pd.DataFrame:
+    """One row per group and reported configuration, paired by seed against `none`: first `none`, then by difference.
+
+    Fractions and nats, as in `runs`. A method without report runs keeps a row of blanks; `p_holm` is within the group.
+    Raises NoBaseline for a group without report rows of `none`, ValueError for an unknown checkpoint or metric.
+    """
+    if checkpoint not in ("last", "best") or metric not in ("test_acc", "test_loss"):
+        raise ValueError(
+            f"no headline of {metric!r} at {checkpoint!r}; metrics: test_acc, test_loss; checkpoints: last, best"
+        )
+    frames = []
+    for key, group in _parts(in_order(runs), GROUP):
+        baseline = group[(group["method"] == BASELINE) & (group["role"] == "report")]
+        if baseline.empty:
+            study = str(group["study"].iloc[0]) if "study" in group.columns else "NAME"
+            raise NoBaseline(
+                f"no report runs of method 'none' for {', '.join(value for value in key if value)}; "
+                f"add them: regrun {' '.join(['method=none', f'study={study}', key[2]]).strip()}"
+            )
+        rows = [_row(part, tuning, baseline, checkpoint, metric, level) for part, tuning in _configurations(group)]
+        frame = pd.DataFrame(rows, columns=pd.Index(HEADLINE))
+        frame["p_holm"] = holm(frame["p"].to_numpy(dtype=np.float64))
+        frame["family_size"] = int(frame["p"].notna().sum())
+        better = frame["diff"].to_numpy(dtype=np.float64) * (-1 if metric == "test_acc" else 1)
+        frame = frame.assign(first=frame["method"] != BASELINE, better=better)
+        frames.append(frame.sort_values(["first", "better", "method", "strengths"], kind="stable")[HEADLINE])
+    return pd.concat(frames, ignore_index=True)
+
+
+def without_tests(frame: pd.DataFrame) -> pd.DataFrame:
+    """The frame of a secondary metric: intervals stay, p-values go, since only the primary family is corrected for."""
+    return frame.assign(p=math.nan, p_holm=math.nan, family_size=0)
+
+
+def to_csv(frame: pd.DataFrame) -> str:
+    """The frame as CSV: machine names, numbers as %.6g, blank where missing, `\\n` line ends."""
+    return frame.to_csv(index=False, float_format="%.6g", lineterminator="\n")

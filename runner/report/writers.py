@@ -1,0 +1,297 @@
+"""The headline for people: Markdown, LaTeX, the terminal, and the caption that says what the numbers are."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Hashable, Iterator, Mapping
+from dataclasses import dataclass
+
+import pandas as pd
+from rich.table import Table
+
+from runner.report.tables import BASELINE, groups, strengths_of
+
+BLANK = "–"  # an en dash reads as "nothing here"; a hyphen reads as a minus
+MINUS = "−"  # the width of a plus, so that signed columns line up
+
+Row = Mapping[Hashable, object]
+
+
+@dataclass(frozen=True)
+class Unit:
+    """How a metric is shown: `scale` times the stored value, at most `places` decimals, under these headings."""
+
+    scale: float
+    places: int
+    metric: str
+    short: str
+    difference: str
+
+
+UNITS = {
+    "test_acc": Unit(100.0, 2, "Test accuracy (%)", "Test acc", "percentage points"),
+    "test_loss": Unit(1.0, 4, "Test loss (cross-entropy, nats)", "Test loss", "nats"),
+}
+
+
+def number(row: Row, name: str) -> float:
+    """A numeric cell of a row; nan for a missing one."""
+    value = row[name]
+    return float(value) if isinstance(value, int | float) else math.nan
+
+
+def records(frame: pd.DataFrame) -> list[Row]:
+    """The rows of a frame as mappings from column to value."""
+    return [dict(row) for row in frame.to_dict("records")]
+
+
+def decimals(half: float, at_most: int) -> int:
+    """The decimals that show `half` with two significant digits, `at_most` as a limit and for a half that is blank."""
+    if not math.isfinite(half) or half <= 0:
+        return at_most
+    return min(at_most, max(0, 1 - math.floor(math.log10(half))))
+
+
+def _signed(value: float, places: int) -> str:
+    """A difference with its sign; exactly 0, or what rounds to it, has none."""
+    text = f"{value:+.{places}f}"
+    return text[1:] if float(text) == 0 else text.replace("-", MINUS)
+
+
+def plus_minus(mean: float, low: float, high: float, unit: Unit) -> str:
+    """ "73.91 ± 0.49": a mean and half the width of its interval, in the unit; the mean alone below two runs."""
+    if not math.isfinite(mean):
+        return BLANK
+    half = (high - low) / 2 * unit.scale
+    places = decimals(half, unit.places)
+    text = f"{mean * unit.scale:.{places}f}".replace("-", MINUS)
+    return text if not math.isfinite(half) else f"{text} ± {half:.{places}f}"
+
+
+def with_bounds(mean: float, low: float, high: float, unit: Unit) -> str:
+    """ "+1.67 [+1.03, +2.31]" in the unit; one decimal more where a bound would round onto 0 and hide its side."""
+    if not math.isfinite(mean):
+        return BLANK
+    mean, low, high = mean * unit.scale, low * unit.scale, high * unit.scale
+    places = decimals((high - low) / 2, unit.places)
+    if not math.isfinite(low) or not math.isfinite(high):
+        return _signed(mean, places)
+    if any(bound != 0 and float(f"{bound:.{places}f}") == 0 for bound in (low, high)):
+        places += 1
+    return f"{_signed(mean, places)} [{_signed(low, places)}, {_signed(high, places)}]"
+
+
+def p_text(p: float) -> str:
+    """A p-value to three decimals, "<0.001" below that."""
+    if not math.isfinite(p):
+        return BLANK
+    return "<0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def strength_text(strengths: str) -> str:
+    """The values of "dropout.rate=0.3 l2.rate=0.001" as "0.3, 0.001"; a dash for a method without strengths."""
+    return ", ".join(f"{value:g}" for value in strengths_of(strengths).values()) or BLANK
+
+
+def _method_text(row: Row) -> str:
+    failed, total = int(number(row, "n_failed")), int(number(row, "n_failed") + number(row, "n_report"))
+    return f"{row['method']} ({failed} of {total} failed)" if failed else str(row["method"])
+
+
+def human(frame: pd.DataFrame) -> pd.DataFrame:
+    """One group of a headline as text, at most nine columns; without p-values (a secondary metric) eight."""
+    rows = []
+    for row in records(frame):
+        unit, baseline = UNITS[str(row["metric"])], row["method"] == BASELINE
+        pairs, ties = number(row, "n_pairs"), number(row, "ties")
+        wins = BLANK if baseline or pairs == 0 else f"{number(row, 'wins'):.0f}/{pairs:.0f}"
+        ratio = number(row, "time_ratio")
+        rows.append(
+            {
+                "Method": _method_text(row),
+                "Strength": strength_text(str(row["strengths"])),
+                unit.short: plus_minus(number(row, "mean"), number(row, "lo"), number(row, "hi"), unit),
+                "Gap": plus_minus(number(row, "gap_mean"), number(row, "gap_lo"), number(row, "gap_hi"), unit),
+                f"Δ test [{_percent(frame)} CI]": with_bounds(
+                    number(row, "diff"), number(row, "diff_lo"), number(row, "diff_hi"), unit
+                ),
+                f"Δ gap [{_percent(frame)} CI]": with_bounds(
+                    number(row, "gap_diff"), number(row, "gap_diff_lo"), number(row, "gap_diff_hi"), unit
+                ),
+                "p (Holm)": p_text(number(row, "p_holm")),
+                "Wins": f"{wins} (={ties:.0f})" if ties > 0 else wins,
+                "Time ×": f"{ratio:.2f}" if math.isfinite(ratio) else BLANK,  # times, not x
+            }
+        )
+    table = pd.DataFrame(rows)
+    return table if int(frame["family_size"].max()) > 0 else table.drop(columns="p (Holm)")
+
+
+def _percent(frame: pd.DataFrame) -> str:
+    return f"{100 * float(frame['level'].iloc[0]):g}%"
+
+
+def span(values: pd.Series, what: str) -> str:
+    """ "10 seeds", "1 seed", or "8 to 10 seeds" where the values differ."""
+    low, high = int(values.min()), int(values.max())
+    return f"{low} {what}{'' if low == 1 else 's'}" if low == high else f"{low} to {high} {what}s"
+
+
+def protocol_text(frame: pd.DataFrame) -> str:
+    """How the strengths of a headline came about, and on which seeds the numbers stand."""
+    reported = frame[frame["n_report"] + frame["n_failed"] > 0]
+    shown = f"n = {span(reported['n_report'], 'report seed')}" if len(reported) else "no report seeds"
+    tuned = frame[frame["n_tune"] > 0]
+    if tuned.empty:
+        note = "nothing was chosen: every configuration that was run is a row of its own"
+        smoke = " (smoke study: too small to conclude from)" if "smoke" in set(frame["protocol"]) else ""
+        return f"{shown}; {note}{smoke}"
+    shared = int(frame["shared_seeds"].max()) > 0
+    chosen = f"on the mean validation metric of {span(tuned['n_tune'], 'tune seed' if shared else 'other seed')}"
+    return f"{shown}; strengths chosen {chosen} ({span(tuned['tuning_runs'], 'tuning run')} per method)"
+
+
+def _remarks(frame: pd.DataFrame) -> Iterator[str]:
+    """The sentences that only some studies need."""
+
+    def named(rows: pd.DataFrame) -> str:
+        return ", ".join(dict.fromkeys(rows["method"]))
+
+    others = frame[frame["method"] != BASELINE]
+    if int(frame["shared_seeds"].max()):
+        yield f"Selection and report share seeds, which flatters: {named(frame[frame['shared_seeds'] > 0])}."
+    if len(lost := frame[frame["n_failed"] > 0]):
+        yield f"Failed or diverged report runs are counted with the method ({named(lost)}) and are not in its means."
+    if len(lost := frame[frame["n_tune_failed"] > 0]):
+        yield f"Some tuning runs failed or diverged: {named(lost)}."
+    if len(absent := frame[frame["n_report"] + frame["n_failed"] == 0]):
+        yield f"Tuned, but without report runs: {named(absent)}."
+    if len(short := others[(others["n_pairs"] < others["n_report"])]):
+        yield f"Fewer pairs than runs, for lack of the same seeds in none: {named(short)}."
+    if len(few := others[(others["pairs"] == "few") & (others["n_report"] > 0)]):
+        yield f"Below two pairs there is no interval and no test: {named(few)}."
+    if len(constant := others[others["pairs"] == "constant"]):
+        yield f"No seed variance in the differences, hence no test; are seeds applied? {named(constant)}."
+    if len(same := others[others["pairs"] == "identical"]):
+        yield f"Identical to none in every pair: {named(same)}."
+    if len(edge := frame[frame["edge_of_grid"].astype(bool)]):
+        yield f"Chosen at the edge of the grid, a wider one may serve better: {named(edge)}."
+    if len(under := frame[frame["underfit"].astype(bool)]):
+        yield f"Smaller gap by underfitting, test worse: {named(under)}."
+
+
+def caption(frame: pd.DataFrame) -> str:
+    """What the numbers of one group's headline are: metric, seeds, checkpoint, interval, baseline, tests, reach."""
+    unit, level = UNITS[str(frame["metric"].iloc[0])], _percent(frame)
+    last = frame["checkpoint"].iloc[0] == "last"
+    when = "after the last epoch" if last else "at the epoch of lowest validation loss"
+    kind = "accuracy, train − test" if unit.scale == 100 else "loss, test − train"  # a minus sign
+    tests = int(frame["family_size"].max())
+    parts = [f"{unit.metric} {when}, evaluated on clean data. {protocol_text(frame)}.", f"Gap: {kind}."]
+    bounded = bool(frame["lo"].notna().any())
+    if bounded:
+        parts.append(f"± is half the {level} t-interval.")
+    if len(frame) > 1:
+        reach = f", with its {level} t-interval" if bounded else ""
+        parts.append(f"Δ: mean paired difference to none on the same seeds, in {unit.difference}{reach}.")
+    if tests:
+        parts.append(f"p: paired t-test, two-sided, Holm over the {tests} comparison{'s'[: tests > 1]} of this table.")
+    elif len(frame) > 1 and bounded:
+        parts.append("Intervals only: no test was made for this table.")
+    if len(frame) > 1:
+        parts.append("Wins: pairs better than none (= ties). Time ×: training time over none's, paired.")
+    if bounded:
+        parts.append(f"The intervals cover {' / '.join(sorted(set(frame['interval_covers'])))}.")
+    return " ".join([*parts, *_remarks(frame)])
+
+
+def to_markdown(frame: pd.DataFrame) -> str:
+    """One group's headline as a Markdown table, its caption below."""
+    table = human(frame)
+    left = {"Method", "Strength"}
+    cells = [[str(value).replace("|", "\\|") for value in row] for row in table.to_numpy().tolist()]
+    lines = [
+        "| " + " | ".join(table.columns) + " |",
+        "|" + "|".join(":--" if name in left else "--:" for name in table.columns) + "|",
+        *("| " + " | ".join(row) + " |" for row in cells),
+    ]
+    return "\n".join(lines) + f"\n\n{caption(frame)}\n"
+
+
+LATEX = {
+    "\\": r"\textbackslash{}",
+    **{mark: f"\\{mark}" for mark in "&%$#_{}"},
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": "$<$",
+    ">": "$>$",
+    "±": r"$\pm$",
+    "Δ": r"$\Delta$",
+    "×": r"$\times$",  # the sign to replace
+    "·": r"$\cdot$",
+    MINUS: "$-$",
+    BLANK: "--",
+}
+
+
+def latex_escape(text: str) -> str:
+    """Text for LaTeX: its own marks escaped, the signs of the tables in math mode."""
+    return "".join(LATEX.get(mark, mark) for mark in text)
+
+
+def to_latex(frame: pd.DataFrame) -> str:
+    """All groups of a headline as one bare booktabs `tabular` to `\\input`; each group's caption as a comment above."""
+    parts = groups(frame)
+    # One set of columns for all groups: the p column stays if any group has tests.
+    tested = int(frame["family_size"].max())
+    tables = [(title, part, human(part.assign(family_size=tested))) for title, part in parts]
+    names = list(tables[0][2].columns)
+    lines = [f"% {title}: {caption(part)}" for title, part, _ in tables]
+    lines += [f"\\begin{{tabular}}{{ll{'r' * (len(names) - 2)}}}", "\\toprule"]
+    lines.append(" & ".join(map(latex_escape, names)) + " \\\\")
+    for title, _, table in tables:
+        lines.append("\\midrule")
+        if len(tables) > 1:
+            lines.append(f"\\multicolumn{{{len(names)}}}{{l}}{{\\emph{{{latex_escape(title)}}}}} \\\\")
+        # A row that starts with [ would be read as the optional length of \\, hence the empty group.
+        lines += [
+            " & ".join("{}" * cell.startswith("[") + latex_escape(cell) for cell in map(str, row)) + " \\\\"
+            for row in table.to_numpy().tolist()
+        ]
+    return "\n".join([*lines, "\\bottomrule", "\\end{tabular}"]) + "\n"
+
+
+def wrapped(name: str, width: int) -> list[str]:
+    """`name` in lines of at most `width`, broken after "+", "_" and spaces where it can be, else anywhere."""
+    pieces = [part[at : at + width] for part in re.findall(r"[^+_ ]+[+_ ]*", name) for at in range(0, len(part), width)]
+    lines = [""]
+    for piece in pieces:
+        if lines[-1] and len((lines[-1] + piece).rstrip()) > width:
+            lines.append("")
+        lines[-1] += piece
+    return [line.rstrip() for line in lines]
+
+
+def terminal_table(frame: pd.DataFrame) -> Table:
+    """One group's headline for a terminal of 100 columns: percent and percentage points, or nats for a loss."""
+    table = Table(title=groups(frame)[0][0], title_justify="left", box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    shown = human(frame)
+    means = [UNITS[str(frame["metric"].iloc[0])].short, "Gap"]
+    for name in shown.columns:
+        if name in ("Method", "Strength"):
+            table.add_column(name, overflow="fold", min_width=14 if name == "Method" else 8)
+        else:
+            table.add_column(
+                name.replace(" [", "\n[").replace("t a", "t\na").replace("t l", "t\nl").replace("p (", "p\n("),
+                justify="right",
+                no_wrap=True,
+            )
+    for row in shown.to_dict("records"):
+        plain = {str(name): str(value) for name, value in row.items()}
+        # The half-widths of the means and the ties go: the intervals of the differences are what a reader compares.
+        plain |= {name: plain[name].split(" ±")[0] for name in means}
+        plain["Wins"] = plain["Wins"].split(" ")[0]
+        plain["Method"] = "\n".join(wrapped(plain["Method"], 16))
+        table.add_row(*plain.values(), style="bold" if plain["Method"] == BASELINE else "")
+    return table

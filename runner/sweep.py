@@ -1,0 +1,94 @@
+"""A sweep: every job composed and checked before the first one runs, the baseline added, the report made at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from runner.errors import Refusal
+
+Compose = Callable[[Sequence[str]], DictConfig]
+OUTSIDE = ("study", "out", "progress", "lanes", "threads", "seeds")  # what may differ between jobs without being an axis
+
+
+def plan(compose: Compose, jobs: Sequence[Sequence[str]], axes: Sequence[str]) -> tuple[Path, list[list[str]]]:
+    """The study's folder and the overrides of every job to run, in order: checked, each once, the baselines first.
+
+    `jobs` are lists of overrides, "method=dropout", "epochs=5"; `axes` are the keys that the sweep varies. Refuses
+    the whole sweep, and writes nothing, if any job is refused.
+    """
+    from runner import study
+    from runner.config import read
+
+    settings = [axis for axis in axes if axis != "method" and not axis.startswith(("method.", "hydra."))]
+    known = [axis for axis in settings if axis not in OUTSIDE]
+    wanted = [_fitting(list(job)) for job in jobs]
+    used = {override for job in wanted for override in job}
+    for job in jobs:
+        for override in job:
+            if override.startswith("method.") and override not in used:
+                name = override.split("=")[0].split(".")[1]
+                raise Refusal(f"{override}: no job of this sweep has the method {name!r} (method=...)")
+    with_baselines = _unique([[*_without_method(job), "method=none"] for job in wanted] + wanted)
+    label = f"axes=[{','.join(known)}]"
+    composed = []
+    for job in with_baselines:
+        cfg = compose([*job, label])
+        composed.append((job, read(cfg, job)))
+    names: dict[str, str] = {}
+    kept = []
+    for job, checked in composed:
+        if checked.name not in names:
+            names[checked.name] = checked.method
+            kept.append((job, checked))
+    first = kept[0][1]
+    named = first.study or stamp("sweep")
+    folder = first.out / named
+    study.admit([checked for _, checked in kept], known, folder)
+    study.begin([checked for _, checked in kept], known, folder)
+    return folder, [[*_without(job, "study"), f"study={named}", label] for job, _ in kept]
+
+
+def stamp(what: str) -> str:
+    """A readable name for a study that was given none."""
+    return f"{datetime.now().strftime('%Y-%m-%d_%H-%M-%S')}_{what}"
+
+
+def report(folder: Path) -> int:
+    """Make the study's tables and figures, show the table, and say how many of its jobs have failed."""
+    from runner.report.build import build
+    from runner.report.cli import show
+
+    made = build(folder)
+    show(made)
+    return len(made.failed)
+
+
+def _fitting(job: list[str]) -> list[str]:
+    """The job's overrides without the strengths of methods that it does not stack."""
+    stacked = _stacked(job)
+    return [o for o in job if not o.startswith("method.") or o.split("=")[0].split(".")[1] in stacked]
+
+
+def _stacked(job: Sequence[str]) -> list[str]:
+    choices = [o.partition("=")[2] for o in job if o.startswith("method=")]
+    return [name.strip() for name in choices[-1].strip("[]").split(",")] if choices else []
+
+
+def _without_method(job: Sequence[str]) -> list[str]:
+    return [o for o in job if not o.startswith(("method=", "method."))]
+
+
+def _without(job: Sequence[str], key: str) -> list[str]:
+    return [o for o in job if not o.startswith(f"{key}=")]
+
+
+def _unique(jobs: Sequence[list[str]]) -> list[list[str]]:
+    seen: dict[tuple[Any, ...], list[str]] = {}
+    for job in jobs:
+        seen.setdefault(tuple(job), job)
+    return list(seen.values())

@@ -1,0 +1,190 @@
+"""A whole report: files, figures, the command."""
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.text import Text
+from report_data import METHODS, Plan, write_study
+
+from runner.report import figures
+from runner.report.build import NoRuns, NotAStudy, build
+from runner.report.cli import main
+from runner.report.collect import collect, write_atomic
+from runner.report.style import own_settings
+from runner.report.tables import by_strength, headline, in_order, read_curves, read_runs
+
+
+def test_build_writes_everything(tmp_path: Path) -> None:
+    report = build(write_study(tmp_path / "first", Plan(diverged=(("dropout", "report", 5),))))
+    tables = {path.name for path in report.tables}
+    assert tables == {"headline.csv", "headline.md", "headline.tex", "by_strength.csv"}
+    names = ["gap_vs_test", "learning_curves", "strength_curves", "strength_gap"]
+    assert {path.name for path in report.figures} == {
+        f"{name}.{kind}" for name in names for kind in ("csv", "pdf", "png", "svg")
+    }
+    assert all(path.stat().st_size > 0 for path in (*report.tables, *report.figures))
+    text = (tmp_path / "first" / "report" / "headline.md").read_text()
+    assert "### At the epoch of lowest validation loss (secondary)" in text
+    assert "dropout 0.01: 1 of 10 report runs (seeds 5): diverged: loss is nan" in text
+    frame = pd.read_csv(tmp_path / "first" / "report" / "headline.csv", keep_default_na=False)
+    # 4 methods, by primary, best checkpoint and loss; only the primary table has p-values
+    assert len(frame) == 12
+    assert (frame["p"] != "").sum() == 3
+    assert not list((tmp_path / "first").rglob(".*"))
+
+
+def test_figures_have_the_same_bytes_twice(tmp_path: Path) -> None:
+    study = write_study(tmp_path / "study", Plan(methods=("l2",), report=3))
+    first = {path: path.read_bytes() for path in build(study).figures}
+    assert {path: path.read_bytes() for path in build(study).figures} == first
+
+
+def test_a_caller_keeps_backend_and_settings(tmp_path: Path) -> None:
+    study = write_study(tmp_path / "study", Plan(methods=("l2",), report=2))
+    code = (
+        "import matplotlib; from matplotlib import rcsetup; import sys; from pathlib import Path;"
+        "matplotlib.rcParams['font.size'] = 21; before = dict.__getitem__(matplotlib.rcParams, 'backend');"
+        "from runner.report.build import build; build(Path(sys.argv[1]));"
+        "assert matplotlib.rcParams['font.size'] == 21;"
+        "assert dict.__getitem__(matplotlib.rcParams, 'backend') is before;"
+        "assert 'matplotlib.pyplot' not in sys.modules and 'torch' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(study)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [
+        Plan(methods=()),
+        Plan(methods=("l2", "dropout"), report=1, tune=1),
+        Plan(methods=("l2",), report=2, protocol="fixed", strengths=()),
+        Plan(methods=("l2", "mixup+l2"), report=2, protocol="fixed", strengths=(0, 0.01, 1.0)),
+        Plan(methods=("l2",), report=2, diverged=(("l2", "report", 3), ("l2", "report", 4))),
+        Plan(methods=("l2",), report=2, diverged=(("none", "report", 3), ("none", "report", 4))),
+        Plan(methods=METHODS[:12], report=2, tune=2, strengths=(0.1, 0.2)),
+        Plan(methods=("l2",), report=2, groups=(("a", "mlp", ""), ("b", "mlp", "lr=1"))),
+    ],
+    ids=[
+        "none only",
+        "one seed",
+        "no strengths",
+        "strength zero",
+        "all diverged",
+        "no baseline left",
+        "many",
+        "groups",
+    ],
+)
+def test_odd_studies_still_report(tmp_path: Path, plan: Plan) -> None:
+    report = build(write_study(tmp_path / "study", plan))
+    assert len(report.headline) >= len(plan.methods) + 1
+    assert {path.suffix for path in report.figures} == {".csv", ".pdf", ".png", ".svg"}
+
+
+def test_no_text_leaves_the_figure(tmp_path: Path) -> None:
+    plan = Plan(methods=("mixup+label_smoothing+stochastic_depth", *METHODS[:7]), report=3, tune=2)
+    study = write_study(tmp_path / "study", plan)
+    runs = in_order(read_runs(collect(study)))
+    frame, strengths = headline(runs), by_strength(runs)
+    drawings = [
+        figures.gap_vs_test(frame, strengths),
+        figures.strength_curves(runs, frame, strengths),
+        figures.learning_curves(runs, frame, read_curves(study)),
+    ]
+    for drawing in drawings:
+        assert drawing is not None
+        width, height = drawing.figure.canvas.get_width_height()
+        renderer = drawing.figure.canvas.get_renderer()  # type: ignore[attr-defined]  # an Agg canvas
+        # Tick labels stay out: matplotlib keeps some beyond the limits and does not draw them.
+        artists = [*drawing.figure.texts, *(child for axes in drawing.figure.axes for child in axes.get_children())]
+        texts = [artist for artist in artists if isinstance(artist, Text) and artist.get_text()]
+        assert len(texts) > len(drawing.figure.axes)
+        for text in texts:
+            box = text.get_window_extent(renderer)
+            outside = box.x0 < -1 or box.y0 < -1 or box.x1 > width + 1 or box.y1 > height + 1
+            assert not outside, text.get_text()
+
+
+def test_the_frontier_by_hand() -> None:
+    # (1, 5) starts; (2, 4) is beaten by it; (3, 6) is higher; (3, 5.5) has the same gap and less
+    steps = figures._frontier(np.array([3.0, 2.0, 1.0, 3.0]), np.array([6.0, 4.0, 5.0, 5.5]))
+    assert steps == [(1.0, 5.0), (3.0, 6.0)]
+
+
+def test_one_collapsed_method_does_not_flatten_the_others() -> None:
+    values = np.array([70.0, 71.0, 72.0, 73.0, 74.0, 10.0])
+    low, high = figures._limits(values, np.full(6, math.nan), np.full(6, math.nan))
+    assert 65 < low < 70
+    assert 74 < high < 80
+
+
+def test_empty_and_repeated_curves(tmp_path: Path) -> None:
+    study = write_study(tmp_path / "study", Plan(methods=("l2",), report=2))
+    once = read_curves(study)
+    lines = (study / "digits--l2" / "curves.csv").read_text().splitlines(keepends=True)
+    for job, text in {"empty": "", "header": lines[0], "again": "".join(lines)}.items():
+        (study / job).mkdir()
+        (study / job / "curves.csv").write_text(text)
+    assert len(read_curves(study)) == len(once)
+    (tmp_path / "bare").mkdir()
+    assert read_curves(tmp_path / "bare").empty
+
+
+def test_failed_jobs_are_listed_and_exit_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    study = write_study(tmp_path / "study", Plan(methods=("l2",), report=2))
+    assert main([str(study)]) == 0
+    assert "none" in capsys.readouterr().out
+    for job, state, code in (("swa", "running", 0), ("sam", "failed", 1)):
+        (study / job).mkdir()
+        (study / job / "status.json").write_text(json.dumps({"state": state, "error": "out of\nmemory", "method": job}))
+        assert main([str(study)]) == code
+    assert "job sam (sam): failed: out of memory" in capsys.readouterr().err
+    text = (study / "report" / "headline.md").read_text()
+    assert "- job sam (sam): failed: out of memory\n" in text
+    assert "- job swa (swa): running, not all its runs are in this report\n" in text
+
+
+def test_what_is_not_a_study_is_one_line_and_exit_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(tmp_path / "nowhere")]) == 2
+    assert main([str(tmp_path)]) == 2
+    errors = capsys.readouterr().err.splitlines()
+    assert len(errors) == 2
+    assert "is not a study" in errors[1]
+    with pytest.raises(NotAStudy):
+        build(tmp_path)
+    assert not (tmp_path / "report").exists()
+    study = write_study(tmp_path / "study", Plan(methods=("l2",), report=2, baseline=False))
+    assert main([str(study)]) == 2
+    assert "regrun method=none study=synthetic" in capsys.readouterr().err
+
+
+def test_only_failed_jobs_exit_1(tmp_path: Path) -> None:
+    (tmp_path / "l2").mkdir()
+    (tmp_path / "l2" / "status.json").write_text('{"state": "failed", "error": "no", "method": "l2"}')
+    with pytest.raises(NoRuns, match=r"l2 \(l2\): failed: no"):
+        build(tmp_path)
+    assert main([str(tmp_path)]) == 1
+
+
+def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
+    path = write_atomic(tmp_path / "a.txt", "old")
+    with pytest.raises(UnicodeEncodeError):
+        write_atomic(path, "\ud800")
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_settings_come_back() -> None:
+    size = matplotlib.rcParams["font.size"]
+    with own_settings():
+        assert matplotlib.rcParams["svg.hashsalt"] == "regrun"
+    assert matplotlib.rcParams["font.size"] == size
+    assert matplotlib.rcParams["svg.hashsalt"] is None

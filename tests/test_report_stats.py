@@ -1,0 +1,124 @@
+"""Intervals, pairs and Holm against numbers worked out by hand."""
+
+import math
+
+import numpy as np
+import pytest
+
+from runner.report.stats import holm, pair_by_seed, paired_difference, paired_ratio, t_interval
+
+
+def test_t_interval_of_three_values() -> None:
+    # 1, 2, 3: mean 2, sd 1, t(0.975, 2 df) = 4.30265, half-width 4.30265 / sqrt(3) = 2.48414
+    interval = t_interval(np.array([1.0, 2.0, 3.0]))
+    assert (interval.mean, interval.sd, interval.n) == (2.0, 1.0, 3)
+    assert interval.low == pytest.approx(2 - 2.48414, abs=1e-5)
+    assert interval.high == pytest.approx(2 + 2.48414, abs=1e-5)
+
+
+def test_t_interval_takes_its_level() -> None:
+    # t(0.75, 1 df) = 1: the 50 % interval of 0, 2 (sd sqrt(2), standard error 1) is 1 -+ 1
+    interval = t_interval(np.array([0.0, 2.0]), level=0.5)
+    assert (interval.low, interval.high) == pytest.approx((0.0, 2.0))
+
+
+@pytest.mark.parametrize("values", [[], [0.4]])
+def test_t_interval_below_two_values_has_no_bounds(values: list[float]) -> None:
+    interval = t_interval(np.array(values))
+    assert interval.n == len(values)
+    assert math.isnan(interval.low)
+    assert math.isnan(interval.high)
+    assert math.isnan(interval.sd)
+    assert interval.mean == 0.4 if values else math.isnan(interval.mean)
+
+
+def test_t_interval_refuses_what_is_not_finite() -> None:
+    with pytest.raises(ValueError, match="finite"):
+        t_interval(np.array([0.1, math.nan]))
+    with pytest.raises(ValueError, match="level is 95"):
+        t_interval(np.array([0.1, 0.2]), level=95)
+
+
+def test_t_interval_covers_its_level() -> None:
+    # 4,000 samples of 5: the share has a standard error of 0.0034; z-intervals would cover 0.87, the bootstrap 0.83.
+    samples = np.random.default_rng(0).normal(size=(4000, 5))
+    intervals = [t_interval(sample) for sample in samples]
+    covered = np.mean([interval.low <= 0 <= interval.high for interval in intervals])
+    assert 0.935 < covered < 0.965
+
+
+def test_paired_difference_by_hand() -> None:
+    # differences 1, 2, 3: mean 2, standard error 1/sqrt(3), t = 3.4641 with 2 df;
+    # p = 1 - t/sqrt(t^2 + 2) = 1 - 3.4641/sqrt(14) = 0.074180
+    paired = paired_difference(np.array([2.0, 4.0, 6.0]), np.array([1.0, 2.0, 3.0]))
+    assert (paired.mean, paired.n, paired.above, paired.equal, paired.kind) == (2.0, 3, 3, 0, "normal")
+    assert paired.low == pytest.approx(2 - 2.48414, abs=1e-5)
+    assert paired.p == pytest.approx(0.074180, abs=1e-6)
+
+
+def test_two_pairs_still_have_an_interval() -> None:
+    # differences 0, 2: mean 1, standard error 1, t = 1 with 1 df: p = 0.5; t(0.975, 1 df) = 12.7062
+    paired = paired_difference(np.array([1.0, 3.0]), np.array([1.0, 1.0]))
+    assert paired.p == pytest.approx(0.5)
+    assert (paired.low, paired.high) == pytest.approx((1 - 12.7062, 1 + 12.7062), abs=1e-4)
+    assert (paired.above, paired.equal) == (1, 1)
+
+
+def test_identical_runs_differ_by_nothing() -> None:
+    values = np.array([0.1, 0.2, 0.3])
+    # 0.1 + 0.2 is not 0.3 in floating point: rounding of a fraction is no difference.
+    paired = paired_difference(values, np.array([0.1, 0.2, 0.1 + 0.2]))
+    assert (paired.mean, paired.low, paired.high, paired.p, paired.kind) == (0.0, 0.0, 0.0, 1.0, "identical")
+    assert paired.equal == 3
+
+
+def test_a_constant_shift_has_no_p_value() -> None:
+    values = np.array([0.1, 0.2, 0.7])
+    paired = paired_difference(values + 0.05, values)
+    assert paired.kind == "constant"
+    assert paired.mean == pytest.approx(0.05)
+    assert math.isnan(paired.p)
+    assert math.isnan(paired.low)
+    assert math.isnan(paired.high)
+
+
+def test_one_pair_and_none() -> None:
+    one = paired_difference(np.array([0.5]), np.array([0.4]))
+    assert one.mean == pytest.approx(0.1)
+    assert (one.kind, one.above) == ("few", 1)
+    assert math.isnan(one.p)
+    nothing = paired_difference(np.array([]), np.array([]))
+    assert nothing.n == 0
+    assert math.isnan(nothing.mean)
+
+
+def test_pairs_are_the_seeds_both_have_finite() -> None:
+    # seed 4 is missing on the right, seed 5 on the left, seed 3 diverged: 1 and 2 remain, in the order of the seeds
+    ours, theirs = pair_by_seed(
+        np.array([3, 2, 1, 4]), np.array([math.nan, 0.2, 0.1, 0.4]),
+        np.array([1, 5, 2, 3]), np.array([0.01, 0.05, 0.02, 0.03]),
+    )  # fmt: skip
+    assert ours.tolist() == [0.1, 0.2]
+    assert theirs.tolist() == [0.01, 0.02]
+
+
+def test_a_seed_twice_is_refused() -> None:
+    with pytest.raises(ValueError, match="occurs twice"):
+        pair_by_seed(np.array([1, 1]), np.array([0.1, 0.2]), np.array([1]), np.array([0.1]))
+
+
+def test_paired_ratio_is_geometric() -> None:
+    # ratios 1 and 4: geometric mean 2 (the arithmetic one is 2.5); the pair with time 0 is left out
+    ratio = paired_ratio(np.array([2.0, 8.0, 1.0]), np.array([2.0, 2.0, 0.0]))
+    assert ratio.mean == pytest.approx(2.0)
+    assert ratio.n == 2
+    assert ratio.low < ratio.mean < ratio.high
+
+
+def test_holm_by_hand() -> None:
+    # sorted 0.01, 0.03, 0.04 times 3, 2, 1 = 0.03, 0.06, 0.04; made monotone 0.03, 0.06, 0.06; nan is not in the family
+    adjusted = holm(np.array([0.04, 0.01, math.nan, 0.03]))
+    assert adjusted[[0, 1, 3]] == pytest.approx([0.06, 0.03, 0.06])
+    assert math.isnan(adjusted[2])
+    assert holm(np.array([0.9, 0.8])).tolist() == [1.0, 1.0]
+    assert holm(np.array([])).tolist() == []

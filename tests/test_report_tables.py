@@ -1,0 +1,321 @@
+"""The frames of the report and their text, on a synthetic study and on rows written by hand."""
+
+import io
+import math
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from report_data import Plan, write_study
+from rich.console import Console
+
+from runner.report.collect import collect
+from runner.report.tables import (
+    NoBaseline,
+    at_edge,
+    by_strength,
+    groups,
+    headline,
+    read_runs,
+    strengths_of,
+    without_tests,
+)
+from runner.report.writers import (
+    UNITS,
+    caption,
+    decimals,
+    p_text,
+    plus_minus,
+    strength_text,
+    terminal_table,
+    to_latex,
+    to_markdown,
+    with_bounds,
+    wrapped,
+)
+
+ACC = UNITS["test_acc"]
+
+
+def runs_of(folder: Path, plan: Plan) -> pd.DataFrame:
+    return read_runs(collect(write_study(folder, plan)))
+
+
+def by_hand(values: dict[str, list[float]], **columns: object) -> pd.DataFrame:
+    """Report rows with these test accuracies, seeds 0, 1, ..., train accuracy 0.9 throughout."""
+    rows = []
+    for method, accuracies in values.items():
+        for seed, accuracy in enumerate(accuracies):
+            row: dict[str, object] = {
+                "run_id": f"{method}-{seed}", "study": "s", "dataset": "digits", "model": "mlp", "setting": "",
+                "method": method, "family": "baseline" if method == "none" else "penalty",
+                "strengths": "" if method == "none" else f"{method}.rate=0.01",
+                "strength": math.nan if method == "none" else 0.01, "seed": seed, "role": "report",
+                "protocol": "fixed", "selected": False, "split_mode": "train_val", "train_s": 2.0,
+                "status": "ok" if math.isfinite(accuracy) else "diverged", "error": "", "last_epoch": 9.0,
+                "last_train_acc": 0.9, "last_val_acc": accuracy, "last_test_acc": accuracy,
+                "last_gap_acc": 0.9 - accuracy, "last_test_loss": 1 - accuracy, "last_train_loss": 0.1,
+                "last_gap_loss": 0.9 - accuracy, "last_val_loss": 1 - accuracy,
+            }  # fmt: skip
+            rows.append(row | columns)
+    return pd.DataFrame(rows)
+
+
+THREE = by_hand({"none": [0.70, 0.72, 0.74], "l_2": [0.71, 0.74, 0.77]})
+
+
+def test_headline_by_hand() -> None:
+    # differences 0.01, 0.02, 0.03: mean 0.02, half-width 4.30265 * 0.01 / sqrt(3) = 0.0248414, t = 3.4641, p = 0.07418;
+    # train does not move, so the gap moves by -0.02
+    frame = headline(THREE)
+    assert frame["method"].tolist() == ["none", "l_2"]
+    row = frame.iloc[1]
+    assert row["diff"] == pytest.approx(0.02)
+    assert row["diff_lo"] == pytest.approx(0.02 - 0.0248414, abs=1e-6)
+    assert row["gap_diff"] == pytest.approx(-0.02)
+    assert (row["p"], row["p_holm"]) == pytest.approx((0.074180, 0.074180), abs=1e-6)
+    assert (row["wins"], row["n_pairs"], row["family_size"]) == (3, 3, 1)
+    assert row["d_train"] - row["d_test"] == pytest.approx(row["gap_diff"])
+    assert (row["time_ratio"], row["base_mean"]) == pytest.approx((1.0, 0.72))
+    assert row["interval_covers"] == "seeds and training sets"
+
+
+def test_lower_loss_wins() -> None:
+    frame = headline(THREE, metric="test_loss")
+    assert frame.iloc[1]["diff"] == pytest.approx(-0.02)
+    assert frame.iloc[1]["wins"] == 3
+
+
+def test_shuffled_rows_give_the_same_tables(tmp_path: Path) -> None:
+    runs = runs_of(tmp_path, Plan(diverged=(("dropout", "report", 5),)))
+    shuffled = runs.sample(frac=1, random_state=np.random.RandomState(0))
+    # To the last bit: sums are taken in the order of the seeds, whatever the order of the rows.
+    pd.testing.assert_frame_equal(headline(runs), headline(shuffled), check_exact=True)
+    pd.testing.assert_frame_equal(by_strength(runs), by_strength(shuffled), check_exact=True)
+
+
+def test_a_missing_seed_leaves_complete_pairs() -> None:
+    runs = THREE[~((THREE["method"] == "none") & (THREE["seed"] == 1))]
+    row = headline(runs).iloc[1]
+    # seeds 0 and 2 remain: differences 0.01 and 0.03
+    assert (row["n_report"], row["n_pairs"]) == (3, 2)
+    assert row["diff"] == pytest.approx(0.02)
+    assert "Fewer pairs than runs, for lack of the same seeds in none: l_2." in caption(headline(runs))
+
+
+def test_diverged_runs_are_counted_and_not_averaged() -> None:
+    runs = by_hand({"none": [0.7, 0.72, 0.74], "l2": [0.71, math.nan, 0.77]})
+    row = headline(runs).iloc[1]
+    assert (row["n_report"], row["n_failed"], row["n_pairs"]) == (2, 1, 2)
+    assert row["mean"] == pytest.approx(0.74)
+    text = to_markdown(headline(runs))
+    assert "| l2 (1 of 3 failed) |" in text
+    assert "not in its means" in text
+
+
+def test_a_failed_run_with_a_number_is_not_averaged() -> None:
+    runs = THREE.assign(status=["ok"] * 5 + ["failed"])
+    assert headline(runs).iloc[1]["mean"] == pytest.approx(0.725)
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_few_seeds(seeds: int) -> None:
+    frame = headline(THREE[THREE["seed"] < seeds])
+    assert math.isnan(frame.iloc[1]["p"]) == (seeds == 1)
+    assert math.isnan(frame.iloc[1]["diff_lo"]) == (seeds == 1)
+    assert ("Below two pairs" in caption(frame)) == (seeds == 1)
+    assert ("t-interval" in caption(frame)) == (seeds > 1)
+
+
+def test_identical_and_shifted_methods_are_named() -> None:
+    frame = headline(by_hand({"none": [0.7, 0.8], "same": [0.7, 0.8], "shifted": [0.6, 0.7]}))
+    pairs = dict(zip(frame["method"], frame["pairs"], strict=True))
+    assert pairs == {"none": "", "same": "identical", "shifted": "constant"}
+    assert "are seeds applied? shifted." in caption(frame)
+    assert "Identical to none in every pair: same." in caption(frame)
+    # The refused test is not in the family.
+    assert set(frame["family_size"]) == {1}
+
+
+def test_a_group_without_none_says_how_to_add_it() -> None:
+    runs = THREE[THREE["method"] != "none"].assign(setting="optimizer.lr=0.1")
+    with pytest.raises(
+        NoBaseline, match=r"digits, mlp, optimizer.lr=0.1; .*regrun method=none study=s optimizer.lr=0.1"
+    ):
+        headline(runs)
+
+
+def test_groups_do_not_mix() -> None:
+    easy = THREE.assign(dataset="easy", last_test_acc=THREE["last_test_acc"] + 0.1)
+    frame = headline(pd.concat([THREE, easy]))
+    assert [title for title, _ in groups(frame)] == ["digits · mlp", "easy · mlp"]
+    assert frame.loc[frame["method"] == "none", "mean"].tolist() == pytest.approx([0.72, 0.82])
+    assert set(frame["family_size"]) == {1}
+
+
+def test_a_repeated_run_counts_once_and_the_later_holds() -> None:
+    first = THREE.assign(started_at="2025-01-01", last_test_acc=0.1)
+    frame = headline(pd.concat([THREE.assign(started_at="2025-01-02"), first]))
+    assert frame["mean"].tolist() == pytest.approx([0.72, 0.74])
+
+
+def test_the_chosen_strength_is_that_of_the_report_rows(tmp_path: Path) -> None:
+    runs = runs_of(tmp_path, Plan(methods=("l2", "mixup")))
+    before = headline(runs).set_index("method")["strengths"].to_dict()
+    strengths = by_strength(runs)
+    tune = strengths[(strengths["role"] == "tune") & (strengths["checkpoint"] == "last")]
+    best = tune[tune["val_acc_rank"] == 1].set_index("method")["strengths"].to_dict()
+    assert {name: before[name] for name in best} == best
+    # However the test columns read, the strengths shown stay.
+    flipped = runs.assign(**{name: 1 - runs[name] for name in runs.columns if "_test_" in name})
+    assert headline(flipped).set_index("method")["strengths"].to_dict() == before
+    ranks = by_strength(flipped)[["method", "strengths", "role", "selected", "edge_of_grid", "val_acc_rank"]]
+    assert ranks.equals(strengths[ranks.columns])
+
+
+def test_tuned_counts_and_caption(tmp_path: Path) -> None:
+    frame = headline(runs_of(tmp_path, Plan(methods=("l2",), report=4, split_mode="none")))
+    row = frame.iloc[1]
+    assert (row["n_tune"], row["tuning_runs"], row["n_report"], row["shared_seeds"]) == (3, 15, 4, 0)
+    text = caption(frame)
+    assert text.startswith(
+        "Test accuracy (%) after the last epoch, evaluated on clean data. n = 4 report seeds; strengths chosen on the "
+        "mean validation metric of 3 other seeds (15 tuning runs per method)."
+    )
+    assert "Holm over the 1 comparison of this table" in text
+    assert "The intervals cover seeds only; one fixed training set: the interval does not cover the choice" in text
+
+
+def test_shared_seeds_are_said() -> None:
+    tune = THREE[THREE["method"] != "none"].assign(role="tune", protocol="tuned")
+    assert "Selection and report share seeds, which flatters: l_2." in caption(headline(pd.concat([THREE, tune])))
+
+
+def test_a_method_without_report_runs_keeps_its_row() -> None:
+    tune = by_hand({"dropout": [math.nan, math.nan]}, role="tune", protocol="tuned")
+    frame = headline(pd.concat([THREE, tune]))
+    row = frame.set_index("method").loc["dropout"]
+    assert (row["n_report"], row["n_tune_failed"], row["tuning_runs"]) == (0, 2, 2)
+    assert "Tuned, but without report runs: dropout." in caption(frame)
+
+
+def test_fixed_shows_every_configuration(tmp_path: Path) -> None:
+    frame = headline(runs_of(tmp_path, Plan(methods=("l2",), protocol="fixed", strengths=(0.1, 0.2), report=3)))
+    assert sorted(frame["strengths"]) == ["", "l2.rate=0.1", "l2.rate=0.2"]
+    assert "nothing was chosen: every configuration that was run is a row of its own" in caption(frame)
+    assert set(frame["family_size"]) == {2}
+
+
+def test_underfit_needs_both_intervals() -> None:
+    # test falls by 0.020, 0.021, 0.022 and train by more: the gap shrinks, test is clearly worse
+    runs = by_hand({"none": [0.70, 0.72, 0.74], "l2": [0.68, 0.699, 0.718]})
+    shrunk = runs.assign(last_gap_acc=runs["last_gap_acc"] - np.where(runs["method"] == "l2", 0.05, 0.0))
+    assert headline(shrunk)["underfit"].tolist() == [False, True]
+    assert headline(runs)["underfit"].tolist() == [False, False]
+    # the gap shrinks by 0.05 on average, but by 0, 0.05 and 0.10: not certain
+    loose = runs.assign(last_gap_acc=runs["last_gap_acc"] - np.where(runs["method"] == "l2", 0.07, 0.0))
+    loose["last_gap_acc"] += np.where(runs["method"] == "l2", 0.05 * (runs["seed"] - 1), 0.0)
+    row = headline(loose).iloc[1]
+    assert row["gap_diff"] < 0 < row["gap_diff_hi"]
+    assert not row["underfit"]
+
+
+def test_holm_is_over_the_methods_of_a_group() -> None:
+    # l_2 as by hand, p = 0.07418; twin has the same differences, so both are multiplied by 2 at the first step
+    frame = headline(by_hand({"none": [0.70, 0.72, 0.74], "l_2": [0.71, 0.74, 0.77], "twin": [0.71, 0.74, 0.77]}))
+    assert frame["p_holm"].tolist()[1:] == pytest.approx([0.14836, 0.14836], abs=1e-5)
+    assert frame["family_size"].tolist() == [2, 2, 2]
+
+
+def test_rows_go_from_best_to_worst_after_none() -> None:
+    values = {"a": [0.60, 0.63, 0.64], "none": [0.70, 0.72, 0.74], "z": [0.71, 0.74, 0.77]}
+    assert headline(by_hand(values))["method"].tolist() == ["none", "z", "a"]
+    assert headline(by_hand(values), metric="test_loss")["method"].tolist() == ["none", "z", "a"]
+
+
+def test_edge_of_grid() -> None:
+    grid = ["a.rate=0.1 b.rate=1", "a.rate=0.2 b.rate=1", "a.rate=0.3 b.rate=1"]
+    assert [at_edge(text, grid) for text in grid] == [True, False, True]
+    assert not at_edge(grid[0], grid[:1])
+    assert strengths_of("dropout.rate=0.3 l2.rate=1e-3") == {"dropout.rate": 0.3, "l2.rate": 0.001}
+    assert strength_text("dropout.rate=0.3 l2.rate=1e-3") == "0.3, 0.001"
+
+
+def test_rounding() -> None:
+    # two significant digits of the half-width, at most two decimals in percentage points
+    assert [decimals(half, 2) for half in (12.3, 1.23, 0.123, 0.0123, math.nan)] == [0, 1, 2, 2, 2]
+    assert plus_minus(0.73914, 0.7342, 0.7440, ACC) == "73.91 ± 0.49"
+    assert plus_minus(0.739, 0.719, 0.759, ACC) == "73.9 ± 2.0"
+    assert plus_minus(0.73914, math.nan, math.nan, ACC) == "73.91"
+    assert with_bounds(0.017, 0.0103, 0.0237, ACC) == "+1.70 [+1.03, +2.37]"
+    assert with_bounds(-0.02, -0.045, 0.005, ACC) == "−2.0 [−4.5, +0.5]"
+    # the lower bound +0.04 pp would round to 0.0 and hide that the interval excludes 0
+    assert with_bounds(0.02, 0.0004, 0.0396, ACC) == "+2.00 [+0.04, +3.96]"
+    assert with_bounds(0.0, 0.0, 0.0, ACC) == "0.00 [0.00, 0.00]"
+    assert [p_text(p) for p in (0.0004, 0.0374, math.nan)] == ["<0.001", "0.037", "–"]
+
+
+def test_markdown_golden() -> None:
+    # none: mean 72, sd 2, half-width 4.30265 * 2 / sqrt(3) = 4.97; l_2: sd 3, half-width 7.45
+    assert to_markdown(headline(THREE)).splitlines()[:4] == [
+        "| Method | Strength | Test acc | Gap | Δ test [95% CI] | Δ gap [95% CI] | p (Holm) | Wins | Time × |",
+        "|:--|:--|--:|--:|--:|--:|--:|--:|--:|",
+        "| none | – | 72.0 ± 5.0 | 18.0 ± 5.0 | – | – | – | – | – |",
+        "| l_2 | 0.01 | 74.0 ± 7.5 | 16.0 ± 7.5 | +2.0 [−0.5, +4.5] | −2.0 [−4.5, +0.5] | 0.074 | 3/3 | 1.00 |",
+    ]
+
+
+def test_latex_golden() -> None:
+    lines = to_latex(headline(THREE)).splitlines()
+    assert lines[0].startswith("% digits · mlp: Test accuracy (%)")
+    assert lines[1:4] == [
+        "\\begin{tabular}{llrrrrrrr}",
+        "\\toprule",
+        "Method & Strength & Test acc & Gap & $\\Delta$ test [95\\% CI] & $\\Delta$ gap [95\\% CI] & p (Holm) & Wins & "
+        "Time $\\times$ \\\\",
+    ]
+    assert lines[6] == (
+        "l\\_2 & 0.01 & 74.0 $\\pm$ 7.5 & 16.0 $\\pm$ 7.5 & +2.0 [$-$0.5, +4.5] & $-$2.0 [$-$4.5, +0.5] & "
+        "0.074 & 3/3 & 1.00 \\\\"
+    )
+    assert lines[-2:] == ["\\bottomrule", "\\end{tabular}"]
+
+
+def test_secondary_tables_have_no_tests() -> None:
+    text = to_markdown(without_tests(headline(THREE, metric="test_loss")))
+    assert "p (Holm)" not in text
+    assert "no test was made" in text
+    assert "Test loss (cross-entropy, nats)" in text
+
+
+def test_terminal_table_fits_in_100_columns(tmp_path: Path) -> None:
+    plan = Plan(methods=("mixup+label_smoothing+stochastic_depth", "dropout"), diverged=(("dropout", "report", 4),))
+    for metric in ("test_acc", "test_loss"):
+        output = io.StringIO()
+        frame = headline(runs_of(tmp_path / metric, plan), metric=metric)
+        Console(file=output, width=100).print(terminal_table(frame))
+        lines = output.getvalue().splitlines()
+        assert max(map(len, lines)) <= 100
+        assert "…" not in output.getvalue()
+        assert any(line.startswith("none") for line in lines)
+
+
+def test_wrapped_breaks_where_a_reader_would() -> None:
+    assert wrapped("mixup+label_smoothing", 12) == ["mixup+label_", "smoothing"]
+    assert wrapped("abcdefgh", 3) == ["abc", "def", "gh"]
+
+
+def test_collect_merges_jobs_and_keeps_text(tmp_path: Path) -> None:
+    for job, text in {"b": "dataset,seed,x\nd,2,0.10\n", "a": "dataset,seed\nd,10\nd,1\n"}.items():
+        (tmp_path / job).mkdir()
+        (tmp_path / job / "runs.csv").write_text(text)
+    (tmp_path / "empty").mkdir()
+    assert collect(tmp_path).read_text() == "dataset,seed,x\nd,1,\nd,2,0.10\nd,10,\n"
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["runs.csv"]
+
+
+def test_columns_that_are_missing_are_named(tmp_path: Path) -> None:
+    (tmp_path / "runs.csv").write_text("run_id,seed\na,1\n")
+    with pytest.raises(ValueError, match="lacks the columns dataset, model"):
+        read_runs(tmp_path / "runs.csv")
