@@ -10,11 +10,13 @@ from __future__ import annotations
 import os
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from difflib import get_close_matches
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
+from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
@@ -27,14 +29,18 @@ GROUPS = ("data", "model", "optimizer", "schedule", "method", "protocol", "exper
 @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")
 def _task(cfg: DictConfig) -> float:
     """One job. The mean validation loss of its reported runs, for sweepers that want a number."""
+    told = HydraConfig.get()
+    alone = told.mode is None or told.mode.name == "RUN"
+    with _answers() if alone else nullcontext():  # Hydra would say more than the one line
+        return _job(cfg, list(told.overrides.task), alone)
+
+
+def _job(cfg: DictConfig, overrides: list[str], alone: bool) -> float:
     from runner import study, sweep
     from runner.config import read
     from runner.progress import progress_of, show_job
 
-    told = HydraConfig.get()
-    overrides = list(told.overrides.task)
     job = read(cfg, overrides)
-    alone = told.mode is None or told.mode.name == "RUN"
     name = job.study or sweep.stamp(job.method)
     folder = job.out / name
     if alone:
@@ -54,9 +60,17 @@ def _task(cfg: DictConfig) -> float:
 def main() -> None:
     """Entry point of the console script."""
     sys.argv[1:] = arranged(sys.argv[1:])
+    os.environ["REGRUN_MAIN"] = str(os.getpid())
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra hands exceptions on instead of printing them
-    try:
+    with _answers():
         _task()
+
+
+@contextmanager
+def _answers() -> Iterator[None]:
+    """Answer what can be foreseen with one line on stderr and an exit code."""
+    try:
+        yield
     except Refusal as refusal:
         _leave(str(refusal), 2)
     except (HydraException, OmegaConfBaseException) as error:
@@ -103,6 +117,9 @@ def explain(error: Exception) -> str:
     >>> explain(HydraException("Could not find 'method/mixpu'"))[:19]
     "no method 'mixpu' ("
     """
+    if isinstance(error, OverrideParseException):
+        why = error.message.splitlines()[0]
+        return f"{error.override!r} cannot be read: {why} (it must be key=value, with quotes around special characters)"
     text = " ".join(str(cause) for cause in (error, error.__cause__) if cause)
     missing = re.search(r"Could not (?:find|load) '(?:([\w/]+)/)?([^'/]*)'", text)
     if missing and missing[1] in GROUPS:
@@ -115,7 +132,7 @@ def explain(error: Exception) -> str:
         head, _, last = key[2].rpartition(".")
         if key[2].startswith("method.") and key[2].count(".") == 1:
             return f"{key[2]}: the stack has no method {last!r} (method={last} or method=[...,{last}])"
-        return f"no setting {key[2]!r}{_nearest(last)} (regrun --cfg job shows all of them; conf/{head.split('.')[0]})"
+        return f"no setting {key[2]!r}{_nearest(last)} (regrun --cfg job shows all of them; conf/{head.split('.')[0] or 'config.yaml'})"
     if "--multirun" in text:
         found = re.search(r"Ambiguous value for argument '([^']*)'", text)
         what = found[1] if found else "a list of choices"
@@ -124,9 +141,11 @@ def explain(error: Exception) -> str:
 
 
 def _nearest(name: str) -> str:
-    """", did you mean ...?" for a misspelt setting, from the names in conf/."""
+    """ ", did you mean ...?" for a misspelt setting, from the names in conf/."""
     names = {
-        found for path in conf_dir().rglob("*.yaml") for found in re.findall(r"^ *(\w+):", path.read_text("utf-8"), re.M)
+        found
+        for path in conf_dir().rglob("*.yaml")
+        for found in re.findall(r"^ *(\w+):", path.read_text("utf-8"), re.M)
     }
     near = get_close_matches(name, names, n=1)
     return f"; did you mean {near[0]!r}?" if near else ""

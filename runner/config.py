@@ -227,7 +227,9 @@ def _device(name: object) -> torch.device:
         raise Refusal(f"device is {name!r}; it must be auto, cpu or cuda (device=...)")
     there = torch.cuda.is_available()
     if name == "cuda" and not there:
-        raise Refusal("device is 'cuda'; this machine has no CUDA device that torch can use (device=auto or device=cpu)")
+        raise Refusal(
+            "device is 'cuda'; this machine has no CUDA device that torch can use (device=auto or device=cpu)"
+        )
     return torch.device("cuda" if there and name != "cpu" else "cpu")
 
 
@@ -270,9 +272,7 @@ def _model(node: dict[str, Any], data: Data, trusted: Sequence[str]) -> Callable
     make = _called("model", node, given | {"shape": data.shape, "classes": data.classes}, trusted)
 
     def model() -> nn.Module:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)  # what a module cannot draw again itself is at least the same every time
-            net = make()
+        net = make()
         assert isinstance(net, nn.Module)
         return net
 
@@ -319,7 +319,9 @@ def _build(
     """
     target = _locate(where, node.get("_target_"), trusted)
     if not (isinstance(target, type) and issubclass(target, kind) and is_dataclass(target)):
-        raise Refusal(f"{where}._target_ is {node.get('_target_')!r}, which is not what a {where.split('.')[0]} must be")
+        raise Refusal(
+            f"{where}._target_ is {node.get('_target_')!r}, which is not what a {where.split('.')[0]} must be"
+        )
     given = {key: value for key, value in node.items() if key != "_target_"}
     known = {field.name: field for field in fields(target)}
     for key in given:
@@ -341,7 +343,9 @@ def _build(
                 checked[name] = _in_range(key, value, allowed)
         elif "options" in field.metadata:
             if value not in field.metadata["options"]:
-                raise Refusal(f"{key} is {value!r}; it must be one of {', '.join(field.metadata['options'])} ({key}=...)")
+                raise Refusal(
+                    f"{key} is {value!r}; it must be one of {', '.join(field.metadata['options'])} ({key}=...)"
+                )
             checked[name] = value
         elif field.type == "bool":
             checked[name] = _true_or_false(key, value)

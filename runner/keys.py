@@ -59,7 +59,7 @@ class Key:
     def of(cls, seed: int | Tensor, device: torch.device | str = "cpu") -> Key:
         """The root key of a seed (or of int64 [L] seeds, one per lane)."""
         number = torch.as_tensor(seed, dtype=torch.int64, device=device)
-        return cls(_scramble(number * GOLDEN))
+        return cls(_scramble(number * GOLDEN + MIX2))  # + MIX2: seeds and folded names must not meet
 
     def fold(self, mark: int | str) -> Key:
         """The key of a named part, independent of every other name and of the order in which parts are visited.
@@ -69,7 +69,7 @@ class Key:
         False
         """
         number = _number(mark) if isinstance(mark, str) else mark
-        return Key(self.state, _scramble_number((self.path + GOLDEN + _scramble_number(number % WORD)) % WORD))
+        return Key(self.state, _scramble_number((self.path + GOLDEN + _scramble_number((number + MIX1) % WORD)) % WORD))
 
     def split(self, n: int) -> list[Key]:
         """`n` independent keys."""

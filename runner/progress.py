@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import statistics
 import sys
 import time
@@ -20,6 +21,7 @@ from scipy.stats import t as student
 from runner.config import Job
 from runner.engine import loop
 
+MAIN = "REGRUN_MAIN"  # the process that the terminal belongs to; workers of a parallel launcher inherit the name
 PLAIN_EVERY = 10.0  # seconds between two lines where there is no terminal
 
 
@@ -28,7 +30,7 @@ def progress_of(job: Job) -> Iterator[tuple[Callable[[str], None], loop.Watch]]:
     """Ways to say a line and to follow a job's training: a bar on a terminal, plain lines elsewhere, or nothing."""
     if not job.progress:
         yield (lambda line: None), (lambda seen: None)
-    elif sys.stderr.isatty():
+    elif sys.stderr.isatty() and os.environ.get(MAIN) == str(os.getpid()):
         with _bar(job) as (say, watch):
             yield say, watch
     else:

@@ -83,7 +83,9 @@ def read_status(folder: Path) -> Mapping[str, Any]:
 
 def write_status(folder: Path, state: str, **more: object) -> None:
     """Say that a job is "running", "complete" or "failed", on what machine and with what versions."""
-    write(folder / "status.json", json.dumps({"state": state, **more, **machine(), "written_at": now()}, indent=1) + "\n")
+    write(
+        folder / "status.json", json.dumps({"state": state, **more, **machine(), "written_at": now()}, indent=1) + "\n"
+    )
 
 
 def now() -> str:

@@ -1,8 +1,8 @@
 """A study is a folder of jobs: what is there is kept, what is missing is run, what does not fit is refused.
 
-    outputs/<study>/study.json      the settings that all its jobs share, fixed when it was begun
-    outputs/<study>/<job>/...       see runner.records
-    outputs/<study>/runs.csv        every run of every job, and report/: see runner.report
+outputs/<study>/study.json      the settings that all its jobs share, fixed when it was begun
+outputs/<study>/<job>/...       see runner.records
+outputs/<study>/runs.csv        every run of every job, and report/: see runner.report
 """
 
 from __future__ import annotations

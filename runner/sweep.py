@@ -12,7 +12,14 @@ from omegaconf import DictConfig
 from runner.errors import Refusal
 
 Compose = Callable[[Sequence[str]], DictConfig]
-OUTSIDE = ("study", "out", "progress", "lanes", "threads", "seeds")  # what may differ between jobs without being an axis
+OUTSIDE = (
+    "study",
+    "out",
+    "progress",
+    "lanes",
+    "threads",
+    "seeds",
+)  # what may differ between jobs without being an axis
 
 
 def plan(compose: Compose, jobs: Sequence[Sequence[str]], axes: Sequence[str]) -> tuple[Path, list[list[str]]]:

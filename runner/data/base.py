@@ -96,14 +96,18 @@ class Splitter:
             test, pool = rows[:n_test], rows[n_test:].sort().values
         rows = _stratified(data.y, pool, key.fold("pool"))
         val, train = rows[:n_val], rows[n_val : n_val + n_train]
-        mean, std = _statistics(data, train) if self.standardize else (torch.zeros(()), torch.ones(()))
+        mean, std = _statistics(data, train)
+        if not self.standardize:
+            mean, std = torch.zeros_like(mean), torch.ones_like(std)
         return Split(train, val, test, mean, std)
 
 
 def _count(key: str, size: float, pool: int, least: int = 1) -> int:
     count = round(size * pool) if 0 < size < 1 else int(size)
     if not least <= count <= pool or (size >= 1 and size != int(size)):
-        raise Refusal(f"{key} is {size:g}; it must be a whole number from {least} to {pool}, or a share between 0 and 1")
+        raise Refusal(
+            f"{key} is {size:g}; it must be a whole number from {least} to {pool}, or a share between 0 and 1"
+        )
     return count
 
 

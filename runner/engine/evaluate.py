@@ -6,6 +6,7 @@ test rows.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -13,12 +14,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.utils._pytree import tree_map
 
 from runner.engine.lanes import over_lanes
 from runner.methods.base import Params
 from runner.methods.normalization import BatchNormLayer
 
-EXAMPLES = 1000  # examples in one forward pass of the evaluation
+EXAMPLES = 500  # examples in one forward pass: what fits a cache well (15 lanes of a small MLP, measured)
 NORM_EXAMPLES = 5000  # at most so many training examples measure the statistics of batch norm
 
 
@@ -79,12 +81,21 @@ def measure_norms(net: nn.Module, params: Params, pool: Pool, train: Tensor, map
     return buffers
 
 
-def measure(net: nn.Module, params: Params, buffers: Params, pool: Pool, rows: Tensor, mapped: bool) -> Measured:
-    """Loss and accuracy of each lane on its rows [L, n]; NaN where n is 0."""
+def measure(
+    net: nn.Module, params: Params, buffers: Params, pool: Pool, rows: Tensor, mapped: bool, members: int = 1
+) -> Measured:
+    """Loss and accuracy of each lane on its rows [L, n]; NaN where n is 0.
+
+    With several members the weights are [L, M, ...], and a lane's prediction is the mean of its members' probabilities.
+    """
 
     def one(params: Params, buffers: Params, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        logits = functional_call(net, (params, buffers), (x,)).float()
-        return F.cross_entropy(logits, y, reduction="sum"), (logits.argmax(1) == y).sum()
+        each = [(params, buffers)]
+        if members > 1:
+            each = [tree_map(lambda leaf, m=m: leaf[m], (params, buffers)) for m in range(members)]
+        logp = torch.stack([functional_call(net, own, (x,)).float().log_softmax(1) for own in each])
+        together = logp.logsumexp(0) - math.log(members) if members > 1 else logp[0]
+        return F.nll_loss(together, y, reduction="sum"), (together.argmax(1) == y).sum()
 
     losses = torch.zeros(len(rows), dtype=torch.float64, device=rows.device)
     hits = torch.zeros_like(losses)
@@ -95,7 +106,7 @@ def measure(net: nn.Module, params: Params, buffers: Params, pool: Pool, rows: T
 
 
 def evaluate(
-    net: nn.Module, params: Params, pool: Pool, rows: Mapping[str, Tensor], mapped: bool
+    net: nn.Module, params: Params, pool: Pool, rows: Mapping[str, Tensor], mapped: bool, members: int = 1
 ) -> dict[str, Measured]:
     """The metrics of the lanes' weights on each named set of rows; "train" must be among them.
 
@@ -104,7 +115,12 @@ def evaluate(
     net.eval()
     try:
         with torch.no_grad():
-            buffers = measure_norms(net, params, pool, rows["train"], mapped)
-            return {split: measure(net, params, buffers, pool, part, mapped) for split, part in rows.items()}
+            if members == 1:
+                buffers = measure_norms(net, params, pool, rows["train"], mapped)
+            else:
+                each = [{n: w[:, m] for n, w in params.items()} for m in range(members)]
+                measured = [measure_norms(net, own, pool, rows["train"], mapped) for own in each]
+                buffers = {n: torch.stack([own[n] for own in measured], 1) for n in measured[0]}
+            return {split: measure(net, params, buffers, pool, part, mapped, members) for split, part in rows.items()}
     finally:
         net.train()

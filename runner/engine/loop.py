@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from typing import NamedTuple
 
 import torch
@@ -22,11 +23,12 @@ from torch.utils._pytree import tree_map
 from runner.engine.evaluate import Measured, Pool, evaluate
 from runner.engine.lanes import LaneStep, lane_step, over_lanes
 from runner.engine.step import State
-from runner.engine.weights import initial, size, summary
+from runner.engine.weights import built_net, initial, size, summary
 from runner.experiment import Experiment
 from runner.grid import Run
 from runner.keys import Key
-from runner.methods.base import Batch, Now, Params
+from runner.methods.base import Batch, Now, Params, ranges
+from runner.methods.stack import Stack
 from runner.nets.sites import visits
 
 
@@ -131,15 +133,15 @@ def train(experiment: Experiment, runs: Sequence[Run], watch: Watch = lambda pro
     """The outcomes of the runs, pack after pack, each pack's in the order of `runs`.
 
     A pack is at most `experiment.lanes` runs; one that does not fit in the accelerator's memory is halved and begun
-    again.
+    again. Runs that differ in a strength which shapes the net go into packs of their own.
     """
     done, width = 0, experiment.lanes or len(runs)
     while done < len(runs):
-        pack = runs[done : done + width]
+        shared = built(experiment.stack, runs[done])
+        pack = list(takewhile(lambda run, shared=shared: built(experiment.stack, run) == shared, runs[done:][:width]))
+        shaped = replace(experiment, stack=experiment.stack.at(shared))
         try:
-            outcomes = _train_pack(
-                experiment, pack, lambda seen, done=done: watch(replace(seen, ended=done + seen.ended))
-            )
+            outcomes = _train_pack(shaped, pack, lambda seen, done=done: watch(replace(seen, ended=done + seen.ended)))
         except torch.OutOfMemoryError:
             if len(pack) == 1:
                 raise
@@ -148,6 +150,16 @@ def train(experiment: Experiment, runs: Sequence[Run], watch: Watch = lambda pro
             continue
         yield from outcomes
         done += len(pack)
+
+
+def built(stack: Stack, run: Run) -> dict[str, float]:
+    """The run's strengths that shape the net."""
+    return {
+        f"{name}.{field}": run.point[f"{name}.{field}"]
+        for name, method in stack.methods.items()
+        for field, allowed in ranges(method).items()
+        if allowed.built and f"{name}.{field}" in run.point
+    }
 
 
 def _train_pack(experiment: Experiment, runs: Sequence[Run], watch: Watch) -> list[Outcome]:
@@ -196,7 +208,7 @@ def begin(experiment: Experiment, runs: Sequence[Run]) -> tuple[Pack, Lanes]:
     rows = {s: torch.stack([getattr(split, s) for split in splits]).to(device) for s in ("train", "val", "test")}
     mean, std = (torch.stack([getattr(split, s) for split in splits]).to(device, dtype) for s in ("mean", "std"))
 
-    net = experiment.stack.build(experiment.model()).to(dtype).train()
+    net = built_net(experiment).to(dtype).train()
     params = {name: w.to(device) for name, w in initial(net, [run.seed for run in runs]).items()}
     net.to(device)
     x, y = data.x.to(device), data.y.to(device)
@@ -204,7 +216,8 @@ def begin(experiment: Experiment, runs: Sequence[Run]) -> tuple[Pack, Lanes]:
     step = lane_step(net, kinds, experiment.stack, experiment.optimizer, mapped)
 
     axes = {p: torch.tensor([run.point[p] for run in runs], dtype=torch.float64, device=device) for p in runs[0].point}
-    strengths = {p: v.to(dtype) for p, v in axes.items() if not p.startswith("optimizer.")}
+    fixed = built(experiment.stack, runs[0])
+    strengths = {p: v.to(dtype) for p, v in axes.items() if p not in fixed and not p.startswith("optimizer.")}
     hyper = {
         name: torch.full((len(runs),), float(value), dtype=torch.float64, device=device)
         for name, value in vars(experiment.optimizer).items()
@@ -229,7 +242,7 @@ def begin(experiment: Experiment, runs: Sequence[Run]) -> tuple[Pack, Lanes]:
         state=state,
         finite=torch.ones(len(runs), dtype=torch.bool, device=device),
         curve=torch.empty(len(runs), 0, dtype=torch.float64, device=device),
-        best=params,
+        best=params if experiment.stack.members == 1 else {},
         best_epoch=torch.zeros(len(runs), dtype=torch.int64, device=device),
     )
     targets = torch.eye(data.classes, dtype=dtype, device=device)
@@ -265,14 +278,16 @@ def _look(pack: Pack, lanes: Lanes, epoch: int) -> tuple[Lanes, dict[str, Measur
     """Clean train and validation figures of the lanes, and the lanes with their best weights brought up to date."""
     weights = pack.kept(lanes, epoch)
     rows = {split: lanes.rows[split] for split in ("train", "val")}
-    seen = evaluate(pack.net, weights, pack.pool(lanes), rows, pack.mapped)
+    seen = evaluate(pack.net, weights, pack.pool(lanes), rows, pack.mapped, pack.experiment.stack.members)
     val = seen["val"].loss
     so_far = lanes.curve.amin(1) if lanes.curve.shape[1] else torch.full_like(val, torch.inf)
     better = val < so_far  # ties go to the earliest; never true for NaN
     lanes = lanes._replace(
         finite=lanes.finite & seen["train"].loss.isfinite(),
         curve=torch.cat([lanes.curve, val[:, None]], 1),
-        best={n: torch.where(better.view(-1, *[1] * (w.ndim - 1)), w, lanes.best[n]) for n, w in weights.items()},
+        best={
+            n: torch.where(better.view(-1, *[1] * (w.ndim - 1)), w, lanes.best.get(n, w)) for n, w in weights.items()
+        },
         best_epoch=torch.where(better, epoch, lanes.best_epoch),
     )
     return lanes, seen
@@ -300,15 +315,19 @@ def _finish(
     last = lanes.best if experiment.stack.ends_at_best else pack.kept(lanes, epoch)
     last_epoch = best_epoch if experiment.stack.ends_at_best else torch.full_like(best_epoch, epoch)
     start = initial(pack.net, [runs[run].seed for run in lanes.run.tolist()])
-    columns: dict[str, Tensor] = summary(last, {name: w.to(experiment.device) for name, w in start.items()})
+    members = experiment.stack.members
+    single = last if members == 1 else lanes.state.params  # of several, the newest are described
+    columns: dict[str, Tensor] = summary(single, {name: w.to(experiment.device) for name, w in start.items()})
     for checkpoint, weights, at in (("last", last, last_epoch), ("best", lanes.best, best_epoch)):
-        seen = evaluate(pack.net, weights, pool, lanes.rows, pack.mapped)
+        seen = evaluate(pack.net, weights, pool, lanes.rows, pack.mapped, members)
         columns[f"{checkpoint}_epoch"] = at
         for split, measured in seen.items():
             columns |= {f"{checkpoint}_{split}_{name}": value for name, value in measured._asdict().items()}
         columns[f"{checkpoint}_gap_loss"] = seen["test"].loss - seen["train"].loss
         columns[f"{checkpoint}_gap_acc"] = seen["train"].acc - seen["test"].acc
-    counts = {f"n_{split}": part.shape[1] for split, part in lanes.rows.items()} | {"n_params": size(last)}
+    counts = {f"n_{split}": part.shape[1] for split, part in lanes.rows.items()} | {
+        "n_params": size(lanes.state.params)
+    }
     table = {name: column.tolist() for name, column in columns.items()}
     for row, run in enumerate(lanes.run.tolist()):
         figures = {name: column[row] for name, column in table.items()}
@@ -326,6 +345,11 @@ def _finish(
             train_s=seconds[run],
             lanes=len(runs),
         )
+
+
+def _where(lanes: Tensor, new: Tensor, old: Tensor) -> Tensor:
+    """`new` [K, ...] for the lanes [K] that are true, `old` for the others."""
+    return torch.where(lanes.view(-1, *[1] * (new.ndim - 1)), new, old)
 
 
 def _hash(parts: Iterator[Tensor]) -> str:

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from runner.engine.loop import begin, few_steps
+from runner.engine.weights import built_net
 from runner.experiment import Experiment
 from runner.grid import Run
 
@@ -31,7 +32,7 @@ SMALL = 10_000_000  # multiply-adds of a forward pass on a batch
 
 def width(experiment: Experiment, runs: Sequence[Run]) -> int:
     """The most runs to train in one pass; no number of a run depends on it beyond rounding."""
-    net = experiment.stack.build(experiment.model())
+    net = built_net(experiment)
     weights = sum(w.numel() for w in net.parameters())
     examples = experiment.budget.batch_size * experiment.data.x[0].numel()
     bytes_each = 4 * COPIES * (weights + examples)
@@ -50,7 +51,7 @@ def threads(experiment: Experiment) -> int:
     core makes it many times slower (measured in docs/benchmarks.md).
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    net = experiment.stack.build(experiment.model())
+    net = built_net(experiment)
     return 1 if _multiply_adds(net, experiment) * experiment.budget.batch_size < SMALL else cores
 
 

@@ -62,15 +62,21 @@ def train_step(
     batch = stack.batch(batch, now)
 
     def loss_at(params: Params) -> Tensor:
-        used = stack.weights(params, now)
+        hidden: list[Tensor] = []
 
-        def forward(x: Tensor, key: Key) -> Tensor:
+        def forward(x: Tensor, key: Key, at: Params = params) -> Tensor:
             met = sites(kinds, key)
-            with tapped(lambda h, _: stack.hidden(h, next(met), now)):
-                return functional_call(net, used, (x,))
+
+            def tap(h: Tensor, kind: str) -> Tensor:
+                h = stack.hidden(h, next(met), now)
+                hidden.extend([h] * (kind == "hidden"))
+                return h
+
+            with tapped(tap):
+                return functional_call(net, stack.weights(at, now), (x,))
 
         logits = forward(batch.x, now.key)
-        seen = Seen(params, batch, logits, forward)
+        seen = Seen(params, batch, logits, tuple(hidden), forward)
         return cross_entropy(logits, batch.y) + stack.penalty(seen, now)
 
     losses: list[Tensor] = []

@@ -7,8 +7,19 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from runner.experiment import Experiment
 from runner.keys import torch_seed
 from runner.methods.base import Params, penalized
+
+
+def built_net(experiment: Experiment) -> nn.Module:
+    """The experiment's net as its methods build it; torch's global generator is left as it was.
+
+    What a module cannot draw again itself, seed by seed, is at least the same every time.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return experiment.stack.build(experiment.model())
 
 
 def initial(net: nn.Module, seeds: Sequence[int]) -> Params:

@@ -69,13 +69,19 @@ def scale(x: Tensor, amount: Tensor, key: Key) -> Tensor:
 
 def rotate(x: Tensor, amount: Tensor, key: Key) -> Tensor:
     """Each image of x [B, C, H, W] turned by up to `amount` degrees, bilinear, its edge repeated."""
-    angle = (2 * key.uniform(x.shape[0]) - 1) * amount * (math.pi / 180)  # [B]
-    cos, sin, none = angle.cos(), angle.sin(), torch.zeros_like(angle)
-    ratio = x.shape[2] / x.shape[3]
-    turn = torch.stack([torch.stack([cos, -sin * ratio, none], 1), torch.stack([sin / ratio, cos, none], 1)], 1)
-    grid = F.affine_grid(turn, list(x.shape), align_corners=False)
-    turned = F.grid_sample(x, grid, padding_mode="border", align_corners=False)
-    return torch.where(angle.view(-1, 1, 1, 1) == 0, x, turned)  # an unturned image is not resampled
+    angle = (2 * key.uniform(x.shape[0], 1, 1) - 1) * amount * (math.pi / 180)  # [B, 1, 1]
+    height, width = x.shape[2:]
+    down = torch.arange(height, device=x.device)[:, None] - (height - 1) / 2  # pixels from the centre
+    right = torch.arange(width, device=x.device)[None, :] - (width - 1) / 2
+    source = torch.stack(  # grid_sample's coordinates run from -1 to 1 between the outer edges
+        [
+            (angle.cos() * right - angle.sin() * down) * (2 / width),
+            (angle.sin() * right + angle.cos() * down) * (2 / height),
+        ],
+        dim=3,
+    )  # [B, H, W, 2]
+    turned = F.grid_sample(x, source.to(x.dtype), padding_mode="border", align_corners=False)
+    return torch.where(angle[..., None] == 0, x, turned)  # an unturned image is not resampled
 
 
 def flip(x: Tensor, amount: Tensor, key: Key) -> Tensor:

@@ -11,7 +11,7 @@ Nothing here acts at evaluation except `build`, which changes the net itself, an
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, NamedTuple, TypeAlias
 
@@ -64,7 +64,8 @@ class Seen:
     params: Params  # the weights under training
     batch: Batch  # after every `batch` hook
     logits: Tensor  # [B, C]
-    forward: Callable[[Tensor, Key], Tensor]  # x [B, ...] -> logits [B, C]; the key draws fresh noise
+    hidden: Sequence[Tensor]  # the values [B, ...] that this pass had at its "hidden" sites, in order
+    forward: Callable[..., Tensor]  # (x [B, ...], key, params=None) -> logits [B, C]; the key draws fresh noise
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,7 @@ class Range:
     open_low: bool  # whether `low` itself is excluded
     open_high: bool
     whole: bool  # whole numbers only
+    built: bool  # whether it shapes the net or is otherwise no number of a step: lanes of one pack share it
 
     def allows(self, value: float) -> bool:
         """Whether the value is in the range."""
@@ -102,9 +104,10 @@ def strength(
     open_low: bool = False,
     open_high: bool = False,
     whole: bool = False,
+    built: bool = False,
 ) -> Any:  # Any: the declared type of the field is the class's own
     """A field that holds a strength, with its range and neutral value; it has no default, conf/method has it."""
-    return field(metadata={"range": Range(low, high, off, open_low, open_high, whole)})
+    return field(metadata={"range": Range(low, high, off, open_low, open_high, whole, built)})
 
 
 def choice(*options: str) -> Any:  # Any: as above
@@ -118,6 +121,12 @@ class Method:
 
     family: ClassVar[str] = "baseline"  # one of FAMILIES: its place in the docs and its colour in figures
     restores: ClassVar[bool] = False  # whether a run ends with the weights of its best validation loss
+    passes: ClassVar[float] = 1.0  # gradient passes of a step, in those of the baseline: what the method costs
+
+    @property
+    def members(self) -> int:
+        """How many sets of weights `average` gives, in a leading axis [M]; their probabilities are averaged."""
+        return 1
 
     # -- once ------------------------------------------------------------------------------------------------------
     def build(self, net: nn.Module) -> nn.Module:
@@ -159,7 +168,7 @@ class Method:
         return {}
 
     def average(self, params: Params, now: Now) -> Params:
-        """The weights that evaluation uses, given the newest ones and `now.memory`."""
+        """The weights that evaluation uses, given the newest ones and `now.memory`; [M, ...] if there are members."""
         return params
 
     def stop(self, curve: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ class BatchNorm(Method):
     """
 
     family: ClassVar[str] = "normalization"
-    epsilon: Strength = strength(0, open_low=True)
+    epsilon: Strength = strength(0, open_low=True, built=True)
 
     def build(self, net: nn.Module) -> nn.Module:
         """The net with a batch norm in every slot; refuses a net that has none."""

@@ -33,6 +33,11 @@ class Stack(Method):
         """Whether a run of this stack ends with the weights of its best validation loss."""
         return any(method.restores for method in self.methods.values())
 
+    @property
+    def members(self) -> int:
+        """How many sets of weights are evaluated together; at most one method of a stack may have more than one."""
+        return max((method.members for method in self.methods.values()), default=1)
+
     def overrides(self, hook: str) -> bool:
         """Whether any method of the stack gives its own body to this hook."""
         return any(getattr(type(m), hook) is not getattr(Method, hook) for m in self.methods.values())

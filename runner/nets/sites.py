@@ -15,7 +15,7 @@ _tap: Tap | None = None  # the tap of the enclosing `tapped` block; the design's
 
 
 class Mark(nn.Module):
-    """A place named by `kind`: "input", "hidden" or "branch" (the end of a residual branch). The identity unless tapped."""
+    """A place of a kind: "input", "hidden" or "branch" (the end of a residual branch). The identity unless tapped."""
 
     def __init__(self, kind: str) -> None:
         """Mark a place of this kind, one of KINDS."""

@@ -14,6 +14,7 @@ from runner.report.collect import collect, write_atomic
 from runner.report.figures import Drawing
 from runner.report.tables import (
     GROUP,
+    Margins,
     by_strength,
     groups,
     headline,
@@ -32,11 +33,11 @@ HEADINGS = {
 }
 
 
-class NotAStudy(ValueError):  # noqa: N818  # the name says what is wrong
+class NotAStudy(ValueError):
     """The folder has neither jobs nor a `runs.csv`."""
 
 
-class NoRuns(ValueError):  # noqa: N818  # the name says what is wrong
+class NoRuns(ValueError):
     """The study has jobs, but none with a run that could be shown."""
 
 
@@ -161,8 +162,10 @@ def _draw(
     return tuple(paths)
 
 
-def build(study_dir: Path) -> Report:
+def build(study_dir: Path, margins: Margins = Margins()) -> Report:  # noqa: B008  # frozen
     """Make `<study_dir>/report/` anew from the jobs in `study_dir` and give what was made.
+
+    `margins` are the differences below which the verdicts call a method equivalent to `none`.
 
     Raises NotAStudy for a folder without jobs and runs, NoRuns when no job left a run, NoBaseline (of tables) for a
     comparison group without `none`, ValueError for a `runs.csv` that is not one.
@@ -180,9 +183,9 @@ def build(study_dir: Path) -> Report:
     folder = study_dir / "report"
     strengths = by_strength(runs)
     tables = [write_atomic(folder / "by_strength.csv", to_csv(strengths))]
-    primary = headline(runs)
+    primary = headline(runs, margins=margins)
     secondary = tuple(
-        without_tests(headline(runs, checkpoint, metric))
+        without_tests(headline(runs, checkpoint, metric, margins=margins))
         for checkpoint, metric in SECONDARY
         if f"{checkpoint}_{metric}" in runs.columns
     )

@@ -24,7 +24,7 @@ def show(report: Report) -> None:
 
     console = Console(width=None if sys.stdout.isatty() else 100, highlight=False)
     for _, frame in groups(report.headline):
-        console.print(terminal_table(frame))
+        console.print(terminal_table(frame, max(100, console.width)))
         console.print(caption(frame), style="dim", markup=False)
         console.print()
     for path in (*report.tables, *(path for path in report.figures if path.suffix == ".png")):

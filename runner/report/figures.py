@@ -6,6 +6,7 @@ Figures are made on the Agg canvas as plain `Figure` objects: a caller's pyplot 
 from __future__ import annotations
 
 import io
+import itertools
 import math
 import textwrap
 from collections.abc import Callable, Sequence
@@ -22,6 +23,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+from matplotlib.transforms import Bbox
+from numpy.typing import NDArray
 
 from runner.report.collect import write_atomic
 from runner.report.stats import Values
@@ -34,13 +37,17 @@ from runner.report.style import (
     mark_of,
     own_settings,
     place_labels,
+    thin_boxes,
 )
-from runner.report.tables import BASELINE, groups, to_csv
-from runner.report.writers import Row, number, protocol_text, records, span, strength_text, wrapped
+from runner.report.tables import BASELINE, groups, strengths_of, to_csv
+from runner.report.writers import Row, number, protocol_text, records, span, strength_values, wrapped
+
+Flags = NDArray[np.bool_]
 
 LEADING = 5
 SEED_LINES = 10
 COLUMNS = 4
+FLOOR = 1e-3
 
 
 @dataclass(frozen=True)
@@ -139,7 +146,7 @@ def _named(rows: Sequence[Row]) -> list[str]:
     methods = [str(row["method"]) for row in rows]
     labels = []
     for row, method in zip(rows, methods, strict=True):
-        strength = strength_text(str(row["strengths"]))
+        strength = strength_values(str(row["strengths"]))
         labels.append(f"{method} {strength}" if methods.count(method) > 1 else method)
     return labels
 
@@ -184,7 +191,7 @@ def _gap_vs_test(headline: pd.DataFrame, strengths: pd.DataFrame) -> Drawing | N
             if paths[0][1]["role"].iloc[0] == "tune"
             else "report seeds"
         )
-        note += f" Right: means over {role}; small = weak, large = strong."
+        note += f" Right: means over {role}; small = weak, large = strong; what is far below none leaves the axes."
     if off.any():
         listed = [
             f"{name} (gap {gap:.1f}, test {test:.1f})"
@@ -211,7 +218,6 @@ def _gap_vs_test(headline: pd.DataFrame, strengths: pd.DataFrame) -> Drawing | N
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
     inside = shown[~off]
-    _underfit_words(axes, inside)
     rows = records(inside)
     labels = [
         Label(100 * number(row, "gap_mean"), 100 * number(row, "mean"), _lines(name, 18), _ink(str(row["family"])))
@@ -223,7 +229,8 @@ def _gap_vs_test(headline: pd.DataFrame, strengths: pd.DataFrame) -> Drawing | N
         if math.isfinite(number(row, "lo")):
             crosses.append((x, 100 * number(row, "lo"), x, 100 * number(row, "hi")))
             crosses.append((100 * number(row, "gap_lo"), y, 100 * number(row, "gap_hi"), y))
-    place_labels(axes, labels, crosses)
+    _underfit_words(axes, inside, crosses)
+    place_labels(axes, labels, [*crosses, *_stairs(axes, inside)])
     if right is not None:
         _path_labels(right, shown, paths)
     return Drawing(figure, _points_drawn(shown, paths))
@@ -259,26 +266,32 @@ def _path(strengths: pd.DataFrame, method: str, checkpoint: str) -> pd.DataFrame
     return part.sort_values(["strength", "strengths"], kind="stable").reset_index(drop=True)
 
 
-def _outside(shown: pd.DataFrame) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
-    """Which reported configurations lie so far off that axes with them in would show nothing of the others."""
-    baseline = shown[shown["method"] == BASELINE]
+def _outside(shown: pd.DataFrame) -> Flags:
+    """Which reported configurations are so bad that axes with them in would show nothing of the others.
+
+    Only what is further below `none` than the better ones span, and 5 points, may go: never what is level with it or
+    above, since a figure without the best method misleads.
+    """
+    values, baseline = _percent(shown, "mean"), _percent(shown[shown["method"] == BASELINE], "mean")
     far = np.zeros(len(shown), dtype=np.bool_)
-    for column in ("gap_mean", "mean"):
-        values = _percent(shown, column)
-        # The highest test accuracy always stays: to leave out the best method would mislead.
-        best = [float(values.max())] if column == "mean" else []
-        low, high = _fence(values, [*_percent(baseline, column), *best])
-        far |= (values < low) | (values > high)
+    if not len(baseline):
+        return far
+    lowest = min(float(baseline[0]), float(values.max()))
+    for at in np.argsort(-values, kind="stable"):
+        far[at] = baseline[0] - values[at] > max(float(values.max()) - lowest, 5.0)
+        if not far[at]:
+            lowest = min(lowest, float(values[at]))
     return far
 
 
-def _points(axes: Axes, shown: pd.DataFrame, off: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> None:
+def _points(axes: Axes, shown: pd.DataFrame, off: Flags) -> None:
     """The crosses and marks of the reported configurations, the frontier and the underfit quadrant."""
     inside, baseline = shown[~off], shown[shown["method"] == BASELINE]
     for axis, column, low, high in (("x", "gap_mean", "gap_lo", "gap_hi"), ("y", "mean", "lo", "hi")):
-        limits = _limits(_percent(inside, column), _percent(inside, low), _percent(inside, high))
+        center = _percent(inside, column)
+        limits = _limits(center, _percent(inside, low), _percent(inside, high), keep=list(center))
         axes.set(**{f"{axis}lim": limits})
-    (left, right), (bottom, _) = axes.get_xlim(), axes.get_ylim()
+    left, bottom = axes.get_xlim()[0], axes.get_ylim()[0]
     for row in records(inside):
         color, marker = mark_of(str(row["family"]))
         x, y = 100 * number(row, "gap_mean"), 100 * number(row, "mean")
@@ -300,11 +313,8 @@ def _points(axes: Axes, shown: pd.DataFrame, off: np.ndarray[tuple[int], np.dtyp
         axes.add_patch(
             Rectangle((left, bottom), x - left, y - bottom, color=UNDERFIT_COLOR, alpha=0.06, zorder=0, linewidth=0)
         )
-    if len(inside) > 1:
-        steps = _frontier(_percent(inside, "gap_mean"), _percent(inside, "mean"))
-        xs = np.array([steps[0][0], *(x for x, _ in steps), right])
-        ys = np.array([bottom, *(y for _, y in steps), steps[-1][1]])
-        axes.step(xs, ys, where="post", color="#555555", linewidth=0.9, linestyle="--", zorder=1)
+    for x0, y0, x1, y1 in _stairs(axes, inside):
+        axes.plot([x0, x1], [y0, y1], color="#555555", linewidth=0.9, linestyle="--", zorder=1)
     axes.set_xlabel("generalization gap, train − test accuracy (pp)   ← smaller")  # a minus sign
     axes.set_ylabel("test accuracy (%)   higher →")
 
@@ -318,8 +328,20 @@ def _frontier(gaps: Values, tests: Values) -> list[tuple[float, float]]:
     return steps
 
 
-def _underfit_words(axes: Axes, inside: pd.DataFrame) -> None:
-    """Name the underfit quadrant in its lower right or left corner, if there is room free of marks."""
+def _stairs(axes: Axes, inside: pd.DataFrame) -> list[tuple[float, float, float, float]]:
+    """The frontier as segments x0, y0, x1, y1, from the foot of the axes to their right edge."""
+    if len(inside) < 2:
+        return []
+    steps = _frontier(_percent(inside, "gap_mean"), _percent(inside, "mean"))
+    corners = [(steps[0][0], axes.get_ylim()[0]), steps[0]]
+    for before, after in itertools.pairwise(steps):
+        corners += [(after[0], before[1]), after]
+    corners.append((axes.get_xlim()[1], steps[-1][1]))
+    return [(*start, *end) for start, end in itertools.pairwise(corners)]
+
+
+def _underfit_words(axes: Axes, inside: pd.DataFrame, lines: Sequence[tuple[float, float, float, float]]) -> None:
+    """Name the underfit quadrant in one of its corners, if one is free of marks and of `lines` (x0, y0, x1, y1)."""
     baseline = inside[inside["method"] == BASELINE]
     if baseline.empty:
         return
@@ -331,12 +353,15 @@ def _underfit_words(axes: Axes, inside: pd.DataFrame) -> None:
         0, 0, "smaller gap but worse test:\nunderfit", transform=None, fontsize=6.5, color="#9a4500", va="bottom",
         path_effects=[withStroke(linewidth=2, foreground="white")],
     )  # fmt: skip
-    for side, x in (("right", corner[0] - 6), ("left", window.x0 + 6)):
-        text.set(x=x, y=window.y0 + 4, horizontalalignment=side, multialignment=side)
+    across, up = ("right", corner[0] - 6), ("bottom", window.y0 + 4)
+    for (side, x), (foot, y) in itertools.product((across, ("left", window.x0 + 6)), (up, ("top", corner[1] - 4))):
+        text.set(x=x, y=y, horizontalalignment=side, multialignment=side, verticalalignment=foot)
         box = text.get_window_extent()
-        near = (np.abs(marks[:, 0] - np.clip(marks[:, 0], box.x0, box.x1)) < 9) & (marks[:, 1] < box.y1 + 9)
-        if box.x0 > window.x0 and box.x1 < corner[0] and box.y1 < corner[1] and not near.any():
-            place = axes.transAxes.inverted().transform((x, window.y0 + 4))
+        free = Bbox.from_extents(box.x0 - 9, box.y0 - 9, box.x1 + 9, box.y1 + 9)
+        met = any(free.contains(*mark) for mark in marks)
+        met |= any(box.overlaps(thin) for thin in thin_boxes(axes, lines))
+        if box.x0 > window.x0 and box.x1 < corner[0] and window.y0 < box.y0 and box.y1 < corner[1] and not met:
+            place = axes.transAxes.inverted().transform((x, y))
             text.set(x=place[0], y=place[1], transform=axes.transAxes)
             return
     text.remove()
@@ -354,13 +379,19 @@ def _shades(paths: Sequence[tuple[str, pd.DataFrame]]) -> list[tuple[str, str]]:
     return found
 
 
+def _level(path: pd.DataFrame, baseline: pd.DataFrame) -> Flags:
+    """Which strengths have a mean test accuracy at or above that of `none`: those no axis may leave out."""
+    return path["test_acc_mean"].to_numpy(dtype=np.float64) >= float(baseline["mean"].iloc[0])
+
+
 def _paths(axes: Axes, shown: pd.DataFrame, paths: Sequence[tuple[str, pd.DataFrame]]) -> None:
     """Test against gap over the strengths of each method, the mark growing with the strength."""
     baseline = shown[shown["method"] == BASELINE]
     every = pd.concat([path for _, path in paths])
     for axis, column, base in (("x", "gap_acc_mean", "gap_mean"), ("y", "test_acc_mean", "mean")):
         values = _percent(every, column)
-        axes.set(**{f"{axis}lim": _limits(values, values, values, list(_percent(baseline, base)))})
+        keep = [*_percent(baseline, base), *values[_level(every, baseline)]]
+        axes.set(**{f"{axis}lim": _limits(values, values, values, keep)})
     for (_, path), (color, dash) in zip(paths, _shades(paths), strict=True):
         marker = mark_of(str(path["family"].iloc[0]))[1]
         x, y = _percent(path, "gap_acc_mean"), _percent(path, "test_acc_mean")
@@ -389,7 +420,10 @@ def _path_labels(axes: Axes, shown: pd.DataFrame, paths: Sequence[tuple[str, pd.
         labels.append(Label(*at, BASELINE, NONE_COLOR))
     for (name, path), (color, _) in zip(paths, _shades(paths), strict=True):
         points = list(zip(_percent(path, "gap_acc_mean"), _percent(path, "test_acc_mean"), strict=True))
-        obstacles += [(x, y, x, y) for x, y in points]
+        # A slanted line is no box: along it, points close enough that no label slips between two.
+        for (x0, y0), (x1, y1) in itertools.pairwise(points):
+            along = np.linspace(0, 1, 40)
+            obstacles += [(x, y, x, y) for x, y in zip(x0 + along * (x1 - x0), y0 + along * (y1 - y0), strict=True)]
         visible = [(x, y) for x, y in points if left <= x <= right and bottom <= y <= top]
         if visible:
             labels.append(Label(float(visible[-1][0]), float(visible[-1][1]), _lines(name, 14), darker(color, 0.3)))
@@ -467,10 +501,11 @@ def _strength_curves(
         )
     means = _percent(every, f"{column}_mean")
     low, high = _percent(every, f"{column}_min"), _percent(every, f"{column}_max")
+    keep = [base[0], *means[_level(every, baseline)]]
     if tuned:
         diamonds = _percent(headline, "gap_mean" if quantity == "gap" else "mean")
         means, low, high = (np.concatenate([values, diamonds]) for values in (means, low, high))
-    limits = _limits(means, low, high, base[:1])
+    limits = _limits(means, low, high, keep)
     if ((_percent(every, f"{column}_mean") < limits[0]) | (_percent(every, f"{column}_mean") > limits[1])).any():
         note += " ▾ ▴ and a number: a mean outside the axes."
     columns = min(COLUMNS, len(paths))
@@ -486,7 +521,7 @@ def _strength_curves(
         own = dots[dots["method"] == name]
         reported = headline[headline["method"] == name] if tuned else headline.iloc[:0]
         _strength_panel(axes, path, own, f"{checkpoint}_{column}", column, reported, base, limits)
-        axes.set_title(_lines(name, 24 if columns == COLUMNS else 40, 2))
+        axes.set_title(_lines(f"{name}: {_strength_name(path, own)}", 26 if columns == COLUMNS else 40, 2))
         drawn.append(
             path[
                 [
@@ -501,14 +536,41 @@ def _strength_curves(
         )
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
+    for axes in panels:
+        _thin_ticks(axes)
     return Drawing(figure, pd.concat(drawn, ignore_index=True))
+
+
+def _strength_name(path: pd.DataFrame, runs: pd.DataFrame) -> str:
+    """What the axis of a path counts: "patience"; with its method, "dropout.rate", where several could be meant."""
+    points = [strengths_of(text) for text in path["strengths"]]
+    varied = [name for name in points[0] if len({point.get(name) for point in points}) > 1]
+    if len(varied) > 1:
+        return ", ".join(varied)
+    name = next((text for text in runs.get("strength_name", []) if text), "strength")
+    return name.partition(".")[2] or name if len(points[0]) < 2 else name
+
+
+def _thin_ticks(axes: Axes) -> None:
+    """Take off the tick labels that would touch another: the first and last stay, then as many as fit from the left."""
+    labels = sorted(
+        (label for label in axes.get_xticklabels() if label.get_text()), key=lambda text: text.get_position()
+    )
+    boxes = [label.get_window_extent() for label in labels]
+    kept: list[Bbox] = []
+    for at in dict.fromkeys([0, len(labels) - 1, *range(len(labels))]):
+        box = boxes[at]
+        if any(box.x0 < other.x1 + 4 and other.x0 < box.x1 + 4 for other in kept):
+            labels[at].set_visible(False)
+        else:
+            kept.append(box)
 
 
 def _positions(path: pd.DataFrame) -> tuple[Values, str, list[str]]:
     """Where the strengths of a path stand: positions [rows], the scale "log", "linear" or "rank", and rank's labels."""
     values = path["strength"].to_numpy(dtype=np.float64)
     ranks = np.arange(len(path), dtype=np.float64)
-    labels = [strength_text(text).replace(", ", "\n") for text in path["strengths"]]
+    labels = [strength_values(text).replace(", ", "\n") for text in path["strengths"]]
     if not np.all(np.isfinite(values)) or len(np.unique(values)) < len(values):
         return ranks, "rank", labels
     wide = values.max() > 10 * max(float(values[values > 0].min(initial=math.inf)), 0.0)
@@ -548,13 +610,9 @@ def _strength_panel(
         _off_axis(axes, place, value, limits, color)
     if scale == "log":
         axes.set_xscale("log")
-        axes.xaxis.set_major_locator(LogLocator(numticks=5))
-        axes.xaxis.set_minor_locator(NullLocator())
-    elif scale == "rank" or np.diff(np.sort(x)).min() > 0.12 * float(np.ptp(x)):
-        axes.set_xticks(x, names, fontsize=6)
-    else:
-        axes.xaxis.set_major_locator(MaxNLocator(4))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    # Over less than two decades a log axis would label one power of ten: the strengths that were run label themselves.
+    axes.set_xticks(x, names, fontsize=6)
+    axes.xaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_locator(MaxNLocator(5))
 
 
@@ -608,11 +666,13 @@ def _learning_curves(runs: pd.DataFrame, headline: pd.DataFrame, curves: pd.Data
         f"{seeds}, medians without intervals. Clean data, evaluation mode; loss on a log axis. "
         "There is no test curve: test is read once per stored checkpoint."
     )
-    figure = _sheet(_width(columns), 0.35 + 1.5 * lines + 0.5 * (lines == 1), title, note, handles)
-    panels = _grid(figure, len(rows), columns, "epoch", "loss (nats)")
     medians = loss.groupby([*key[1:3], "split", "epoch"], sort=True)["value"].median().reset_index()
     shown = medians.merge(headline[["method", "strengths"]].drop_duplicates(), on=["method", "strengths"])
-    low, high = _log_limits(shown["value"].to_numpy(dtype=np.float64))
+    low, high = _log_limits(*(shown.loc[shown["split"] == name, "value"].to_numpy(float) for name in ("train", "val")))
+    if (shown["value"] < low).any():
+        note += f" Below {low:.1g} curves leave the axes."
+    figure = _sheet(_width(columns), 0.35 + 1.5 * lines + 0.5 * (lines == 1), title, note, handles)
+    panels = _grid(figure, len(rows), columns, "epoch", "loss (nats)")
     for row, name, axes in zip(rows, names, panels, strict=True):
         grey = loss[loss["method"] == BASELINE]
         own = loss[(loss["method"] == row["method"]) & (loss["strengths"] == row["strengths"])]
@@ -621,7 +681,7 @@ def _learning_curves(runs: pd.DataFrame, headline: pd.DataFrame, curves: pd.Data
         _curve(axes, own, mark_of(str(row["family"]))[0], SEED_LINES)
         axes.set_yscale("log")
         axes.set_ylim(low, high)
-        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=6))
+        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high < 300 * low else (1.0,), numticks=6))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.yaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
@@ -633,11 +693,12 @@ def _learning_curves(runs: pd.DataFrame, headline: pd.DataFrame, curves: pd.Data
     return Drawing(figure, shown)
 
 
-def _log_limits(values: Values) -> tuple[float, float]:
-    """Limits for positive values on a log axis, without the last half per cent at either end."""
-    low, high = np.quantile(values, [0.005, 0.995])
+def _log_limits(train: Values, val: Values) -> tuple[float, float]:
+    """Limits on a log axis for medians of the loss: the whole of validation, of train what is above 1e-3."""
+    every = np.concatenate([train, val])
+    low, high = max(float(every.min()), min(FLOOR, float(val.min(initial=math.inf)))), float(every.max())
     room = max((high / low) ** 0.08, 1.05)
-    return float(low / room), float(high * room)
+    return low / room, high * room
 
 
 def _curve(axes: Axes, loss: pd.DataFrame, color: str, seed_lines: int) -> None:

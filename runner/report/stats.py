@@ -112,6 +112,20 @@ def paired_ratio(values: Values, baseline: Values, level: float = 0.95) -> Inter
     return Interval(math.exp(logs.mean), math.exp(logs.low), math.exp(logs.high), logs.sd, logs.n)
 
 
+def seeds_needed(sd: float, margin: float, level: float = 0.95, tests: int = 1) -> int:
+    """The fewest pairs whose t-interval, corrected for `tests`, reaches no further than `margin` to either side.
+
+    >>> seeds_needed(sd=2.0, margin=1.0)
+    18
+    """
+    share = 0.5 + level / 2 if tests == 1 else 1 - (1 - level) / (2 * tests)
+    # The normal quantile is below every t quantile, so the search starts at or below the answer.
+    n = max(2, math.floor((float(special.ndtri(share)) * sd / margin) ** 2))
+    while float(special.stdtrit(n - 1, share)) * sd > margin * math.sqrt(n):
+        n += 1
+    return n
+
+
 def holm(p_values: Values) -> Values:
     """Step-down adjusted p-values  (Holm 1979); the family is the entries that are not nan, which stay nan."""
     adjusted = np.full(len(p_values), math.nan)

@@ -104,63 +104,84 @@ def _area(box: Bbox, other: Bbox) -> float:
     return float(max(0.0, width) * max(0.0, height))
 
 
+def _clash(box: Bbox, other: Bbox) -> float:
+    """The cost of a label at `box` beside the text at `other`; a pixel between them is needed."""
+    area = _area(box.padded(1), other)
+    return 20 + area / 5 if area else 0.0
+
+
+def thin_boxes(axes: Axes, lines: Sequence[tuple[float, float, float, float]]) -> list[Bbox]:
+    """The pixels that upright and level `lines` (x0, y0, x1, y1 in data coordinates) take."""
+    boxes = []
+    for x0, y0, x1, y1 in lines:
+        (left, bottom), (right, top) = axes.transData.transform([(x0, y0), (x1, y1)])
+        boxes.append(Bbox.from_extents(left - 1, bottom - 1, right + 1, top + 1))
+    return boxes
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a label could stand: its offset from the point in pixels, its box, and what it covers but for labels."""
+
+    dx: float
+    dy: float
+    reach: float
+    box: Bbox
+    cost: float
+
+
 def place_labels(axes: Axes, labels: Sequence[Label], lines: Sequence[tuple[float, float, float, float]]) -> None:
     """Set every label near its point, where it covers least: other labels, markers, `lines` (x0, y0, x1, y1), edges.
 
-    Greedy, in the order given. The layout of the figure must be final: positions are compared in pixels.
+    In the order given, then again a few times now that the others stand. The layout of the figure must be final:
+    positions are compared in pixels.
     """
     canvas = axes.figure.canvas
     assert isinstance(canvas, FigureCanvasAgg)
     renderer = canvas.get_renderer()  # type: ignore[no-untyped-call]  # matplotlib leaves it without types
-    pixel = axes.transData.transform
     window = axes.get_window_extent(renderer)
-    points = [pixel((label.x, label.y)) for label in labels]
+    points = [axes.transData.transform((label.x, label.y)) for label in labels]
     markers = [Bbox.from_extents(x - 6, y - 6, x + 6, y + 6) for x, y in points]
-    thin = []
-    for x0, y0, x1, y1 in lines:
-        (left, bottom), (right, top) = pixel((x0, y0)), pixel((x1, y1))
-        thin.append(Bbox.from_extents(left - 1, bottom - 1, right + 1, top + 1))
-    taken = [text.get_window_extent(renderer) for text in axes.texts]
-
-    for label, (x, y) in zip(labels, points, strict=True):
-        text = axes.annotate(
+    thin = thin_boxes(axes, lines)
+    standing = [text.get_window_extent(renderer) for text in axes.texts]
+    texts = [
+        axes.annotate(
             label.text, (label.x, label.y), (0, 0), textcoords="offset points", ha="center", va="center", fontsize=7,
             color=label.color, zorder=6, linespacing=0.95, path_effects=[withStroke(linewidth=2, foreground="white")],
-        )  # fmt: skip
-        size = text.get_window_extent(renderer)
-        best = (math.inf, 0.0, 0.0, 0.0)
-        for reach in (7.0, 11.0, 16.0, 24.0, 34.0, 46.0, 60.0, 78.0):
+        )
+        for label in labels
+    ]  # fmt: skip
+
+    def places(at: int) -> Iterator[_Place]:
+        (x, y), size = points[at], texts[at].get_window_extent(renderer)
+        for reach in (7.0, 11.0, 16.0, 24.0, 34.0, 46.0, 60.0, 78.0, 100.0):
             for angle in (0, 180, 90, 270, 45, 135, 315, 225, 22, 158, 338, 202, 68, 112, 292, 248):
                 along, across = math.cos(math.radians(angle)), math.sin(math.radians(angle))
                 # 1.5: on a diagonal the nearest corner of the box, not its middle, stands at the point.
                 dx = along * reach + size.width / 2 * max(-1.0, min(1.0, 1.5 * along))
                 dy = across * reach + size.height / 2 * max(-1.0, min(1.0, 1.5 * across))
                 box = Bbox.from_bounds(x + dx - size.width / 2, y + dy - size.height / 2, size.width, size.height)
-                inside = _area(box, window) / (size.width * size.height)
-                cost = 0.02 * reach + 40 * (1 - inside)
-                cost += sum(_area(box, other) for other in taken) / 25
-                cost += sum(_area(box, other) for other in markers) / 30
+                cost = 0.06 * reach + 80 * (1 - _area(box, window) / (size.width * size.height))
+                cost += sum(_area(box, other) for other in markers) / 15
                 cost += sum(_area(box, other) for other in thin) / 80
-                if cost < best[0]:
-                    best = (cost, dx, dy, reach)
-        _, dx, dy, reach = best
-        points_per_pixel = 72 / axes.figure.dpi
-        text.set_position((dx * points_per_pixel, dy * points_per_pixel))
-        taken.append(Bbox.from_bounds(x + dx - size.width / 2, y + dy - size.height / 2, size.width, size.height))
-        if reach > 16:
+                yield _Place(dx, dy, reach, box, cost)
+
+    choices = [list(places(at)) for at in range(len(labels))]
+    chosen: dict[int, _Place] = {}
+    for _ in range(5):
+        for at, options in enumerate(choices):
+            taken = [*standing, *(place.box for other, place in chosen.items() if other != at)]
+            # Text over text is worse than anything else: neither can be read.
+            chosen[at] = min(options, key=lambda place: place.cost + sum(_clash(place.box, box) for box in taken))
+    points_per_pixel = 72 / axes.figure.dpi
+    for at, place in chosen.items():
+        texts[at].set_position((place.dx * points_per_pixel, place.dy * points_per_pixel))
+        if place.reach > 16:
             # Far from its point a label needs a leader, to the nearest point of its own box.
-            end = (
-                min(max(x, x + dx - size.width / 2), x + dx + size.width / 2),
-                min(max(y, y + dy - size.height / 2), y + dy + size.height / 2),
-            )
+            (x, y), box = points[at], place.box
+            end = (min(max(x, box.x0), box.x1), min(max(y, box.y0), box.y1))
             ends = axes.transData.inverted().transform([(x, y), end])
             axes.plot(
-                ends[:, 0],
-                ends[:, 1],
-                color=label.color,
-                linewidth=0.5,
-                alpha=0.7,
-                zorder=2,
-                scalex=False,
-                scaley=False,
-            )
+                ends[:, 0], ends[:, 1], color=labels[at].color, linewidth=0.5, alpha=0.7, zorder=2,
+                scalex=False, scaley=False,
+            )  # fmt: skip

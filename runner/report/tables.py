@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from runner.report.stats import Paired, Values, holm, pair_by_seed, paired_difference, paired_ratio, t_interval
+from runner.report.stats import (
+    Paired,
+    Values,
+    holm,
+    pair_by_seed,
+    paired_difference,
+    paired_ratio,
+    seeds_needed,
+    t_interval,
+)
 
 GROUP = ["dataset", "model", "setting"]
 CONFIGURATION = ["method", "strengths"]
@@ -22,9 +32,9 @@ def _names(text: str) -> list[str]:
 
 TEXT = _names(
     "run_id study job dataset model setting method family strength_name strengths role protocol split_mode split_hash "
-    "status error optimizer device dtype torch regrun git_sha started_at"
+    "status error optimizer schedule device dtype torch regrun git_sha started_at"
 )
-FLAGS = _names("selected deterministic")
+FLAGS = _names("selected deterministic penalize_biases")
 NEEDED = _names(
     "run_id dataset model setting method family strength strengths seed role protocol selected split_mode status "
     "train_s last_epoch last_train_acc last_val_acc last_test_acc last_gap_acc"
@@ -32,15 +42,33 @@ NEEDED = _names(
 HEADLINE = _names(
     "dataset model setting checkpoint metric method family protocol strengths strength n_tune n_report n_failed "
     "n_pairs n_tune_failed tuning_runs shared_seeds mean sd lo hi gap_mean gap_lo gap_hi base_mean "
-    "diff diff_lo diff_hi gap_diff gap_diff_lo gap_diff_hi p p_holm family_size wins ties d_train d_test "
-    "time_ratio time_ratio_lo time_ratio_hi underfit edge_of_grid pairs level interval_covers"
+    "diff diff_lo diff_hi sd_diff gap_diff gap_diff_lo gap_diff_hi p p_holm family_size wins ties rope gap_rope "
+    "verdict more_seeds d_train d_test time_ratio time_ratio_lo time_ratio_hi best tied_best underfit edge_of_grid "
+    "pairs level interval_covers"
 )
 
 FIXED_SPLIT = "seeds only; one fixed training set: the interval does not cover the choice of training data"
 REDRAWN_SPLIT = "seeds and training sets"
 
 
-class NoBaseline(ValueError):  # noqa: N818  # the name says what is wrong
+@dataclass(frozen=True)
+class Margins:
+    """The largest differences that still count as none, as fractions (`acc`, `gap`) and in nats (`loss`).
+
+    Fix them before the runs: a margin chosen afterwards can make any verdict.
+    """
+
+    acc: float = 0.005
+    gap: float = 0.01
+    loss: float = 0.02
+
+    def __post_init__(self) -> None:
+        for name in ("acc", "gap", "loss"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"margin {name} is {getattr(self, name)}; it must be above 0")
+
+
+class NoBaseline(ValueError):
     """A comparison group has no report run of `none` to compare with."""
 
 
@@ -239,6 +267,7 @@ def _row(
         "underfit": False,
         "pairs": "",
         "n_pairs": 0,
+        "verdict": "",
     }
     if row["method"] == BASELINE:
         return row
@@ -256,6 +285,7 @@ def _row(
         "diff": test.mean,
         "diff_lo": test.low,
         "diff_hi": test.high,
+        "sd_diff": test.sd,
         "gap_diff": gaps.mean,
         "gap_diff_lo": gaps.low,
         "gap_diff_hi": gaps.high,
@@ -271,6 +301,37 @@ def _row(
     }
 
 
+def _judge(row: pd.Series, rope: float) -> tuple[str, float]:
+    """The verdict on a row against `none`, and about how many more pairs would decide an inconclusive one.
+
+    "better" and "worse" by the corrected test, "equivalent" where the interval lies within `rope` to either side,
+    else "inconclusive"; "" where nothing could be tested.
+    """
+    diff, low, high, level = (float(row[name]) for name in ("diff", "diff_lo", "diff_hi", "level"))
+    if row["pairs"] == "identical":
+        return "identical", math.nan
+    if row["pairs"] != "normal":
+        return "", math.nan
+    within = -rope <= low and high <= rope
+    if float(row["p_holm"]) <= 1 - level:
+        word = "better" if (diff < 0) == (row["metric"] == "test_loss") else "worse"
+        return f"{word}, negligible" if within else word, math.nan
+    if within:
+        return "equivalent", math.nan
+    for target in (rope, rope / 2):  # at rope / 2 every case is decided
+        more = seeds_needed(float(row["sd_diff"]), target, level, int(row["family_size"])) - int(row["n_pairs"])
+        if more > 0:
+            break
+    return "inconclusive", float(more)
+
+
+def _tied(parts: list[pd.DataFrame], best: int, column: str, level: float) -> list[bool]:
+    """Which configurations cannot be told from the one at `best`: paired t against it, Holm over the others."""
+    paired = [_compare(part, parts[best], column, level) for part in parts]
+    p_values = np.array([math.nan if at == best else pair.p for at, pair in enumerate(paired)])
+    return [bool(p > 1 - level) for p in holm(p_values)]
+
+
 def _configurations(group: pd.DataFrame) -> Iterator[tuple[pd.DataFrame, pd.DataFrame]]:
     """Report rows and tune rows of each configuration that was reported, and of each method that never was."""
     for _, method in _parts(group, ["method"]):
@@ -282,11 +343,16 @@ def _configurations(group: pd.DataFrame) -> Iterator[tuple[pd.DataFrame, pd.Data
 
 
 def headline(
-    runs: pd.DataFrame, checkpoint: str = "last", metric: str = "test_acc", level: float = 0.95
+    runs: pd.DataFrame,
+    checkpoint: str = "last",
+    metric: str = "test_acc",
+    level: float = 0.95,
+    margins: Margins = Margins(),
 ) -> pd.DataFrame:
     """One row per group and reported configuration, paired by seed against `none`: first `none`, then by difference.
 
     Fractions and nats, as in `runs`. A method without report runs keeps a row of blanks; `p_holm` is within the group.
+    `best` marks the best mean among those without failed runs, `tied_best` those that cannot be told from it.
     Raises NoBaseline for a group without report rows of `none`, ValueError for an unknown checkpoint or metric.
     """
     if checkpoint not in ("last", "best") or metric not in ("test_acc", "test_loss"):
@@ -302,19 +368,30 @@ def headline(
                 f"no report runs of method 'none' for {', '.join(value for value in key if value)}; "
                 f"add them: regrun {' '.join(['method=none', f'study={study}', key[2]]).strip()}"
             )
-        rows = [_row(part, tuning, baseline, checkpoint, metric, level) for part, tuning in _configurations(group)]
+        parts = list(_configurations(group))
+        rows = [_row(part, tuning, baseline, checkpoint, metric, level) for part, tuning in parts]
         frame = pd.DataFrame(rows, columns=pd.Index(HEADLINE))
         frame["p_holm"] = holm(frame["p"].to_numpy(dtype=np.float64))
         frame["family_size"] = int(frame["p"].notna().sum())
-        better = frame["diff"].to_numpy(dtype=np.float64) * (-1 if metric == "test_acc" else 1)
+        acc = metric == "test_acc"
+        frame = frame.assign(rope=margins.acc if acc else margins.loss, gap_rope=margins.gap if acc else margins.loss)
+        judged = [_judge(row, float(row["rope"])) for _, row in frame.iterrows()]
+        frame = frame.assign(verdict=[word for word, _ in judged], more_seeds=[more for _, more in judged])
+        means = frame["mean"].to_numpy(dtype=np.float64) * (1 if acc else -1)
+        means = np.where(frame["n_failed"] > 0, math.nan, means)
+        best = int(np.nanargmax(means)) if np.isfinite(means).any() else -1
+        frame["best"] = np.arange(len(frame)) == best
+        tied = _tied([part for part, _ in parts], best, f"{checkpoint}_{metric}", level) if best >= 0 else False
+        frame["tied_best"] = tied
+        better = frame["diff"].to_numpy(dtype=np.float64) * (-1 if acc else 1)
         frame = frame.assign(first=frame["method"] != BASELINE, better=better)
         frames.append(frame.sort_values(["first", "better", "method", "strengths"], kind="stable")[HEADLINE])
     return pd.concat(frames, ignore_index=True)
 
 
 def without_tests(frame: pd.DataFrame) -> pd.DataFrame:
-    """The frame of a secondary metric: intervals stay, p-values go, since only the primary family is corrected for."""
-    return frame.assign(p=math.nan, p_holm=math.nan, family_size=0)
+    """The frame of a secondary metric: intervals stay; p-values, verdicts and ties, which need the family, go."""
+    return frame.assign(p=math.nan, p_holm=math.nan, family_size=0, verdict="", more_seeds=math.nan, tied_best=False)
 
 
 def to_csv(frame: pd.DataFrame) -> str:

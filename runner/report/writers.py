@@ -9,11 +9,13 @@ from dataclasses import dataclass
 
 import pandas as pd
 from rich.table import Table
+from rich.text import Text
 
 from runner.report.tables import BASELINE, groups, strengths_of
 
 BLANK = "–"  # an en dash reads as "nothing here"; a hyphen reads as a minus
 MINUS = "−"  # the width of a plus, so that signed columns line up
+TIED = "†"
 
 Row = Mapping[Hashable, object]
 
@@ -39,6 +41,11 @@ def number(row: Row, name: str) -> float:
     """A numeric cell of a row; nan for a missing one."""
     value = row[name]
     return float(value) if isinstance(value, int | float) else math.nan
+
+
+def _bounds(row: Row, name: str) -> tuple[float, float, float]:
+    """A difference in a row with the ends of its interval."""
+    return number(row, name), number(row, f"{name}_lo"), number(row, f"{name}_hi")
 
 
 def records(frame: pd.DataFrame) -> list[Row]:
@@ -69,17 +76,35 @@ def plus_minus(mean: float, low: float, high: float, unit: Unit) -> str:
     return text if not math.isfinite(half) else f"{text} ± {half:.{places}f}"
 
 
-def with_bounds(mean: float, low: float, high: float, unit: Unit) -> str:
-    """ "+1.67 [+1.03, +2.31]" in the unit; one decimal more where a bound would round onto 0 and hide its side."""
+def _places(low: float, high: float, at_most: int, rope: float) -> int:
+    """The decimals of an interval, one more where a bound would round onto 0 or -+`rope` and hide its side."""
+    places = decimals((high - low) / 2, at_most)
+    edges = [edge for edge in (0.0, rope, -rope) if math.isfinite(edge)]
+    hidden = any(
+        not math.isclose(bound, edge, abs_tol=1e-9) and math.isclose(round(bound, places), edge, abs_tol=1e-9)
+        for bound in (low, high)
+        for edge in edges
+    )
+    return places + hidden
+
+
+def with_bounds(mean: float, low: float, high: float, unit: Unit, rope: float = math.nan) -> str:
+    """ "+1.67 [+1.03, +2.31]" in the unit; one decimal more where a bound would round onto 0 or the margin `rope`."""
     if not math.isfinite(mean):
         return BLANK
     mean, low, high = mean * unit.scale, low * unit.scale, high * unit.scale
-    places = decimals((high - low) / 2, unit.places)
     if not math.isfinite(low) or not math.isfinite(high):
-        return _signed(mean, places)
-    if any(bound != 0 and float(f"{bound:.{places}f}") == 0 for bound in (low, high)):
-        places += 1
+        return _signed(mean, unit.places)
+    places = _places(low, high, unit.places, rope * unit.scale)
     return f"{_signed(mean, places)} [{_signed(low, places)}, {_signed(high, places)}]"
+
+
+def with_half(mean: float, low: float, high: float, unit: Unit, rope: float = math.nan) -> str:
+    """ "+1.67 ± 0.64": what `with_bounds` says in half the width, for an interval that is symmetric."""
+    if not math.isfinite(mean) or not math.isfinite(low) or not math.isfinite(high):
+        return with_bounds(mean, low, high, unit)
+    places = _places(low * unit.scale, high * unit.scale, unit.places, rope * unit.scale)
+    return f"{_signed(mean * unit.scale, places)} ± {(high - low) / 2 * unit.scale:.{places}f}"
 
 
 def p_text(p: float) -> str:
@@ -89,9 +114,19 @@ def p_text(p: float) -> str:
     return "<0.001" if p < 0.001 else f"{p:.3f}"
 
 
-def strength_text(strengths: str) -> str:
+def strength_values(strengths: str) -> str:
     """The values of "dropout.rate=0.3 l2.rate=0.001" as "0.3, 0.001"; a dash for a method without strengths."""
     return ", ".join(f"{value:g}" for value in strengths_of(strengths).values()) or BLANK
+
+
+def strength_text(strengths: str) -> str:
+    """The value of a single strength; "dropout.rate=0.3, l2.rate=0.001" where several must be told apart."""
+    found = strengths_of(strengths)
+    return (
+        ", ".join(f"{name}={value:g}" for name, value in found.items())
+        if len(found) > 1
+        else strength_values(strengths)
+    )
 
 
 def _method_text(row: Row) -> str:
@@ -99,9 +134,24 @@ def _method_text(row: Row) -> str:
     return f"{row['method']} ({failed} of {total} failed)" if failed else str(row["method"])
 
 
+def _verdict_text(row: Row) -> str:
+    more = number(row, "more_seeds")
+    return f"{row['verdict']} (+{more:.0f})" if math.isfinite(more) else str(row["verdict"]) or BLANK
+
+
+def _unit(frame: pd.DataFrame) -> Unit:
+    return UNITS[str(frame["metric"].iloc[0])]
+
+
+def _difference_names(frame: pd.DataFrame) -> tuple[str, str]:
+    """The headings of the two columns of differences."""
+    return f"Δ test [{_percent(frame)} CI]", f"Δ gap [{_percent(frame)} CI]"
+
+
 def human(frame: pd.DataFrame) -> pd.DataFrame:
-    """One group of a headline as text, at most nine columns; without p-values (a secondary metric) eight."""
+    """A headline as text, at most ten columns; without p-values and verdicts (a secondary metric) eight."""
     rows = []
+    tests, gaps = _difference_names(frame)
     for row in records(frame):
         unit, baseline = UNITS[str(row["metric"])], row["method"] == BASELINE
         pairs, ties = number(row, "n_pairs"), number(row, "ties")
@@ -113,19 +163,16 @@ def human(frame: pd.DataFrame) -> pd.DataFrame:
                 "Strength": strength_text(str(row["strengths"])),
                 unit.short: plus_minus(number(row, "mean"), number(row, "lo"), number(row, "hi"), unit),
                 "Gap": plus_minus(number(row, "gap_mean"), number(row, "gap_lo"), number(row, "gap_hi"), unit),
-                f"Δ test [{_percent(frame)} CI]": with_bounds(
-                    number(row, "diff"), number(row, "diff_lo"), number(row, "diff_hi"), unit
-                ),
-                f"Δ gap [{_percent(frame)} CI]": with_bounds(
-                    number(row, "gap_diff"), number(row, "gap_diff_lo"), number(row, "gap_diff_hi"), unit
-                ),
+                tests: with_bounds(*_bounds(row, "diff"), unit, number(row, "rope")),
+                gaps: with_bounds(*_bounds(row, "gap_diff"), unit, number(row, "gap_rope")),
                 "p (Holm)": p_text(number(row, "p_holm")),
                 "Wins": f"{wins} (={ties:.0f})" if ties > 0 else wins,
                 "Time ×": f"{ratio:.2f}" if math.isfinite(ratio) else BLANK,  # times, not x
+                "Verdict": _verdict_text(row),
             }
         )
     table = pd.DataFrame(rows)
-    return table if int(frame["family_size"].max()) > 0 else table.drop(columns="p (Holm)")
+    return table if int(frame["family_size"].max()) > 0 else table.drop(columns=["p (Holm)", "Verdict"])
 
 
 def _percent(frame: pd.DataFrame) -> str:
@@ -177,13 +224,41 @@ def _remarks(frame: pd.DataFrame) -> Iterator[str]:
         yield f"Identical to none in every pair: {named(same)}."
     if len(edge := frame[frame["edge_of_grid"].astype(bool)]):
         yield f"Chosen at the edge of the grid, a wider one may serve better: {named(edge)}."
+    close = others[(others["gap_diff_lo"] >= -others["gap_rope"]) & (others["gap_diff_hi"] <= others["gap_rope"])]
+    if len(close := close[close["pairs"] != "identical"]):
+        yield f"Gap equivalent to that of none, within {_margin(frame, 'gap_rope')}: {named(close)}."
     if len(under := frame[frame["underfit"].astype(bool)]):
         yield f"Smaller gap by underfitting, test worse: {named(under)}."
 
 
+def _margin(frame: pd.DataFrame, column: str) -> str:
+    """The margin in `column` as "±0.5 percentage points"."""
+    unit = _unit(frame)
+    return f"±{float(frame[column].iloc[0]) * unit.scale:g} {unit.difference}"
+
+
+def _marks(frame: pd.DataFrame) -> Iterator[str]:
+    """What bold and the dagger mean, if they occur."""
+    if len(frame) > 1 and frame["best"].any():
+        highest = "highest" if _unit(frame).scale == 100 else "lowest"
+        yield f"Bold: {highest} mean test{' of those without failed runs' if (frame['n_failed'] > 0).any() else ''}."
+    if frame["tied_best"].any():
+        yield f"{TIED}: cannot be told from the bold one (paired t against it, Holm over the other rows)."
+
+
+def _verdicts(frame: pd.DataFrame) -> str:
+    """How the words of the last column come about; those that do not occur are left out."""
+    words = " ".join(frame["verdict"])
+    parts = [f"better or worse at Holm p ≤ {1 - float(frame['level'].iloc[0]):g}"]
+    inside = f"the {_percent(frame)} interval lies within {_margin(frame, 'rope')}"
+    parts.append(f"equivalent where {inside}" + ("; negligible: better or worse, and inside" * ("negligible" in words)))
+    parts.append("else inconclusive (+k: about k more seeds would narrow it to the margin, or to half of it)")
+    return f"Verdict against none: {'; '.join(parts)}."
+
+
 def caption(frame: pd.DataFrame) -> str:
     """What the numbers of one group's headline are: metric, seeds, checkpoint, interval, baseline, tests, reach."""
-    unit, level = UNITS[str(frame["metric"].iloc[0])], _percent(frame)
+    unit, level = _unit(frame), _percent(frame)
     last = frame["checkpoint"].iloc[0] == "last"
     when = "after the last epoch" if last else "at the epoch of lowest validation loss"
     kind = "accuracy, train − test" if unit.scale == 100 else "loss, test − train"  # a minus sign
@@ -197,8 +272,10 @@ def caption(frame: pd.DataFrame) -> str:
         parts.append(f"Δ: mean paired difference to none on the same seeds, in {unit.difference}{reach}.")
     if tests:
         parts.append(f"p: paired t-test, two-sided, Holm over the {tests} comparison{'s'[: tests > 1]} of this table.")
+        parts.append(_verdicts(frame))
     elif len(frame) > 1 and bounded:
         parts.append("Intervals only: no test was made for this table.")
+    parts += _marks(frame)
     if len(frame) > 1:
         parts.append("Wins: pairs better than none (= ties). Time ×: training time over none's, paired.")
     if bounded:
@@ -209,7 +286,12 @@ def caption(frame: pd.DataFrame) -> str:
 def to_markdown(frame: pd.DataFrame) -> str:
     """One group's headline as a Markdown table, its caption below."""
     table = human(frame)
-    left = {"Method", "Strength"}
+    left = {"Method", "Strength", "Verdict"}
+    means = [
+        (f"**{text}**" if best else text) + TIED * tied
+        for text, best, tied in zip(table[_unit(frame).short], frame["best"], frame["tied_best"], strict=True)
+    ]
+    table = table.assign(**{_unit(frame).short: means})
     cells = [[str(value).replace("|", "\\|") for value in row] for row in table.to_numpy().tolist()]
     lines = [
         "| " + " | ".join(table.columns) + " |",
@@ -230,6 +312,8 @@ LATEX = {
     "Δ": r"$\Delta$",
     "×": r"$\times$",  # the sign to replace
     "·": r"$\cdot$",
+    "≤": r"$\le$",
+    TIED: r"$^\dagger$",
     MINUS: "$-$",
     BLANK: "--",
 }
@@ -243,28 +327,33 @@ def latex_escape(text: str) -> str:
 def to_latex(frame: pd.DataFrame) -> str:
     """All groups of a headline as one bare booktabs `tabular` to `\\input`; each group's caption as a comment above."""
     parts = groups(frame)
-    # One set of columns for all groups: the p column stays if any group has tests.
+    # One set of columns for all groups: those of the tests stay if any group has tests.
     tested = int(frame["family_size"].max())
     tables = [(title, part, human(part.assign(family_size=tested))) for title, part in parts]
     names = list(tables[0][2].columns)
     lines = [f"% {title}: {caption(part)}" for title, part, _ in tables]
-    lines += [f"\\begin{{tabular}}{{ll{'r' * (len(names) - 2)}}}", "\\toprule"]
+    alignment = "".join("l" if name in ("Method", "Strength", "Verdict") else "r" for name in names)
+    lines += [f"\\begin{{tabular}}{{{alignment}}}", "\\toprule"]
     lines.append(" & ".join(map(latex_escape, names)) + " \\\\")
-    for title, _, table in tables:
+    for title, part, table in tables:
         lines.append("\\midrule")
         if len(tables) > 1:
             lines.append(f"\\multicolumn{{{len(names)}}}{{l}}{{\\emph{{{latex_escape(title)}}}}} \\\\")
-        # A row that starts with [ would be read as the optional length of \\, hence the empty group.
-        lines += [
-            " & ".join("{}" * cell.startswith("[") + latex_escape(cell) for cell in map(str, row)) + " \\\\"
-            for row in table.to_numpy().tolist()
-        ]
+        mean = names.index(_unit(part).short)
+        for row, best, tied in zip(table.to_numpy().tolist(), part["best"], part["tied_best"], strict=True):
+            # A row that starts with [ would be read as the optional length of \\, hence the empty group.
+            cells = ["{}" * cell.startswith("[") + latex_escape(cell) for cell in map(str, row)]
+            # \boldmath, since \textbf leaves what is in math mode as it is.
+            cells[mean] = f"{{\\boldmath\\textbf{{{cells[mean]}}}}}" if best else cells[mean]
+            cells[mean] += latex_escape(TIED * tied)
+            lines.append(" & ".join(cells) + " \\\\")
     return "\n".join([*lines, "\\bottomrule", "\\end{tabular}"]) + "\n"
 
 
 def wrapped(name: str, width: int) -> list[str]:
-    """`name` in lines of at most `width`, broken after "+", "_" and spaces where it can be, else anywhere."""
-    pieces = [part[at : at + width] for part in re.findall(r"[^+_ ]+[+_ ]*", name) for at in range(0, len(part), width)]
+    """`name` in lines of at most `width`, broken after "+", "_", "." of a name, "=" and spaces, else anywhere."""
+    parts = re.findall(r"(?:[^+_= .]|\.(?=\d))+(?:[+_= ]|\.(?!\d))*", name)
+    pieces = [part[at : at + width] for part in parts for at in range(0, len(part), width)]
     lines = [""]
     for piece in pieces:
         if lines[-1] and len((lines[-1] + piece).rstrip()) > width:
@@ -273,25 +362,53 @@ def wrapped(name: str, width: int) -> list[str]:
     return [line.rstrip() for line in lines]
 
 
-def terminal_table(frame: pd.DataFrame) -> Table:
-    """One group's headline for a terminal of 100 columns: percent and percentage points, or nats for a loss."""
+def _terminal_cells(frame: pd.DataFrame) -> pd.DataFrame:
+    """The text of a headline for a terminal: one number and its half-width per difference, marks after the means."""
+    unit, shown = _unit(frame), human(frame)
+    tests, gaps = _difference_names(frame)
+    # The half-widths of the means and the ties go: the intervals of the differences are what a reader compares.
+    blank = " " if frame["tied_best"].any() else ""
+    means = [text.split(" ±")[0] for text in shown[unit.short]]
+    marks = [TIED if tied else blank for tied in frame["tied_best"]]
+    cells = {
+        unit.short: [f"{mean}{mark}" for mean, mark in zip(means, marks, strict=True)],
+        "Gap": [text.split(" ±")[0] for text in shown["Gap"]],
+        "Wins": [text.split(" ")[0] for text in shown["Wins"]],
+    }
+    for name, column, rope in ((tests, "diff", "rope"), (gaps, "gap_diff", "gap_rope")):
+        cells[name] = [with_half(*_bounds(row, column), unit, number(row, rope)) for row in records(frame)]
+    return shown.assign(**cells)
+
+
+def terminal_table(frame: pd.DataFrame, width: int = 100) -> Table:
+    """One group's headline for a terminal `width` wide: percent and percentage points, or nats for a loss.
+
+    Numbers are never broken: where it is tight, the names of methods and strengths fold.
+    """
     table = Table(title=groups(frame)[0][0], title_justify="left", box=None, pad_edge=False, padding=(0, 1, 0, 0))
-    shown = human(frame)
-    means = [UNITS[str(frame["metric"].iloc[0])].short, "Gap"]
-    for name in shown.columns:
-        if name in ("Method", "Strength"):
-            table.add_column(name, overflow="fold", min_width=14 if name == "Method" else 8)
-        else:
-            table.add_column(
-                name.replace(" [", "\n[").replace("t a", "t\na").replace("t l", "t\nl").replace("p (", "p\n("),
-                justify="right",
-                no_wrap=True,
-            )
-    for row in shown.to_dict("records"):
-        plain = {str(name): str(value) for name, value in row.items()}
-        # The half-widths of the means and the ties go: the intervals of the differences are what a reader compares.
-        plain |= {name: plain[name].split(" ±")[0] for name in means}
-        plain["Wins"] = plain["Wins"].split(" ")[0]
-        plain["Method"] = "\n".join(wrapped(plain["Method"], 16))
-        table.add_row(*plain.values(), style="bold" if plain["Method"] == BASELINE else "")
+    shown = _terminal_cells(frame)
+    heads = {str(name): str(name).replace(" ", "\n", 1) for name in shown.columns}
+    heads |= {name: f"{name.split(' [')[0]}\n± {_percent(frame)}" for name in _difference_names(frame)}
+    folding = ["Method", "Strength"]
+
+    def length(name: str) -> int:
+        return max(len(line) for text in (heads[name], *shown[name]) for line in text.split("\n"))
+
+    def room() -> int:
+        return width - sum(length(name) for name in heads if name not in folding) - (len(heads) - 1)
+
+    if "Verdict" in heads and room() < sum(map(length, folding)):
+        shown["Verdict"] = [text.replace(" ", "\n", 1) for text in shown["Verdict"]]
+    method = max(12, min(length("Method"), room() - min(length("Strength"), 12)))
+    widths = {"Method": method, "Strength": max(8, min(length("Strength"), room() - method))}
+    for name, head in heads.items():
+        left = name in (*folding, "Verdict")
+        table.add_column(head, justify="left" if left else "right", no_wrap=True)
+    for row, best in zip(shown.to_dict("records"), frame["best"], strict=True):
+        plain = {str(name): Text(str(value)) for name, value in row.items()}
+        plain |= {name: Text("\n".join(wrapped(str(row[name]), wide))) for name, wide in widths.items()}
+        if best:
+            for name in ("Method", _unit(frame).short):
+                plain[name].stylize("bold")
+        table.add_row(*plain.values())
     return table

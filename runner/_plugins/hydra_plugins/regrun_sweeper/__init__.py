@@ -42,7 +42,9 @@ class RegrunSweeper(BasicSweeper):
             return OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])
 
         parsed = OverridesParser.create(config_loader=loader).parse_overrides(self._parse_config() + arguments)
-        axes = [o.get_key_element() for o in parsed if o.is_sweep_override() and len(list(o.sweep_string_iterator())) > 1]
+        axes = [
+            o.get_key_element() for o in parsed if o.is_sweep_override() and len(list(o.sweep_string_iterator())) > 1
+        ]
         batches = self.split_arguments(parsed, self.max_batch_size)
         folder, jobs = sweep.plan(compose, [job for batch in batches for job in batch], axes)
         returns: list[JobReturn] = []

@@ -1,0 +1,48 @@
+# regrun: `make` shows what there is. Everything runs in .venv, which is made when it is first needed.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DONE := $(VENV)/.installed
+# One thread for tests: their nets are so small that a second one only waits.
+TEST := OMP_NUM_THREADS=1 $(BIN)/pytest -q
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test test-all lint types fmt bench clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(DONE) ## make .venv with regrun and its tools in it
+
+$(DONE): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit("regrun needs Python 3.11 or later; try: make PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $(DONE)
+
+demo: $(DONE) ## compare the methods of the brief: a table and figures in about three minutes on two cores
+	$(BIN)/regrun experiment=brief
+
+test: $(DONE) ## run the tests that take seconds
+	$(TEST)
+
+test-all: $(DONE) ## run all tests, slow and GPU ones too
+	$(TEST) -m ''
+
+lint: $(DONE) ## check style and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(DONE) ## check types
+	$(BIN)/mypy
+
+fmt: $(DONE) ## mend what can be mended of style and format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(DONE) ## measure speed against a plain PyTorch loop, side by side
+	$(BIN)/python scripts/bench/run.py
+
+clean: ## remove .venv and caches; results in outputs stay
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache dist build
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

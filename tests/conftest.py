@@ -1,0 +1,56 @@
+"""What the tests of the command share: `regrun`, called in this process, in a folder of its own."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from hydra.core.global_hydra import GlobalHydra
+
+from runner.cli import main
+
+
+@dataclass(frozen=True)
+class Told:
+    """How a command ended and what it said."""
+
+    code: int
+    out: str
+    err: str
+
+
+Regrun = Callable[..., Told]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cache(tmp_path_factory: pytest.TempPathFactory) -> object:
+    """A cache folder of the session's own, so that no test finds, or leaves, anything in the user's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture
+def regrun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Regrun:
+    """The command, in `tmp_path`: `regrun("method=l2", "seeds=2")`."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("REGRUN_MAIN", "")  # so that what `main` sets is undone
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+
+    def call(*arguments: str) -> Told:
+        monkeypatch.setattr(sys, "argv", ["regrun", *arguments])
+        GlobalHydra.instance().clear()
+        capsys.readouterr()
+        code = 0
+        try:
+            main()
+        except SystemExit as left:
+            assert isinstance(left.code, int)
+            code = left.code
+        said = capsys.readouterr()
+        return Told(code, said.out, said.err)
+
+    return call

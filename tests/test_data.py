@@ -1,0 +1,177 @@
+"""Data sets and how a seed splits them."""
+
+from __future__ import annotations
+
+import gzip
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from runner.data import fashion_mnist as fashion
+from runner.data.base import Data, Split, Splitter
+from runner.data.digits import digits
+from runner.data.mnist1d import mnist1d
+from runner.errors import Refusal
+
+SPLITTER = Splitter(100, 50, None, "train_val", 0, True)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def small() -> Data:
+    return mnist1d(300, 200, 1)
+
+
+def same(one: Split, other: Split) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def test_mnist1d_is_the_packages_own() -> None:
+    from mnist1d.data import get_dataset_args, make_dataset
+
+    args = get_dataset_args()
+    args.num_samples = 500
+    theirs = make_dataset(args)
+    ours = mnist1d.__wrapped__(400, 100, 42)
+    np.testing.assert_array_equal(ours.x[:400, 0].numpy(), theirs["x"].astype(np.float32))
+    np.testing.assert_array_equal(ours.y[400:].numpy(), theirs["y_test"])
+    assert ours.official_test is not None
+    assert ours.official_test.tolist() == list(range(400, 500))
+
+
+def test_making_mnist1d_leaves_the_global_generators_alone() -> None:
+    np.random.seed(5)
+    expected = np.random.rand()
+    np.random.seed(5)
+    mnist1d.__wrapped__(50, 50, 3)
+    assert np.random.rand() == expected
+
+
+def test_the_cache_gives_the_same_and_is_written_whole(tmp_path: Path) -> None:
+    first = mnist1d.__wrapped__(60, 40, 4)
+    (stored,) = (tmp_path / "cache" / "regrun").iterdir()
+    assert stored.suffix == ".npz"
+    assert torch.equal(mnist1d.__wrapped__(60, 40, 4).x, first.x)
+
+
+def test_sets_are_disjoint_stratified_and_of_the_size_asked_for() -> None:
+    split = SPLITTER.split(small(), 0)
+    assert [len(part) for part in split[:3]] == [100, 50, 200]
+    assert len(torch.cat(split[:3]).unique()) == 350
+    counts = torch.bincount(small().y[split.train], minlength=10)
+    expected = torch.bincount(small().y[:300], minlength=10) / 3  # a third of the pool's
+    assert (counts - expected).abs().max() <= 1
+
+
+def test_a_seed_fixes_its_split_and_another_draws_its_own() -> None:
+    assert same(SPLITTER.split(small(), 3), SPLITTER.split(small(), 3))
+    assert not same(SPLITTER.split(small(), 3), SPLITTER.split(small(), 4))
+    assert torch.equal(SPLITTER.split(small(), 3).test, SPLITTER.split(small(), 4).test)  # official
+
+
+def test_resplit_none_gives_all_seeds_the_split_of_seed0() -> None:
+    fixed = replace(SPLITTER, resplit="none", seed0=7)
+    assert same(fixed.split(small(), 3), fixed.split(small(), 4))
+    assert torch.equal(fixed.split(small(), 3).train, SPLITTER.split(small(), 7).train)
+
+
+def test_a_larger_training_set_contains_the_smaller_one() -> None:
+    more = replace(SPLITTER, train_size=200).split(small(), 0)
+    assert torch.equal(more.train[:100], SPLITTER.split(small(), 0).train)
+    assert torch.equal(more.val, SPLITTER.split(small(), 0).val)
+
+
+def test_statistics_are_those_of_the_training_rows() -> None:
+    data, split = small(), SPLITTER.split(small(), 0)
+    x = (data.x[split.train] - split.mean) / split.std
+    assert abs(x.mean().item()) < 1e-5
+    assert x.std(unbiased=False).item() == pytest.approx(1, abs=1e-5)
+    elsewhere = data.x.clone()
+    elsewhere[torch.cat([split.val, split.test])] = 1e6  # what is not trained on must not matter
+    assert torch.equal(SPLITTER.split(replace(data, x=elsewhere), 0).mean, split.mean)
+
+
+def test_columns_of_a_table_have_their_own_and_constant_ones_stay_finite() -> None:
+    x = torch.stack([torch.arange(400.0), torch.full((400,), 3.0)], 1)
+    table = Data("t", "table", x, torch.arange(400) % 2, 2, None)
+    split = Splitter(200, 100, 100, "train_val", 0, True).split(table, 0)
+    assert split.std.shape == (2,)
+    assert split.std[1] == 1
+    assert split.mean[1] == 3
+
+
+def test_without_an_official_test_set_the_seed_draws_one() -> None:
+    splitter = Splitter(200, 0.25, 1000, "train_val", 0, True)
+    one, other = splitter.split(digits(), 0), splitter.split(digits(), 1)
+    assert len(one.val) == round(0.25 * 797)
+    assert len(torch.cat(one[:3]).unique()) == 200 + 199 + 1000
+    assert not torch.equal(one.test, other.test)
+
+
+@pytest.mark.parametrize(
+    ("change", "key"),
+    [
+        ({"train_size": 400}, "data.train_size"),
+        ({"train_size": 0}, "data.train_size"),
+        ({"train_size": 10.5}, "data.train_size"),
+        ({"train_size": -0.5}, "data.train_size"),
+        ({"val_size": 300}, "data.val_size"),
+        ({"test_size": 10}, "data.test_size"),
+    ],
+)
+def test_sizes_that_the_data_cannot_give_are_refused(change: dict[str, float], key: str) -> None:
+    with pytest.raises(Refusal, match=key):
+        replace(SPLITTER, **change).split(small(), 0)  # type: ignore[arg-type]  # the dict's types are the fields'
+
+
+def test_a_data_set_without_official_test_needs_a_size() -> None:
+    with pytest.raises(Refusal, match=r"data\.test_size is null"):
+        SPLITTER.sizes(digits())
+
+
+def idx(values: np.ndarray) -> bytes:  # type: ignore[type-arg]
+    head = bytes([0, 0, 8, values.ndim]) + b"".join(int(n).to_bytes(4, "big") for n in values.shape)
+    return head + values.astype(np.uint8).tobytes()
+
+
+def fashion_files(root: Path) -> None:
+    rng = np.random.default_rng(0)
+    for name, n in zip(fashion.NAMES, (20, 20, 5, 5), strict=True):
+        values = rng.integers(0, 256, (n, 28, 28)) if "images" in name else rng.integers(0, 10, n)
+        if name.startswith("t10k"):
+            (root / f"{name}.gz").write_bytes(gzip.compress(idx(values)))
+        else:
+            (root / name).write_bytes(idx(values))
+
+
+def test_fashion_mnist_reads_idx_files_plain_and_gzipped(tmp_path: Path) -> None:
+    fashion_files(tmp_path)
+    data = fashion.fashion_mnist.__wrapped__(str(tmp_path))
+    assert data.x.shape == (25, 1, 28, 28)
+    assert data.x.dtype == torch.uint8
+    expected = np.random.default_rng(0).integers(0, 256, (20, 28, 28)).astype(np.uint8)
+    np.testing.assert_array_equal(data.x[:20, 0].numpy(), expected)
+    assert data.official_test is not None
+    assert data.official_test.tolist() == [20, 21, 22, 23, 24]
+
+
+@pytest.mark.parametrize("damage", [lambda b: b[:-7], lambda b: b"PK\x03\x04" + b[4:], lambda b: b""])
+def test_damaged_fashion_mnist_is_refused(tmp_path: Path, damage: object) -> None:
+    fashion_files(tmp_path)
+    path = tmp_path / fashion.NAMES[0]
+    path.write_bytes(damage(path.read_bytes()))  # type: ignore[operator]
+    with pytest.raises(Refusal, match=fashion.NAMES[0]):
+        fashion.fashion_mnist.__wrapped__(str(tmp_path))
+
+
+@pytest.mark.skipif(not fashion.SYSTEM.is_dir(), reason="the Debian package dataset-fashion-mnist is not installed")
+def test_the_systems_fashion_mnist() -> None:
+    data = fashion.fashion_mnist.__wrapped__("nowhere")
+    assert torch.bincount(data.y[:60000]).tolist() == [6000] * 10
+    assert data.x.float().mean().item() / 255 == pytest.approx(0.286, abs=0.001)  # the mean that users know
