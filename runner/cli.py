@@ -19,6 +19,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from runner.errors import Refusal, unknown
 from runner.paths import conf_dir, options
@@ -63,6 +64,7 @@ def main() -> None:
     os.environ["REGRUN_MAIN"] = str(os.getpid())
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra hands exceptions on instead of printing them
     with _answers():
+        _choices_are_names(sys.argv[1:])
         _task()
 
 
@@ -73,7 +75,7 @@ def _answers() -> Iterator[None]:
         yield
     except Refusal as refusal:
         _leave(str(refusal), 2)
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, YAMLError) as error:
         _leave(explain(error), 2)
     except KeyboardInterrupt:
         _leave("interrupted; run the same command again to go on (with study=NAME)", 130)
@@ -81,6 +83,17 @@ def _answers() -> Iterator[None]:
         if type(error).__name__ != "JobFailed":  # its module imports torch, which --help must not wait for
             raise
         _leave(str(error), 1)
+
+
+def _choices_are_names(arguments: list[str]) -> None:
+    """Refuse data=null and data=3, which Hydra answers with a traceback."""
+    for argument in arguments:
+        group, equals, choice = argument.partition("=")
+        if equals and not group:
+            raise Refusal(f"{argument!r} cannot be read: it must be key=value")
+        for name in re.split(r"[][,\s]+", choice) if group in GROUPS else ():
+            if re.fullmatch(r"null|true|false|nan|inf|[-+.\d][-+.\de]*", name, re.IGNORECASE):
+                raise unknown(group, name, options(group), f"conf/{group}")
 
 
 def arranged(arguments: list[str]) -> list[str]:
@@ -129,15 +142,19 @@ def explain(error: Exception) -> str:
         return f"{twice[1].replace('/', '=')}: the same choice stands in the list twice (once is enough)"
     key = re.search(r"Key '([^']*)' is not in struct\s+full_key: (\S+)", text)
     if key:
+        whole = re.search(r"Could not override '([^']*)'", text)
+        full = whole[1] if whole else key[2]
+        if re.fullmatch(r"method(\.\w+)?", key[2]) and full.startswith("method."):
+            name = full.split(".")[1]
+            return f"{full}: the stack has no method {name!r} (method={name} or method=[...,{name}])"
         head, _, last = key[2].rpartition(".")
-        if key[2].startswith("method.") and key[2].count(".") == 1:
-            return f"{key[2]}: the stack has no method {last!r} (method={last} or method=[...,{last}])"
         return f"no setting {key[2]!r}{_nearest(last)} (regrun --cfg job shows all of them; conf/{head.split('.')[0] or 'config.yaml'})"
     if "--multirun" in text:
         found = re.search(r"Ambiguous value for argument '([^']*)'", text)
         what = found[1] if found else "a list of choices"
         return f"{what}: several choices need a sweep (add -m), one list needs brackets ([a,b])"
-    return re.sub(r"\s+", " ", text).strip()
+    named = getattr(error, "full_key", None)
+    return " ".join((f"{named}: " * bool(named) + text).split())
 
 
 def _nearest(name: str) -> str:
@@ -147,7 +164,7 @@ def _nearest(name: str) -> str:
         for path in conf_dir().rglob("*.yaml")
         for found in re.findall(r"^ *(\w+):", path.read_text("utf-8"), re.M)
     }
-    near = get_close_matches(name, names, n=1)
+    near = get_close_matches(name, names - {name}, n=1)
     return f"; did you mean {near[0]!r}?" if near else ""
 
 

@@ -10,6 +10,7 @@ import inspect
 import json
 import math
 import typing
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from importlib import import_module
@@ -29,6 +30,7 @@ from runner.experiment import Budget, Experiment
 from runner.grid import Run, along, crossed, runs
 from runner.methods.base import Method, ranges
 from runner.methods.stack import Stack
+from runner.paths import conf_dir, options
 
 # What may be named by a configuration file. A user's own package must be named on the command line: allow=[mypackage]
 TRUSTED = ("runner.", "torch.nn.", "torch.optim.", "torchvision.models.", "timm.")
@@ -105,9 +107,15 @@ def read(cfg: DictConfig, overrides: Sequence[str] = ()) -> Job:
     for key in values:
         if key not in TOP:
             raise unknown("setting", key, TOP, "conf/config.yaml")
+    for key in TOP:
+        if key not in values and key != "method":
+            raise Refusal(f"{key} is missing; conf/config.yaml has a value for it, so leave it as it is ({key}=...)")
+    values["method"] = values.get("method") or {}  # method=none and method=[] are one job
+    _once(overrides)
     trusted = TRUSTED
-    if values["allow"] and any(override.lstrip("+").startswith("allow=") for override in overrides):
-        trusted += tuple(f"{package}." for package in values["allow"])
+    allow = _names("allow", values["allow"])
+    if any(override.lstrip("+").startswith("allow=") for override in overrides):
+        trusted += tuple(f"{package}." for package in allow)
 
     protocol = _protocol(values["protocol"])
     device = _device(values["device"])
@@ -125,10 +133,10 @@ def read(cfg: DictConfig, overrides: Sequence[str] = ()) -> Job:
             f"batch_size is {budget.batch_size}; it must be at most the {n_train} training examples "
             "(batch_size=... or data.train_size=...)"
         )
-    if values["dtype"] not in DTYPES:
+    if not isinstance(values["dtype"], str) or values["dtype"] not in DTYPES:
         raise Refusal(f"dtype is {values['dtype']!r}; it must be one of {', '.join(DTYPES)} (dtype=...)")
 
-    stack, axes, grids = _stack(values.get("method") or {}, trusted)
+    stack, axes, grids = _stack(values["method"], trusted)
     optimizer, more = _build("optimizer", _section(values, "optimizer"), Optimizer, trusted)
     schedule, _ = _build("schedule", _section(values, "schedule"), (Constant, Cosine, Step), trusted)
     axes |= more
@@ -143,13 +151,14 @@ def read(cfg: DictConfig, overrides: Sequence[str] = ()) -> Job:
 
     model = _model(_section(values, "model"), data, trusted)
     stack.build(model())  # a stack that does not fit the model is refused before anything is written
+    _true_or_false("penalize_biases", values["penalize_biases"])
     lanes = None if values["lanes"] == "auto" else _whole("lanes", values["lanes"], 1)
     tune = protocol.tune_seeds
     settings = {key: value for key, value in values.items() if key not in OUTSIDE} | {"device": device.type}
     return Job(
         settings=settings,
         study=_name(values["study"]),
-        out=Path(str(values["out"])),
+        out=_folder(values["out"]),
         progress=_true_or_false("progress", values["progress"]),
         threads=None if values["threads"] == "auto" else _whole("threads", values["threads"], 1),
         dataset=str(values["data"]["name"]),
@@ -191,28 +200,53 @@ def _plain(cfg: DictConfig) -> dict[str, Any]:
 def _section(values: Mapping[str, Any], key: str) -> dict[str, Any]:
     section = values.get(key)
     if not isinstance(section, dict):
-        raise Refusal(f"{key} is {section!r}; it must be a group of settings (conf/{key})")
+        home = f"conf/{key}" if (conf_dir() / key).is_dir() else "conf/config.yaml"
+        raise Refusal(f"{key} is {section!r}; it must be a group of settings ({home})")
     return section
+
+
+def _once(overrides: Sequence[str]) -> None:
+    """Refuse a choice that Hydra would take otherwise than it reads: a method listed twice, two data sets at once."""
+    for override in overrides:
+        group, _, choice = override.lstrip("+").partition("=")
+        names = [name.strip() for name in choice.strip("[]").split(",")]
+        if group == "method" and len(set(names)) < len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise Refusal(f"method is {choice}; {twice} stands in the stack twice, and once is enough (method=[...])")
+        if choice.startswith("[") and group != "method" and (conf_dir() / group).is_dir():
+            raise Refusal(f"{group} is {choice}; it must be one of {', '.join(options(group))} ({group}=...)")
+
+
+def _names(key: str, value: object) -> list[str]:
+    if not isinstance(value, list) or not all(isinstance(name, str) and name for name in value):
+        raise Refusal(f"{key} is {value!r}; it must be a list of names ({key}=[...])")
+    return value
+
+
+def _folder(path: object) -> Path:
+    if not isinstance(path, str) or not path:
+        raise Refusal(f"out is {path!r}; it must be a folder (out=...)")
+    return Path(path)
 
 
 def _name(study: object) -> str | None:
     """A study's name, which becomes a folder: no separators, no leading dot, nothing a shell or a page would read."""
     if study is None:
         return None
-    name = str(study)
+    name = study if isinstance(study, str) else str(study) if type(study) is int else ""
     if not name or len(name) > 100 or name[0] in ".-" or not all(c.isalnum() or c in "._-+=" for c in name):
-        raise Refusal(f"study is {name!r}; it must be letters, digits and . _ - + =, not led by . or - (study=...)")
+        raise Refusal(f"study is {study!r}; it must be letters, digits and . _ - + =, not led by . or - (study=...)")
     return name
 
 
 def _setting(values: Mapping[str, Any]) -> str:
     flat = flatten(values)
-    return " ".join(f"{axis}={flat[axis]}" for axis in values["axes"] if axis in flat)
+    return " ".join(f"{axis}={flat[axis]}" for axis in _names("axes", values["axes"]) if axis in flat)
 
 
 def _whole(key: str, value: object, least: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not least <= value < 2**31:
-        raise Refusal(f"{key} is {value!r}; it must be a whole number from {least} ({key}=...)")
+        raise Refusal(f"{key} is {value!r}; it must be a whole number from {least} to {2**31 - 1} ({key}=...)")
     return value
 
 
@@ -234,11 +268,12 @@ def _device(name: object) -> torch.device:
 
 
 def _protocol(node: object) -> Protocol:
-    if not isinstance(node, dict) or node.get("name") not in PROTOCOLS:
-        raise unknown("protocol", str(node), PROTOCOLS, "conf/protocol")
-    if node["select"] not in ("val_acc", "val_loss"):
-        raise Refusal(f"protocol.select is {node['select']!r}; it must be val_acc or val_loss (conf/protocol)")
-    tune = _whole("protocol.tune_seeds", node["tune_seeds"], 1 if node["name"] == "tuned" else 0)
+    name = node.get("name") if isinstance(node, dict) else node
+    if not isinstance(node, dict) or name not in PROTOCOLS:
+        raise unknown("protocol", str(name), PROTOCOLS, "conf/protocol")
+    if node.get("select") not in ("val_acc", "val_loss"):
+        raise Refusal(f"protocol.select is {node.get('select')!r}; it must be val_acc or val_loss (conf/protocol)")
+    tune = _whole("protocol.tune_seeds", node.get("tune_seeds"), 1 if node["name"] == "tuned" else 0)
     return Protocol(node["name"], tune if node["name"] == "tuned" else 0, node["select"])
 
 
@@ -253,8 +288,14 @@ def _data(node: dict[str, Any], seed0: int, trusted: Sequence[str]) -> tuple[Dat
     if node.get("resplit") not in ("train_val", "none"):
         raise Refusal(f"data.resplit is {node.get('resplit')!r}; it must be train_val or none (conf/data)")
     standardize = _true_or_false("data.standardize", node.get("standardize"))
+    if not isinstance(node.get("augment", {}), dict):
+        raise Refusal(f"data.augment is {node['augment']!r}; it must be a group of numbers (conf/data)")
     load = _called("data", node, given, trusted)
-    data = load()
+    try:
+        data = load()
+    except (OSError, EOFError, zlib.error) as error:
+        said = ", ".join(f"data.{key}={value}" for key, value in given.items()) or f"data={node.get('name')}"
+        raise Refusal(f"{said} cannot be read: {error} (data.*=... or another data=...)") from error
     if not isinstance(data, Data):
         raise Refusal(f"data._target_ {node.get('_target_')} gave a {type(data).__name__}, not runner.data.base.Data")
     val_size = sizes["val_size"]
@@ -264,11 +305,6 @@ def _data(node: dict[str, Any], seed0: int, trusted: Sequence[str]) -> tuple[Dat
 
 def _model(node: dict[str, Any], data: Data, trusted: Sequence[str]) -> Callable[[], nn.Module]:
     given = {key: value for key, value in node.items() if key not in ("name", "_target_")}
-    for key, value in given.items():
-        if isinstance(value, int) and not isinstance(value, bool):
-            _whole(f"model.{key}", value, 1)
-        elif not isinstance(value, str | bool | None):
-            raise Refusal(f"model.{key} is {value!r}; it must be a whole number (conf/model)")
     make = _called("model", node, given | {"shape": data.shape, "classes": data.classes}, trusted)
 
     def model() -> nn.Module:
@@ -276,6 +312,15 @@ def _model(node: dict[str, Any], data: Data, trusted: Sequence[str]) -> Callable
         assert isinstance(net, nn.Module)
         return net
 
+    try:
+        with torch.no_grad():
+            model().eval()(data.x[:1].float())
+    except (TypeError, ValueError, RuntimeError) as error:
+        said = " ".join(str(error).split())
+        raise Refusal(
+            f"model is {node.get('name')!r}, which cannot take the {data.kind} examples of {data.name}, of shape "
+            f"{data.shape}: {said} (another model=... or data=...)"
+        ) from error
     return model
 
 
@@ -294,7 +339,10 @@ def _stack(
         methods[name], own = _build(where, plain, Method, trusted)
         axes |= own
         allowed = ranges(methods[name])
-        for field, values in (entry.get("grid") or {}).items():
+        grid = entry.get("grid") or {}
+        if not isinstance(grid, dict):
+            raise Refusal(f"{where}.grid is {grid!r}; it must give a list to each strength ({_home(where)}{where}.grid...)")
+        for field, values in grid.items():
             if field not in allowed:
                 raise unknown(f"strength of {name}", field, allowed, f"conf/method/{name}.yaml")
             grids[f"{name}.{field}"] = _list(f"{where}.grid.{field}", values, allowed[field])
@@ -320,7 +368,7 @@ def _build(
     target = _locate(where, node.get("_target_"), trusted)
     if not (isinstance(target, type) and issubclass(target, kind) and is_dataclass(target)):
         raise Refusal(
-            f"{where}._target_ is {node.get('_target_')!r}, which is not what a {where.split('.')[0]} must be"
+            f"{where}._target_ is {node.get('_target_')!r}, which is no {where.split('.')[0]}"
         )
     given = {key: value for key, value in node.items() if key != "_target_"}
     known = {field.name: field for field in fields(target)}
@@ -391,10 +439,22 @@ def _called(
     if not callable(target):
         raise Refusal(f"{where}._target_ is {node.get('_target_')!r}, which cannot be called")
     try:
-        inspect.signature(target).bind(**given)
+        wanted = inspect.signature(target)
+    except ValueError as error:
+        raise Refusal(f"{where}._target_ is {node.get('_target_')!r}, whose arguments cannot be known") from error
+    try:
+        wanted.bind(**given)
     except TypeError as error:
-        known = [name for name in inspect.signature(target).parameters if name not in ("shape", "classes")]
+        known = [name for name in wanted.parameters if name not in ("shape", "classes")]
         raise Refusal(f"{where}: {error}; {node.get('_target_')} takes: {', '.join(known) or 'nothing'}") from error
+    for name, value in given.items():
+        kind = wanted.parameters[name].annotation if name in wanted.parameters else None
+        if kind in (int, "int"):
+            _whole(f"{where}.{name}", value, 0 if name == "seed" else 1)
+        elif kind in (float, "float"):
+            _number(f"{where}.{name}", value, f"{where}.{name}=...")
+        elif kind in (str, "str") and not isinstance(value, str):
+            raise Refusal(f"{where}.{name} is {value!r}; it must be a text ({where}.{name}=...)")
     return lambda: target(**given)
 
 

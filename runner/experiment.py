@@ -36,4 +36,4 @@ class Experiment:
     budget: Budget
     device: torch.device
     dtype: torch.dtype  # of weights and arithmetic; bfloat16 stands for autocast around float32 weights
-    lanes: int | None  # runs trained side by side at most; None: as many as measure fastest
+    lanes: int | None  # runs mapped over at most; 1: one by one, unmapped; None: all

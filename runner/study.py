@@ -90,7 +90,7 @@ def run_job(job: Job, folder: Path, command: Sequence[str], say: Say, watch: Cal
             if missing:
                 records.write_status(place, "running", method=job.method, command=list(command))
                 began = records.now()
-                experiment = replace(job.experiment, lanes=job.experiment.lanes or width(job.experiment, missing))
+                experiment = replace(job.experiment, lanes=job.experiment.lanes or width(job.experiment, wanted))
                 for outcome in train(experiment, missing, watch):
                     rows.append(_row(job, folder.name, outcome, began))
                     curves += _curve(job, outcome)
@@ -106,8 +106,6 @@ def run_job(job: Job, folder: Path, command: Sequence[str], say: Say, watch: Cal
         else:
             records.write_status(place, "complete", method=job.method, command=list(command), error=None)
         return records.read_table(place / "runs.csv")
-    except Refusal:
-        raise
     except Exception as error:
         records.write(place / "error.txt", traceback.format_exc())
         told = f"{type(error).__name__}: {error}".splitlines()[0]

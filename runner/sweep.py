@@ -12,14 +12,6 @@ from omegaconf import DictConfig
 from runner.errors import Refusal
 
 Compose = Callable[[Sequence[str]], DictConfig]
-OUTSIDE = (
-    "study",
-    "out",
-    "progress",
-    "lanes",
-    "threads",
-    "seeds",
-)  # what may differ between jobs without being an axis
 
 
 def plan(compose: Compose, jobs: Sequence[Sequence[str]], axes: Sequence[str]) -> tuple[Path, list[list[str]]]:
@@ -29,10 +21,12 @@ def plan(compose: Compose, jobs: Sequence[Sequence[str]], axes: Sequence[str]) -
     the whole sweep, and writes nothing, if any job is refused.
     """
     from runner import study
-    from runner.config import read
+    from runner.config import OUTSIDE, read
 
-    settings = [axis for axis in axes if axis != "method" and not axis.startswith(("method.", "hydra."))]
-    known = [axis for axis in settings if axis not in OUTSIDE]
+    known = [axis for axis in axes if axis != "method" and not axis.startswith(("method.", "hydra."))]
+    for axis in known:
+        if axis in OUTSIDE:
+            raise Refusal(f"{axis} has several values; a sweep has one, since no run's numbers depend on it ({axis}=...)")
     wanted = [_fitting(list(job)) for job in jobs]
     used = {override for job in wanted for override in job}
     for job in jobs:

@@ -127,7 +127,7 @@ def test_figures_are_those_of_a_plain_pytorch_evaluation() -> None:
 
     spy = Spy()
     trial = experiment(Stack({"dropout": Dropout(0.3, 0.0), "spy": spy}))
-    (outcome,) = train(trial, [Run(5, "report", {}, 0)])
+    (outcome,) = train(replace(trial, lanes=1), [Run(5, "report", {}, 0)])
     net = trial.model()
     net.load_state_dict(spy.last[-1])
     split = trial.splitter.split(trial.data, 5)
@@ -155,7 +155,7 @@ def test_an_epoch_shows_every_training_example_once_in_a_new_order() -> None:
 
     spy = Spy()
     trial = experiment(Stack({"spy": spy}), epochs=2)
-    list(train(trial, [Run(0, "report", {}, 0)]))
+    list(train(replace(trial, lanes=1), [Run(0, "report", {}, 0)]))
     split = trial.splitter.split(trial.data, 0)
     expected = ((trial.data.x[split.train] - split.mean) / split.std).flatten(1)
     shown = [x for x in spy.shown if len(x) == 20][1:]  # the first step is taken twice, to set things up
@@ -168,9 +168,9 @@ def test_an_epoch_shows_every_training_example_once_in_a_new_order() -> None:
 @pytest.mark.parametrize("name", STACKS)
 def test_numbers_do_not_depend_on_the_size_of_the_packs(name: str) -> None:
     whole = outcomes(experiment(STACKS[name]), 4)
-    halves = outcomes(replace(experiment(STACKS[name]), lanes=2), 4)
-    assert all(same(a, b) for a, b in zip(whole, halves, strict=True))
-    (alone,) = train(experiment(STACKS[name]), [Run(3, "report", {}, 0)])
+    threes = outcomes(replace(experiment(STACKS[name]), lanes=3), 4)  # a pack of three and a pack of one
+    assert all(same(a, b) for a, b in zip(whole, threes, strict=True))
+    (alone,) = train(replace(experiment(STACKS[name]), lanes=1), [Run(3, "report", {}, 0)])
     for figure, value in alone.figures.items():
         assert whole[3].figures[figure] == pytest.approx(value, rel=2e-2, abs=2e-2)
 
@@ -178,7 +178,7 @@ def test_numbers_do_not_depend_on_the_size_of_the_packs(name: str) -> None:
 def test_convolutions_agree_mapped_and_alone() -> None:
     trial = replace(experiment(), model=lambda: conv1d((2, 8), 4, width=4))
     whole = outcomes(trial, 3)
-    (alone,) = train(trial, [Run(2, "report", {}, 0)])
+    (alone,) = train(replace(trial, lanes=1), [Run(2, "report", {}, 0)])
     assert whole[2].figures["last_train_loss"] == pytest.approx(alone.figures["last_train_loss"], rel=1e-3)
 
 
@@ -253,7 +253,9 @@ def test_without_validation_there_is_no_best() -> None:
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 @pytest.mark.parametrize("seeds", [1, 2])
 def test_other_precisions_train(dtype: torch.dtype, seeds: int) -> None:
-    trial = replace(experiment(STACKS["mixed"], epochs=8), dtype=dtype, optimizer=Adam(0.01, 0.9, 0.999, 1e-8))
+    trial = replace(
+        experiment(STACKS["mixed"], epochs=8), dtype=dtype, lanes=seeds, optimizer=Adam(0.01, 0.9, 0.999, 1e-8)
+    )
     for outcome in outcomes(trial, seeds):
         assert outcome.status == "ok"
         assert outcome.figures["last_train_acc"] > 0.5

@@ -1,5 +1,6 @@
 """A whole report: files, figures, the command."""
 
+import itertools
 import json
 import math
 import subprocess
@@ -10,6 +11,8 @@ import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from matplotlib.text import Text
 from report_data import METHODS, Plan, write_study
 
@@ -117,6 +120,111 @@ def test_the_frontier_by_hand() -> None:
     # (1, 5) starts; (2, 4) is beaten by it; (3, 6) is higher; (3, 5.5) has the same gap and less
     steps = figures._frontier(np.array([3.0, 2.0, 1.0, 3.0]), np.array([6.0, 4.0, 5.0, 5.5]))
     assert steps == [(1.0, 5.0), (3.0, 6.0)]
+
+
+def test_only_what_is_far_below_none_leaves_the_axes() -> None:
+    def outside(tests: list[float]) -> list[bool]:
+        methods = ["none", *(f"m{at}" for at in range(len(tests) - 1))]
+        far: list[bool] = figures._outside(pd.DataFrame({"method": methods, "mean": np.array(tests) / 100})).tolist()
+        return far
+
+    # the best, far above the others, stays; 7 below none is less than the 10.3 from the best to none
+    assert outside([65.7, 76.0, 67.9, 66.9, 66.7, 66.4, 58.8]) == [False] * 7
+    # without it 7 is more than the others span; two collapsed ones do not excuse each other
+    assert outside([65.7, 67.9, 66.9, 58.8, 57.0]) == [False, False, False, True, True]
+    # 4.5 below none is never far
+    assert outside([65.7, 65.8, 61.2]) == [False] * 3
+
+
+def _spread(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """A study in which one method is far better with a far smaller gap, one far worse, and the rest near `none`."""
+    plan = Plan(methods=METHODS[:8], report=4, tune=2)
+    runs = in_order(read_runs(collect(write_study(folder, plan))))
+    for method, test, gap in (("mixup", 0.12, -0.18), ("label_smoothing", -0.60, -0.20)):
+        own = runs["method"] == method
+        for name, moved in {"test_acc": test, "val_acc": test, "gap_acc": gap}.items():
+            runs.loc[own, f"last_{name}"] += moved
+    return runs, headline(runs), by_strength(runs)
+
+
+def test_the_best_method_is_inside_the_axes_and_no_text_over_another(tmp_path: Path) -> None:
+    _, frame, strengths = _spread(tmp_path / "study")
+    drawing = figures.gap_vs_test(frame, strengths)
+    assert drawing is not None
+    left, right = drawing.figure.axes
+    best = frame.set_index("method").loc["mixup"]
+    for row in frame[frame["method"] != "label_smoothing"].to_dict("records"):
+        x, y = 100 * row["gap_mean"], 100 * row["mean"]
+        assert left.get_xlim()[0] < x < left.get_xlim()[1], row["method"]
+        assert left.get_ylim()[0] < y < left.get_ylim()[1], row["method"]
+    assert left.get_ylim()[0] > 50
+    note = " ".join(text.get_text().replace("\n", " ") for text in drawing.figure.texts)
+    assert "Outside the axes: label_smoothing (gap" in note
+    assert right.get_ylim()[1] > 100 * best["mean"]
+    pixels = [left.transData.transform((100 * row["gap_mean"], 100 * row["mean"])) for row in frame.to_dict("records")]
+    for axes in (left, right):
+        boxes = {text.get_text(): text.get_window_extent() for text in axes.texts}
+        assert len(boxes) >= 5
+        for name, box in boxes.items():
+            assert not any(box.overlaps(other) for text, other in boxes.items() if text != name), name
+    words = [text.get_window_extent() for text in left.texts if "underfit" in text.get_text()]
+    assert not any(box.padded(4).contains(x, y) for box in words for x, y in pixels)
+
+
+def test_words_of_the_quadrant_give_way(tmp_path: Path) -> None:
+    _, frame, _ = _spread(tmp_path / "study")
+    shown = frame[frame["method"].isin(["none", "l2"])]
+
+    def words(lines: list[tuple[float, float, float, float]]) -> list[tuple[float, float]]:
+        axes = Figure().add_subplot()
+        FigureCanvasAgg(axes.figure)  # type: ignore[arg-type]  # a Figure
+        x, y = (100 * float(shown.loc[shown["method"] == "none", name].iloc[0]) for name in ("gap_mean", "mean"))
+        axes.set(xlim=(x - 20, x + 1), ylim=(y - 20, y + 5))
+        figures._underfit_words(axes, shown, [(x + a, y + b, x + c, y + d) for a, b, c, d in lines])
+        return [text.get_position() for text in axes.texts]
+
+    ((free, _),) = words([])
+    ((moved, _),) = words([(-1, -20, -1, 0)])  # an upright line through both right corners
+    assert moved < free
+    assert words([(-20, -19, 0, -19), (-20, -1, 0, -1)]) == []  # level ones through all four
+
+
+def test_strength_axes_label_what_was_run(tmp_path: Path) -> None:
+    plan = Plan(methods=("l2", "dropout", "mixup+l2", "l1"), tune=2, report=2, strengths=(2, 5, 10, 20, 40))
+    runs = in_order(read_runs(collect(write_study(tmp_path / "study", plan))))
+    drawing = figures.strength_curves(runs, headline(runs), by_strength(runs))
+    assert drawing is not None
+    assert {axes.get_title("left").replace("\n", " ") for axes in drawing.figure.axes} == {
+        "l2: rate", "dropout: rate", "mixup+l2: mixup.rate, l2.rate", "l1: rate",
+    }  # fmt: skip
+    for axes in drawing.figure.axes:
+        if "+" not in axes.get_title("left"):
+            assert axes.get_xscale() == "log"
+            assert [label.get_text() for label in axes.get_xticklabels()] == ["2", "5", "10", "20", "40"]
+            assert all(label.get_visible() for label in axes.get_xticklabels())
+
+
+def test_tick_labels_never_touch(tmp_path: Path) -> None:
+    grid = (0.01, 0.012, 0.014, 0.016, 0.02, 0.03, 0.05, 0.08, 0.081, 0.3)
+    runs = in_order(read_runs(collect(write_study(tmp_path / "study", Plan(tune=2, report=2, strengths=grid)))))
+    drawing = figures.strength_curves(runs, headline(runs), by_strength(runs))
+    assert drawing is not None
+    for axes in drawing.figure.axes:
+        labels = [label for label in axes.get_xticklabels() if label.get_visible()]
+        assert {"0.01", "0.3"} < {label.get_text() for label in labels}
+        boxes = sorted((label.get_window_extent() for label in labels), key=lambda box: box.x0)
+        assert all(before.x1 < after.x0 for before, after in itertools.pairwise(boxes))
+
+
+def test_learning_curves_show_all_down_to_a_thousandth() -> None:
+    # one in a thousand of the values is low: quantiles would cut it
+    train, val = np.array([*[0.5] * 999, 0.002]), np.full(1000, 1.0)
+    low, high = figures._log_limits(train, val)
+    assert 0.001 < low < 0.002
+    assert 1.0 < high < 3.0
+    assert 0.0003 < figures._log_limits(np.array([0.5, 1e-9]), val)[0] < 0.001
+    # but validation is shown whole
+    assert figures._log_limits(np.array([0.5, 1e-9]), np.array([1.0, 1e-4]))[0] < 1e-4
 
 
 def test_one_collapsed_method_does_not_flatten_the_others() -> None:

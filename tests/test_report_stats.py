@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from runner.report.stats import holm, pair_by_seed, paired_difference, paired_ratio, t_interval
+from runner.report.stats import holm, pair_by_seed, paired_difference, paired_ratio, seeds_needed, t_interval
 
 
 def test_t_interval_of_three_values() -> None:
@@ -113,6 +113,12 @@ def test_paired_ratio_is_geometric() -> None:
     assert ratio.mean == pytest.approx(2.0)
     assert ratio.n == 2
     assert ratio.low < ratio.mean < ratio.high
+
+
+@pytest.mark.parametrize(("sd", "tests", "n"), [(2.0, 1, 18), (2.0, 11, 37), (4.0, 1, 64), (0.5, 1, 4), (0.0, 1, 2)])
+def test_seeds_needed(sd: float, tests: int, n: int) -> None:
+    # t(0.975, 17 df) = 2.1098: 2.1098 * 2 / sqrt(18) = 0.9946 <= 1; with 17 pairs 2.1199 * 2 / sqrt(17) = 1.028 > 1
+    assert seeds_needed(sd, 1.0, tests=tests) == n
 
 
 def test_holm_by_hand() -> None:

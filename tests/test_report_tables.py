@@ -12,6 +12,7 @@ from rich.console import Console
 
 from runner.report.collect import collect
 from runner.report.tables import (
+    Margins,
     NoBaseline,
     at_edge,
     by_strength,
@@ -32,6 +33,7 @@ from runner.report.writers import (
     to_latex,
     to_markdown,
     with_bounds,
+    with_half,
     wrapped,
 )
 
@@ -239,7 +241,10 @@ def test_edge_of_grid() -> None:
     assert [at_edge(text, grid) for text in grid] == [True, False, True]
     assert not at_edge(grid[0], grid[:1])
     assert strengths_of("dropout.rate=0.3 l2.rate=1e-3") == {"dropout.rate": 0.3, "l2.rate": 0.001}
-    assert strength_text("dropout.rate=0.3 l2.rate=1e-3") == "0.3, 0.001"
+    # one strength needs no name, several do
+    assert strength_text("dropout.rate=0.3 l2.rate=1e-3") == "dropout.rate=0.3, l2.rate=0.001"
+    assert strength_text("dropout.rate=0.3") == "0.3"
+    assert strength_text("") == "–"
 
 
 def test_rounding() -> None:
@@ -252,17 +257,26 @@ def test_rounding() -> None:
     assert with_bounds(-0.02, -0.045, 0.005, ACC) == "−2.0 [−4.5, +0.5]"
     # the lower bound +0.04 pp would round to 0.0 and hide that the interval excludes 0
     assert with_bounds(0.02, 0.0004, 0.0396, ACC) == "+2.00 [+0.04, +3.96]"
+    # -0.504 pp lies outside a margin of 0.5 pp, which "-0.5" would hide
+    assert with_bounds(0.013, -0.00504, 0.03104, ACC, rope=0.005) == "+1.30 [−0.50, +3.10]"
+    assert with_bounds(0.013, -0.00504, 0.03104, ACC) == "+1.3 [−0.5, +3.1]"
+    assert with_half(0.017, 0.0103, 0.0237, ACC) == "+1.70 ± 0.67"
+    assert with_half(0.02, 0.0004, 0.0396, ACC) == "+2.00 ± 1.96"
+    assert with_half(0.02, math.nan, math.nan, ACC) == "+2.00"
     assert with_bounds(0.0, 0.0, 0.0, ACC) == "0.00 [0.00, 0.00]"
     assert [p_text(p) for p in (0.0004, 0.0374, math.nan)] == ["<0.001", "0.037", "–"]
 
 
 def test_markdown_golden() -> None:
     # none: mean 72, sd 2, half-width 4.30265 * 2 / sqrt(3) = 4.97; l_2: sd 3, half-width 7.45
+    # -0.48 would round onto the margin of 0.5; sd 1, and 18 pairs reach the margin: 2.1098 / sqrt(18) = 0.497, so +15
     assert to_markdown(headline(THREE)).splitlines()[:4] == [
-        "| Method | Strength | Test acc | Gap | Δ test [95% CI] | Δ gap [95% CI] | p (Holm) | Wins | Time × |",
-        "|:--|:--|--:|--:|--:|--:|--:|--:|--:|",
-        "| none | – | 72.0 ± 5.0 | 18.0 ± 5.0 | – | – | – | – | – |",
-        "| l_2 | 0.01 | 74.0 ± 7.5 | 16.0 ± 7.5 | +2.0 [−0.5, +4.5] | −2.0 [−4.5, +0.5] | 0.074 | 3/3 | 1.00 |",
+        "| Method | Strength | Test acc | Gap | Δ test [95% CI] | Δ gap [95% CI] | p (Holm) | Wins | Time × | "
+        "Verdict |",
+        "|:--|:--|--:|--:|--:|--:|--:|--:|--:|:--|",
+        "| none | – | 72.0 ± 5.0† | 18.0 ± 5.0 | – | – | – | – | – | – |",
+        "| l_2 | 0.01 | **74.0 ± 7.5** | 16.0 ± 7.5 | +2.00 [−0.48, +4.48] | −2.0 [−4.5, +0.5] | 0.074 | 3/3 | 1.00 | "
+        "inconclusive (+15) |",
     ]
 
 
@@ -270,14 +284,15 @@ def test_latex_golden() -> None:
     lines = to_latex(headline(THREE)).splitlines()
     assert lines[0].startswith("% digits · mlp: Test accuracy (%)")
     assert lines[1:4] == [
-        "\\begin{tabular}{llrrrrrrr}",
+        "\\begin{tabular}{llrrrrrrrl}",
         "\\toprule",
         "Method & Strength & Test acc & Gap & $\\Delta$ test [95\\% CI] & $\\Delta$ gap [95\\% CI] & p (Holm) & Wins & "
-        "Time $\\times$ \\\\",
+        "Time $\\times$ & Verdict \\\\",
     ]
+    assert lines[5].startswith("none & -- & 72.0 $\\pm$ 5.0$^\\dagger$ & ")
     assert lines[6] == (
-        "l\\_2 & 0.01 & 74.0 $\\pm$ 7.5 & 16.0 $\\pm$ 7.5 & +2.0 [$-$0.5, +4.5] & $-$2.0 [$-$4.5, +0.5] & "
-        "0.074 & 3/3 & 1.00 \\\\"
+        "l\\_2 & 0.01 & {\\boldmath\\textbf{74.0 $\\pm$ 7.5}} & 16.0 $\\pm$ 7.5 & +2.00 [$-$0.48, +4.48] & "
+        "$-$2.0 [$-$4.5, +0.5] & 0.074 & 3/3 & 1.00 & inconclusive (+15) \\\\"
     )
     assert lines[-2:] == ["\\bottomrule", "\\end{tabular}"]
 
@@ -285,8 +300,109 @@ def test_latex_golden() -> None:
 def test_secondary_tables_have_no_tests() -> None:
     text = to_markdown(without_tests(headline(THREE, metric="test_loss")))
     assert "p (Holm)" not in text
+    assert "Verdict" not in text
+    assert "†" not in text
     assert "no test was made" in text
     assert "Test loss (cross-entropy, nats)" in text
+
+
+def around(differences: list[float], **others: list[float]) -> pd.DataFrame:
+    """The headline of `none`, of one method "m" that differs from it by `differences`, and of others likewise."""
+    base = [0.70 + 0.01 * (seed % 3) for seed in range(len(differences))]
+    moved = {name: [a + b for a, b in zip(base, d, strict=True)] for name, d in {"m": differences, **others}.items()}
+    return headline(by_hand({"none": base, **moved}))
+
+
+@pytest.mark.parametrize(
+    ("differences", "verdict"),
+    [
+        ([0.020, 0.021, 0.022, 0.021], "better"),
+        ([-0.020, -0.021, -0.022, -0.021], "worse"),
+        # mean 0.002, interval within +-0.005 and above 0
+        ([0.0020, 0.0021, 0.0019, 0.0020], "better, negligible"),
+        # mean 0, sd 0.00115, half-width 3.182 * 0.00115 / 2 = 0.0018
+        ([0.001, -0.001, 0.001, -0.001], "equivalent"),
+        ([0.0, 0.0, 0.0, 0.0], "identical"),
+        ([0.02, 0.02, 0.02, 0.02], ""),  # no seed variance: no verdict
+        ([0.02], ""),
+    ],
+)
+def test_verdicts(differences: list[float], verdict: str) -> None:
+    row = around(differences).iloc[1]
+    assert row["verdict"] == verdict
+    assert math.isnan(row["more_seeds"])
+
+
+def test_inconclusive_says_how_many_seeds() -> None:
+    # mean 0, sd 0.01 * sqrt(4/3) = 0.011547; 23 pairs: t(22) = 2.0739 gives 2.0739 * 0.011547 / sqrt(23) =
+    # 0.004993, within 0.005; with 22 pairs t(21) = 2.0796 gives 0.00512; 23 - 4 = 19
+    row = around([0.01, -0.01, 0.01, -0.01]).iloc[1]
+    assert (row["verdict"], row["more_seeds"], row["rope"]) == ("inconclusive", 19, 0.005)
+    # a margin of 0.02 holds the interval 3.1824 * 0.011547 / 2 = 0.0184
+    runs = by_hand({"none": [0.7, 0.72, 0.7, 0.71], "m": [0.71, 0.71, 0.71, 0.70]})
+    assert headline(runs, margins=Margins(acc=0.02)).iloc[1]["verdict"] == "equivalent"
+    assert "within ±2 percentage points" in caption(headline(runs, margins=Margins(acc=0.02)))
+    assert headline(runs, metric="test_loss").iloc[1]["rope"] == 0.02
+
+
+def test_less_loss_is_better() -> None:
+    runs = by_hand({"none": [0.70, 0.72, 0.74, 0.72], "m": [0.72, 0.741, 0.762, 0.741]})
+    assert headline(runs, metric="test_loss").iloc[1]["verdict"] == "better"
+    assert headline(runs, metric="test_loss")["best"].tolist() == [False, True]
+    assert "Bold: lowest mean test." in caption(headline(runs, metric="test_loss"))
+
+
+def test_a_margin_is_above_0() -> None:
+    with pytest.raises(ValueError, match="margin gap is 0; it must be above 0"):
+        Margins(gap=0)
+
+
+def test_best_and_those_tied_with_it() -> None:
+    # near differs from m by -0.002, +0.001, 0, 0 (tied), none by about -0.021 throughout (told apart)
+    m, near = [0.020, 0.021, 0.022, 0.021], [0.018, 0.022, 0.022, 0.021]
+    frame = around(m, near=near).set_index("method")
+    assert frame["best"].to_dict() == {"none": False, "m": True, "near": False}
+    assert frame["tied_best"].to_dict() == {"none": False, "m": False, "near": True}
+    lines = to_markdown(frame.reset_index()).splitlines()
+    # the mean of 0.72, 0.731, 0.742, 0.721
+    assert "| **72.9 ± 1.6** |" in lines[3]
+    assert "† |" in lines[4]
+    assert "†" not in lines[2]
+    assert "†: cannot be told from the bold one" in lines[-1]
+
+
+def test_ties_with_the_best_are_corrected_for() -> None:
+    # m is best; each of the two others differs from it with the p below: Holm doubles it, so both stay tied
+    runs = by_hand(
+        {"none": [0.700, 0.712, 0.708, 0.716], "m": [0.71, 0.72, 0.73, 0.74], "n": [0.700, 0.712, 0.708, 0.716]}
+    )
+    frame = headline(runs).set_index("method")
+    # m - none: 0.010, 0.008, 0.022, 0.024: mean 0.016, sd 0.00816, t = 3.919, p = 0.0296; times 2 is 0.0592
+    assert frame.loc["m", "p"] == pytest.approx(0.0296, abs=1e-4)
+    assert frame["tied_best"].to_dict() == {"none": True, "m": False, "n": True}
+
+
+def test_failed_runs_cost_the_bold() -> None:
+    runs = by_hand({"none": [0.70, 0.72, 0.74], "l2": [0.71, math.nan, 0.79]})
+    assert headline(runs)["best"].tolist() == [True, False]
+    assert "Bold: highest mean test of those without failed runs." in caption(headline(runs))
+
+
+def test_terminal_table_keeps_every_number() -> None:
+    # names of 20 characters, one strength, wide numbers, an inconclusive one: still 100 columns, numbers in one piece
+    far = [0.10 + 0.001 * (seed % 7) for seed in range(10)]
+    loose = [0.02 * (-1) ** seed + 0.004 * (seed % 4) for seed in range(10)]
+    frame = around(far, confidence_penalty_x=[-value for value in far], stochastic_depth=loose)
+    output = io.StringIO()
+    Console(file=output, width=100).print(terminal_table(frame.assign(time_ratio=12.345)))
+    text = output.getvalue()
+    assert max(map(len, text.splitlines())) <= 100
+    for row in frame.iloc[1:].to_dict("records"):
+        assert with_half(row["diff"], row["diff_lo"], row["diff_hi"], ACC, row["rope"]) in text
+    assert text.count("12.35") == 4
+    assert f"(+{frame['more_seeds'].max():.0f})" in text
+    assert text.count("better") == text.count("worse") == 1
+    assert "confidence_" in text
 
 
 def test_terminal_table_fits_in_100_columns(tmp_path: Path) -> None:

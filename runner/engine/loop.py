@@ -132,7 +132,9 @@ class Pack:
 def train(experiment: Experiment, runs: Sequence[Run], watch: Watch = lambda progress: None) -> Iterator[Outcome]:
     """The outcomes of the runs, pack after pack, each pack's in the order of `runs`.
 
-    A pack is at most `experiment.lanes` runs; one that does not fit in the accelerator's memory is halved and begun
+    A pack is at most `experiment.lanes` runs (all of them if that is None) and is mapped even if it is a single one, so
+    that a run's numbers do not depend on the size of its pack; with `lanes` at 1 runs train one by one, unmapped. A pack
+    that does not fit in the accelerator's memory is halved and begun
     again. Runs that differ in a strength which shapes the net go into packs of their own.
     """
     done, width = 0, experiment.lanes or len(runs)
@@ -203,7 +205,7 @@ def begin(experiment: Experiment, runs: Sequence[Run]) -> tuple[Pack, Lanes]:
     torch.set_flush_denormal(True)  # weights that a penalty drives to zero would pass through numbers 100x as slow
     data, device = experiment.data, experiment.device
     dtype = torch.float64 if experiment.dtype == torch.float64 else torch.float32  # of the weights
-    mapped = len(runs) > 1
+    mapped = experiment.lanes != 1
     splits = [experiment.splitter.split(data, run.seed) for run in runs]
     rows = {s: torch.stack([getattr(split, s) for split in splits]).to(device) for s in ("train", "val", "test")}
     mean, std = (torch.stack([getattr(split, s) for split in splits]).to(device, dtype) for s in ("mean", "std"))

@@ -73,10 +73,11 @@ class Adam(Optimizer):
         root = (1 - beta2 ** (now.step + 1)).sqrt()
         back = (-now.lr * root / (1 - beta1 ** (now.step + 1))).to(like)
         floor = (hyper["epsilon"] * root).to(like)
-        stay1, stay2, new2 = beta1.to(like), beta2.to(like), (1 - beta2).to(like)
-        mean = {n: torch.lerp(g, moments[f"m/{n}"], stay1) for n, g in gradient.items()}
-        square = {n: torch.addcmul(stay2 * moments[f"v/{n}"], g, new2 * g) for n, g in gradient.items()}
-        moved = {n: w + back * (mean[n] / (square[n].sqrt() + floor)) for n, w in params.items()}
+        new1, new2 = (1 - beta1).to(like), (1 - beta2).to(like)
+        mean = {n: torch.lerp(moments[f"m/{n}"], g, new1) for n, g in gradient.items()}
+        square = {n: torch.lerp(moments[f"v/{n}"], g * g, new2) for n, g in gradient.items()}
+        # in place where the tensor is new: fresh memory is most of what these operations cost
+        moved = {n: torch.addcdiv(w, mean[n], square[n].sqrt().add_(floor).div_(back)) for n, w in params.items()}
         return moved, _labelled("m", mean) | _labelled("v", square)
 
 

@@ -14,6 +14,7 @@ import os
 import platform
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -31,7 +32,7 @@ SMALL = 10_000_000  # multiply-adds of a forward pass on a batch
 
 
 def width(experiment: Experiment, runs: Sequence[Run]) -> int:
-    """The most runs to train in one pass; no number of a run depends on it beyond rounding."""
+    """The most runs to train in one pass, given all of a stage; no number of a run depends on it beyond rounding."""
     net = built_net(experiment)
     weights = sum(w.numel() for w in net.parameters())
     examples = experiment.budget.batch_size * experiment.data.x[0].numel()
@@ -91,7 +92,7 @@ def _measured(experiment: Experiment, runs: Sequence[Run], net: nn.Module) -> in
     cost: dict[int, float] = {}
     for lanes in WIDTHS:
         if lanes <= len(runs):
-            pack, started = begin(experiment, runs[:lanes])
+            pack, started = begin(replace(experiment, lanes=lanes), runs[:lanes])
             few_steps(pack, started, 2)  # the first steps also set things up
             clock = time.perf_counter()
             few_steps(pack, started, 3)

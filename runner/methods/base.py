@@ -176,7 +176,7 @@ class Method:
         return torch.zeros((), dtype=torch.bool, device=curve.device)
 
 
-def ranges(method: Method) -> dict[str, Range]:
+def ranges(method: Method | type[Method]) -> dict[str, Range]:
     """The strengths of a method, in order, with their ranges."""
     return {f.name: f.metadata["range"] for f in fields(method) if "range" in f.metadata}
 

@@ -381,7 +381,8 @@ def _shades(paths: Sequence[tuple[str, pd.DataFrame]]) -> list[tuple[str, str]]:
 
 def _level(path: pd.DataFrame, baseline: pd.DataFrame) -> Flags:
     """Which strengths have a mean test accuracy at or above that of `none`: those no axis may leave out."""
-    return path["test_acc_mean"].to_numpy(dtype=np.float64) >= float(baseline["mean"].iloc[0])
+    level = float(baseline["mean"].iloc[0]) if len(baseline) else math.inf
+    return path["test_acc_mean"].to_numpy(dtype=np.float64) >= level
 
 
 def _paths(axes: Axes, shown: pd.DataFrame, paths: Sequence[tuple[str, pd.DataFrame]]) -> None:
@@ -521,7 +522,7 @@ def _strength_curves(
         own = dots[dots["method"] == name]
         reported = headline[headline["method"] == name] if tuned else headline.iloc[:0]
         _strength_panel(axes, path, own, f"{checkpoint}_{column}", column, reported, base, limits)
-        axes.set_title(_lines(f"{name}: {_strength_name(path, own)}", 26 if columns == COLUMNS else 40, 2))
+        axes.set_title(_lines(f"{name}: {_strength_name(path, own)}", 26 if columns == COLUMNS else 40))
         drawn.append(
             path[
                 [

@@ -133,7 +133,7 @@ class _Place:
 def place_labels(axes: Axes, labels: Sequence[Label], lines: Sequence[tuple[float, float, float, float]]) -> None:
     """Set every label near its point, where it covers least: other labels, markers, `lines` (x0, y0, x1, y1), edges.
 
-    In the order given, then again a few times now that the others stand. The layout of the figure must be final:
+    Longest first, then again a few times now that the others stand. The layout of the figure must be final:
     positions are compared in pixels.
     """
     canvas = axes.figure.canvas
@@ -155,7 +155,7 @@ def place_labels(axes: Axes, labels: Sequence[Label], lines: Sequence[tuple[floa
     def places(at: int) -> Iterator[_Place]:
         (x, y), size = points[at], texts[at].get_window_extent(renderer)
         for reach in (7.0, 11.0, 16.0, 24.0, 34.0, 46.0, 60.0, 78.0, 100.0):
-            for angle in (0, 180, 90, 270, 45, 135, 315, 225, 22, 158, 338, 202, 68, 112, 292, 248):
+            for angle in (0, 180, 90, 270, 45, 135, 315, 225, 22, 158, 338, 202, 68, 112, 292, 248, 56, 124, 80, 100):
                 along, across = math.cos(math.radians(angle)), math.sin(math.radians(angle))
                 # 1.5: on a diagonal the nearest corner of the box, not its middle, stands at the point.
                 dx = along * reach + size.width / 2 * max(-1.0, min(1.0, 1.5 * along))
@@ -169,10 +169,10 @@ def place_labels(axes: Axes, labels: Sequence[Label], lines: Sequence[tuple[floa
     choices = [list(places(at)) for at in range(len(labels))]
     chosen: dict[int, _Place] = {}
     for _ in range(5):
-        for at, options in enumerate(choices):
+        for at in sorted(range(len(labels)), key=lambda at: -len(labels[at].text)):  # the longest is the hardest
             taken = [*standing, *(place.box for other, place in chosen.items() if other != at)]
             # Text over text is worse than anything else: neither can be read.
-            chosen[at] = min(options, key=lambda place: place.cost + sum(_clash(place.box, box) for box in taken))
+            chosen[at] = min(choices[at], key=lambda place: place.cost + sum(_clash(place.box, box) for box in taken))
     points_per_pixel = 72 / axes.figure.dpi
     for at, place in chosen.items():
         texts[at].set_position((place.dx * points_per_pixel, place.dy * points_per_pixel))

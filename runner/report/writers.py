@@ -351,8 +351,8 @@ def to_latex(frame: pd.DataFrame) -> str:
 
 
 def wrapped(name: str, width: int) -> list[str]:
-    """`name` in lines of at most `width`, broken after "+", "_", "." of a name, "=" and spaces, else anywhere."""
-    parts = re.findall(r"(?:[^+_= .]|\.(?=\d))+(?:[+_= ]|\.(?!\d))*", name)
+    """`name` in lines of at most `width`, broken after "+", "_", "=" and spaces where it can be, else anywhere."""
+    parts = re.findall(r"[^+_= ]+[+_= ]*", name)
     pieces = [part[at : at + width] for part in parts for at in range(0, len(part), width)]
     lines = [""]
     for piece in pieces:
@@ -406,7 +406,9 @@ def terminal_table(frame: pd.DataFrame, width: int = 100) -> Table:
         table.add_column(head, justify="left" if left else "right", no_wrap=True)
     for row, best in zip(shown.to_dict("records"), frame["best"], strict=True):
         plain = {str(name): Text(str(value)) for name, value in row.items()}
-        plain |= {name: Text("\n".join(wrapped(str(row[name]), wide))) for name, wide in widths.items()}
+        for name, wide in widths.items():
+            items = re.split("(?<=,) ", str(row[name]))
+            plain[name] = Text("\n".join(line for item in items for line in wrapped(item, wide)))
         if best:
             for name in ("Method", _unit(frame).short):
                 plain[name].stylize("bold")
