@@ -99,18 +99,17 @@ def _choices_are_names(arguments: list[str]) -> None:
 def arranged(arguments: list[str]) -> list[str]:
     """The command line as Hydra 1.3 wants it.
 
-    Flags go first, since it refuses "a=1 -m b=2". In a sweep, a plain strength becomes a choice of one, since Hydra
-    would otherwise look for it in the default stack, which is empty.
+    Flags and their values go first, since it refuses "a=1 -m b=2". In a sweep, a plain strength becomes a choice of
+    one, since Hydra would otherwise look for it in the default stack, which is empty.
 
-    >>> arranged(["method=l2,none", "-m", "method.l2.rate=0.1", "epochs=2"])
-    ['-m', 'method=l2,none', 'method.l2.rate=choice(0.1)', 'epochs=2']
+    >>> arranged(["method=l2,none", "-m", "method.l2.rate=0.1", "epochs=2", "--config-dir", "mine"])
+    ['-m', '--config-dir', 'mine', 'method=l2,none', 'method.l2.rate=choice(0.1)', 'epochs=2']
     """
-    flags = {"-m", "--multirun"}
-    first = [a for a in arguments if a in flags]
-    rest = [a for a in arguments if a not in flags]
-    if first or any(_is_sweep(a) for a in rest):
+    rest = [a for a in arguments if a.startswith("~") or ("=" in a and not a.startswith("-"))]
+    flags = [a for a in arguments if a not in rest]
+    if {"-m", "--multirun"} & set(flags) or any(_is_sweep(a) for a in rest):
         rest = [re.sub(r"^(method\.[^=]+)=(?!choice\(|range\(|glob\(|\w+\()(.*)$", _as_choice, a) for a in rest]
-    return first[:1] + rest
+    return flags + rest
 
 
 def _as_choice(found: re.Match[str]) -> str:
@@ -127,8 +126,8 @@ def _is_sweep(argument: str) -> bool:
 def explain(error: Exception) -> str:
     """A mistake that Hydra or OmegaConf found, in one line.
 
-    >>> explain(HydraException("Could not find 'method/mixpu'"))[:19]
-    "no method 'mixpu' ("
+    >>> explain(HydraException("Could not find 'protocol/tund'"))
+    "no protocol 'tund'; did you mean 'tuned'? (conf/protocol has: fixed, smoke, tuned)"
     """
     if isinstance(error, OverrideParseException):
         why = error.message.splitlines()[0]
@@ -148,7 +147,8 @@ def explain(error: Exception) -> str:
             name = full.split(".")[1]
             return f"{full}: the stack has no method {name!r} (method={name} or method=[...,{name}])"
         head, _, last = key[2].rpartition(".")
-        return f"no setting {key[2]!r}{_nearest(last)} (regrun --cfg job shows all of them; conf/{head.split('.')[0] or 'config.yaml'})"
+        home = f"conf/{head.split('.')[0] or 'config.yaml'}"
+        return f"no setting {key[2]!r}{_nearest(last)} (regrun --cfg job shows all of them; {home})"
     if "--multirun" in text:
         found = re.search(r"Ambiguous value for argument '([^']*)'", text)
         what = found[1] if found else "a list of choices"

@@ -23,8 +23,9 @@ from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
 from runner.data.base import Data, Splitter
+from runner.engine.loop import rehearse, shaping
 from runner.engine.optimizers import Optimizer
-from runner.engine.schedules import Constant, Cosine, Step
+from runner.engine.schedules import Constant, Cosine, Cyclic, Step
 from runner.errors import Refusal, unknown
 from runner.experiment import Budget, Experiment
 from runner.grid import Run, along, crossed, runs
@@ -38,8 +39,8 @@ DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.
 SPLIT_KEYS = ("train_size", "val_size", "test_size", "resplit", "standardize")
 PROTOCOLS = ("fixed", "tuned", "smoke")
 TOP = (
-    "study", "seeds", "seed0", "epochs", "batch_size", "device", "dtype", "evaluate", "penalize_biases", "lanes", "threads",
-    "progress", "out", "allow", "axes", "data", "model", "optimizer", "schedule", "method", "protocol",
+    "study", "seeds", "seed0", "epochs", "batch_size", "device", "dtype", "evaluate", "penalize_biases", "lanes",
+    "threads", "progress", "out", "allow", "axes", "data", "model", "optimizer", "schedule", "method", "protocol",
 )  # fmt: skip
 # What changes no number of a run that is trained: it is no part of a job's identity
 OUTSIDE = ("study", "seeds", "lanes", "threads", "progress", "out", "allow", "axes")
@@ -112,7 +113,7 @@ def read(cfg: DictConfig, overrides: Sequence[str] = ()) -> Job:
             raise Refusal(f"{key} is missing; conf/config.yaml has a value for it, so leave it as it is ({key}=...)")
     values["method"] = values.get("method") or {}  # method=none and method=[] are one job
     _once(overrides)
-    trusted = TRUSTED
+    trusted: tuple[str, ...] = TRUSTED
     allow = _names("allow", values["allow"])
     if any(override.lstrip("+").startswith("allow=") for override in overrides):
         trusted += tuple(f"{package}." for package in allow)
@@ -138,7 +139,7 @@ def read(cfg: DictConfig, overrides: Sequence[str] = ()) -> Job:
 
     stack, axes, grids = _stack(values["method"], trusted)
     optimizer, more = _build("optimizer", _section(values, "optimizer"), Optimizer, trusted)
-    schedule, _ = _build("schedule", _section(values, "schedule"), (Constant, Cosine, Step), trusted)
+    schedule, _ = _build("schedule", _section(values, "schedule"), (Constant, Cosine, Cyclic, Step), trusted)
     axes |= more
     if protocol.tune_seeds:
         axes = grids | axes  # a list on the command line takes the place of a method's own grid
@@ -150,10 +151,13 @@ def read(cfg: DictConfig, overrides: Sequence[str] = ()) -> Job:
         raise Refusal(f"data.val_size is 0; {who} needs validation data (data.val_size=... or another data=...)")
 
     model = _model(_section(values, "model"), data, trusted)
-    stack.build(model())  # a stack that does not fit the model is refused before anything is written
     _true_or_false("penalize_biases", values["penalize_biases"])
     lanes = None if values["lanes"] == "auto" else _whole("lanes", values["lanes"], 1)
     tune = protocol.tune_seeds
+    experiment = Experiment(
+        data, splitter, model, stack, optimizer, schedule, budget, device, DTYPES[values["dtype"]], lanes
+    )
+    _rehearse(experiment, points, seed0)
     settings = {key: value for key, value in values.items() if key not in OUTSIDE} | {"device": device.type}
     return Job(
         settings=settings,
@@ -165,14 +169,24 @@ def read(cfg: DictConfig, overrides: Sequence[str] = ()) -> Job:
         model=str(values["model"]["name"]),
         setting=_setting(values),
         protocol=protocol,
-        experiment=Experiment(
-            data, splitter, model, stack, optimizer, schedule, budget, device, DTYPES[values["dtype"]], lanes
-        ),
+        experiment=experiment,
         axes=axes,
         points=points,
         seeds=range(seed0 + tune, seed0 + tune + seeds),
         tune_seeds=range(seed0, seed0 + tune),
     )
+
+
+def _rehearse(experiment: Experiment, points: Sequence[Mapping[str, float]], seed: int) -> None:
+    """Let the methods refuse data or a model that they do not suit, before anything is written."""
+    shapes = {tuple(shaping(experiment.stack, point).items()): point for point in points}
+    for point in shapes.values():
+        try:
+            rehearse(experiment, Run(seed, "report", point, 0))
+        except Refusal:
+            raise
+        except Exception:
+            return  # a method that breaks does so again in its job, whose folder then says how
 
 
 def flatten(settings: Mapping[str, Any], lead: str = "") -> dict[str, Any]:
@@ -341,7 +355,9 @@ def _stack(
         allowed = ranges(methods[name])
         grid = entry.get("grid") or {}
         if not isinstance(grid, dict):
-            raise Refusal(f"{where}.grid is {grid!r}; it must give a list to each strength ({_home(where)}{where}.grid...)")
+            raise Refusal(
+                f"{where}.grid is {grid!r}; it must give a list to each strength ({_home(where)}{where}.grid...)"
+            )
         for field, values in grid.items():
             if field not in allowed:
                 raise unknown(f"strength of {name}", field, allowed, f"conf/method/{name}.yaml")
@@ -367,9 +383,7 @@ def _build(
     """
     target = _locate(where, node.get("_target_"), trusted)
     if not (isinstance(target, type) and issubclass(target, kind) and is_dataclass(target)):
-        raise Refusal(
-            f"{where}._target_ is {node.get('_target_')!r}, which is no {where.split('.')[0]}"
-        )
+        raise Refusal(f"{where}._target_ is {node.get('_target_')!r}, which is no {where.split('.')[0]}")
     given = {key: value for key, value in node.items() if key != "_target_"}
     known = {field.name: field for field in fields(target)}
     for key in given:

@@ -94,7 +94,8 @@ def show_job(job: Job, rows: Sequence[dict[str, Any]], folder: Path) -> None:
         console.print(table)
     chosen = f" Strength chosen on validation with {len(job.tune_seeds)} other seeds." if job.tunes else ""
     console.print(
-        f"± is the half-width of the 95 % t-interval over n seeds. gap: train - test acc, test - train loss (nats).{chosen}",
+        "± is the half-width of the 95 % t-interval over n seeds. gap: train - test acc, test - train loss (nats)."
+        + chosen,
         soft_wrap=True,
     )
     console.print(str(folder), soft_wrap=True)

@@ -105,6 +105,7 @@ def run_job(job: Job, folder: Path, command: Sequence[str], say: Say, watch: Cal
             say(f"{job.name}: complete, nothing to run")
         else:
             records.write_status(place, "complete", method=job.method, command=list(command), error=None)
+            (place / "error.txt").unlink(missing_ok=True)  # of an attempt before this one
         return records.read_table(place / "runs.csv")
     except Exception as error:
         records.write(place / "error.txt", traceback.format_exc())
@@ -142,7 +143,8 @@ def _standing(folder: Path) -> dict[str, Any]:
 def _comparable(job: Job) -> dict[str, Any]:
     """The settings that two jobs must share to be compared: all but the method."""
     flat = flatten({key: value for key, value in job.settings.items() if key != "method"})
-    return {key: value for key, value in json.loads(json.dumps(flat)).items()}
+    comparable: dict[str, Any] = json.loads(json.dumps(flat))  # as it will be read back
+    return comparable
 
 
 def _writable(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -26,7 +27,9 @@ def plan(compose: Compose, jobs: Sequence[Sequence[str]], axes: Sequence[str]) -
     known = [axis for axis in axes if axis != "method" and not axis.startswith(("method.", "hydra."))]
     for axis in known:
         if axis in OUTSIDE:
-            raise Refusal(f"{axis} has several values; a sweep has one, since no run's numbers depend on it ({axis}=...)")
+            raise Refusal(
+                f"{axis} has several values; a sweep has one, since no run's numbers depend on it ({axis}=...)"
+            )
     wanted = [_fitting(list(job)) for job in jobs]
     used = {override for job in wanted for override in job}
     for job in jobs:
@@ -61,10 +64,17 @@ def stamp(what: str) -> str:
 
 def report(folder: Path) -> int:
     """Make the study's tables and figures, show the table, and say how many of its jobs have failed."""
-    from runner.report.build import build
+    from runner.report.build import NoRuns, build, describe, unfinished_jobs
     from runner.report.cli import show
+    from runner.report.tables import NoBaseline
 
-    made = build(folder)
+    try:
+        made = build(folder)
+    except (NoRuns, NoBaseline) as error:  # so much has failed that there is nothing to compare
+        failed = [failure for failure in unfinished_jobs(folder) if failure.state == "failed"]
+        lines = [f"job {describe(failure)}" for failure in failed]
+        print("\n".join([*lines, f"no report: {error}"] if isinstance(error, NoBaseline) else lines), file=sys.stderr)
+        return len(failed)
     show(made)
     return len(made.failed)
 

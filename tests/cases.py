@@ -4,6 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from cases_averaging import CASES as AVERAGING
+from cases_constraints import CASES as CONSTRAINTS
+from cases_dropping import CASES as DROPPING
+from cases_ensembles import CASES as ENSEMBLES
+from cases_gradients import CASES as GRADIENTS
+from cases_mixing import CASES as MIXING
+from cases_policies import CASES as POLICIES
+from cases_smoothness import CASES as SMOOTHNESS
+from cases_weight_penalties import CASES as WEIGHT_PENALTIES
 from settings import Case
 
 from runner.methods import augment, dropping, normalization, penalties, placebo, stopping
@@ -24,4 +33,7 @@ BRIEF: Mapping[str, Case] = {
     "augment_table": Case(augment.Augment(1.0, {"noise": 0.1, "swap": 0.2}), ("table",)),
 }
 
-CASES: Mapping[str, Case] = {**BRIEF}
+CASES: Mapping[str, Case] = {
+    **BRIEF, **AVERAGING, **CONSTRAINTS, **DROPPING, **ENSEMBLES, **GRADIENTS, **MIXING, **POLICIES, **SMOOTHNESS,
+    **WEIGHT_PENALTIES,
+}  # fmt: skip

@@ -17,7 +17,7 @@ from runner.cli import main
 class Told:
     """How a command ended and what it said."""
 
-    code: int
+    code: object
     out: str
     err: str
 
@@ -44,11 +44,10 @@ def regrun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
         monkeypatch.setattr(sys, "argv", ["regrun", *arguments])
         GlobalHydra.instance().clear()
         capsys.readouterr()
-        code = 0
+        code: object = 0
         try:
             main()
         except SystemExit as left:
-            assert isinstance(left.code, int)
             code = left.code
         said = capsys.readouterr()
         return Told(code, said.out, said.err)

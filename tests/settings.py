@@ -28,6 +28,7 @@ class Case:
     method: Method
     kinds: tuple[str, ...] = ("image",)  # the kinds of data that it is tried on
     trains: bool = True  # whether it changes the weights of a training step (early stopping does not)
+    cocktail: bool = True  # whether it can stand in one stack with all the others
 
 
 def tiny(kind: str) -> nn.Module:
@@ -103,7 +104,16 @@ class Trainer:
         return state, loss
 
     def start(self, net: nn.Module, seed: int, strengths: Mapping[str, Tensor]) -> State:
-        """The state of one run before its first step."""
+        """The state of one run before its first step; of all its copies [M, ...] if the stack trains several."""
         g = torch.Generator().manual_seed(seed)
-        params = {n: w.detach() + 0.05 * torch.randn(w.shape, generator=g) for n, w in net.named_parameters()}
-        return State(params, self.optimizer.begin(params), self.stack.at(strengths).recall(params))
+
+        def one() -> State:
+            params = {n: w.detach() + 0.05 * torch.randn(w.shape, generator=g) for n, w in net.named_parameters()}
+            return State(params, self.optimizer.begin(params), self.stack.at(strengths).recall(params))
+
+        if self.stack.copies == 1:
+            return one()
+        copies: State = torch.utils._pytree.tree_map(
+            lambda *leaves: torch.stack(leaves), *(one() for _ in range(self.stack.copies))
+        )
+        return copies

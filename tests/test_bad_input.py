@@ -42,7 +42,10 @@ CASES: list[tuple[str, list[str]]] = [
     ("~epochs", ["epochs is missing", "conf/config.yaml"]),
     ("~optimizer.lr", ["optimizer.lr is missing"]),
     # strengths
-    ("method=dropout method.dropout.rate=1.5", ["method.dropout.rate is 1.5", "at least 0 and below 1", "dropout.yaml"]),
+    (
+        "method=dropout method.dropout.rate=1.5",
+        ["method.dropout.rate is 1.5", "at least 0 and below 1", "dropout.yaml"],
+    ),
     ("method=dropout method.dropout.rate=-0.1", ["method.dropout.rate is -0.1", "at least 0 and below 1"]),
     ("method=dropout method.dropout.rate=nan", ["method.dropout.rate is nan", "finite"]),
     ("method=dropout method.dropout.rate=inf", ["method.dropout.rate is inf", "finite"]),
@@ -180,7 +183,9 @@ def _present(here: Path) -> set[str]:
 
 
 @pytest.mark.parametrize(("command", "said"), CASES, ids=[command for command, _ in CASES])
-def test_bad_input_is_one_line_and_leaves_nothing(regrun: Regrun, tmp_path: Path, command: str, said: list[str]) -> None:
+def test_bad_input_is_one_line_and_leaves_nothing(
+    regrun: Regrun, tmp_path: Path, command: str, said: list[str]
+) -> None:
     before = _surroundings(tmp_path)
     fashion_mnist.cache_clear()
     told = regrun(*shlex.split(command))

@@ -20,6 +20,7 @@ from runner.report import figures
 from runner.report.build import NoRuns, NotAStudy, build
 from runner.report.cli import main
 from runner.report.collect import collect, write_atomic
+from runner.report.sheet import limits_of
 from runner.report.style import own_settings
 from runner.report.tables import by_strength, headline, in_order, read_curves, read_runs
 
@@ -27,8 +28,9 @@ from runner.report.tables import by_strength, headline, in_order, read_curves, r
 def test_build_writes_everything(tmp_path: Path) -> None:
     report = build(write_study(tmp_path / "first", Plan(diverged=(("dropout", "report", 5),))))
     tables = {path.name for path in report.tables}
-    assert tables == {"headline.csv", "headline.md", "headline.tex", "by_strength.csv"}
-    names = ["gap_vs_test", "learning_curves", "strength_curves", "strength_gap"]
+    assert tables == {"headline.csv", "headline.md", "headline.tex", "by_strength.csv", "report.html"}
+    names = ["gap_vs_test", "learning_curves", "strength_curves", "strength_gap", "forest", "gap_decomposition"]
+    names += ["cost_benefit", "seed_spread"]
     assert {path.name for path in report.figures} == {
         f"{name}.{kind}" for name in names for kind in ("csv", "pdf", "png", "svg")
     }
@@ -37,8 +39,8 @@ def test_build_writes_everything(tmp_path: Path) -> None:
     assert "### At the epoch of lowest validation loss (secondary)" in text
     assert "dropout 0.01: 1 of 10 report runs (seeds 5): diverged: loss is nan" in text
     frame = pd.read_csv(tmp_path / "first" / "report" / "headline.csv", keep_default_na=False)
-    # 4 methods, by primary, best checkpoint and loss; only the primary table has p-values
-    assert len(frame) == 12
+    # 4 methods, by checkpoint last and best, accuracy and loss; only the primary table has p-values
+    assert len(frame) == 16
     assert (frame["p"] != "").sum() == 3
     assert not list((tmp_path / "first").rglob(".*"))
 
@@ -229,7 +231,7 @@ def test_learning_curves_show_all_down_to_a_thousandth() -> None:
 
 def test_one_collapsed_method_does_not_flatten_the_others() -> None:
     values = np.array([70.0, 71.0, 72.0, 73.0, 74.0, 10.0])
-    low, high = figures._limits(values, np.full(6, math.nan), np.full(6, math.nan))
+    low, high = limits_of(values, np.full(6, math.nan), np.full(6, math.nan))
     assert 65 < low < 70
     assert 74 < high < 80
 

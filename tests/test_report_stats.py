@@ -1,11 +1,26 @@
 """Intervals, pairs and Holm against numbers worked out by hand."""
 
+import itertools
 import math
 
 import numpy as np
 import pytest
 
-from runner.report.stats import holm, pair_by_seed, paired_difference, paired_ratio, seeds_needed, t_interval
+from runner.report.stats import (
+    budget_curve,
+    correlation,
+    holm,
+    pair_by_seed,
+    paired_difference,
+    paired_ratio,
+    pooled,
+    seeds_needed,
+    share_within,
+    sign_flip,
+    simultaneous,
+    standardized,
+    t_interval,
+)
 
 
 def test_t_interval_of_three_values() -> None:
@@ -128,3 +143,77 @@ def test_holm_by_hand() -> None:
     assert math.isnan(adjusted[2])
     assert holm(np.array([0.9, 0.8])).tolist() == [1.0, 1.0]
     assert holm(np.array([])).tolist() == []
+
+
+def test_simultaneous_is_bonferroni() -> None:
+    # 1, 2, 3: standard error 1 / sqrt(3); two tests: t(0.9875, 2 df) = 6.20535, half-width 3.58266
+    interval = t_interval(np.array([1.0, 2.0, 3.0]))
+    assert simultaneous(2.0, interval.high, 3, 2) == pytest.approx((2 - 3.58266, 2 + 3.58266), abs=1e-4)
+    assert simultaneous(2.0, interval.high, 3, 1) == pytest.approx((interval.low, interval.high))
+    assert all(math.isnan(bound) for bound in simultaneous(2.0, math.nan, 1, 2))
+
+
+@pytest.mark.parametrize("n", [9, 10, 11])
+def test_sign_flip_counts_all_signs(n: int) -> None:
+    random = np.random.default_rng(n)
+    for values in (random.normal(0.4, 1, n), np.round(random.normal(0.4, 1, n)), np.arange(1.0, n + 1)):
+        sums = [abs(sum(s * v for s, v in zip(signs, values, strict=True))) for signs in _signs(n)]
+        share = float(np.mean(np.array(sums) >= abs(values.sum()) - 1e-9))
+        assert sign_flip(values) == pytest.approx(share)
+    # all differences on one side: only the two extreme choices of signs reach so far
+    assert sign_flip(np.arange(1.0, n + 1)) == 2 / 2**n
+
+
+def _signs(n: int) -> list[tuple[float, ...]]:
+    return list(itertools.product((-1.0, 1.0), repeat=n))
+
+
+def test_sign_flip_is_blank_where_it_could_say_nothing() -> None:
+    assert math.isnan(sign_flip(np.ones(8)))
+    assert math.isnan(sign_flip(np.ones(41)))
+    assert sign_flip(np.array([1.0, -1.0] * 5)) == 1.0
+
+
+def test_standardized_difference() -> None:
+    # mean 2, sd 1, n = 3: Hedges' factor 1 - 3 / (4 * 2 - 1) = 4/7, so 8/7
+    assert standardized(np.array([1.0, 2.0, 3.0])) == pytest.approx(8 / 7)
+    assert math.isnan(standardized(np.array([1.0, 1.0, 1.0])))
+
+
+def test_correlation_of_pairs() -> None:
+    # deviations -1, 0, 1 and -1, 1, 0: 1 / (sqrt(2) * sqrt(2)) = 0.5
+    assert correlation(np.array([1.0, 2.0, 3.0]), np.array([1.0, 3.0, 2.0])) == pytest.approx(0.5)
+    assert math.isnan(correlation(np.array([1.0, 2.0, 3.0]), np.ones(3)))
+
+
+def test_share_within_the_margin() -> None:
+    # differences -1, 1: mean 0, standard error 1; Cauchy: between -1 and 1 lies half
+    assert share_within(paired_difference(np.array([-1.0, 1.0]), np.zeros(2)), 1.0) == pytest.approx(0.5)
+    assert share_within(paired_difference(np.ones(3), np.ones(3)), 0.1) == 1.0
+
+
+@pytest.mark.parametrize("total", range(1, 7))
+def test_budget_curve_is_every_draw(total: int) -> None:
+    random = np.random.default_rng(total)
+    validation, test = random.permutation(total).astype(float), random.normal(size=total)
+    for k, value in enumerate(budget_curve(validation, test), start=1):
+        draws = [max(draw, key=lambda at: validation[at]) for draw in itertools.combinations(range(total), k)]
+        assert value == pytest.approx(np.mean([test[at] for at in draws]))
+
+
+def test_budget_curve_breaks_ties_by_lot() -> None:
+    # two runs level in validation: drawing both gives either
+    assert budget_curve(np.array([1.0, 1.0]), np.array([0.0, 1.0])) == pytest.approx([0.5, 0.5])
+
+
+def test_pooled_by_hand() -> None:
+    # sets 1, 2, 3 (mean 2, var 1) and 0, 2, 4 (mean 2, var 4): mean 2, error sqrt(1/3 + 4/3) / 2 = 0.645497;
+    # freedom (5/3)^2 / ((1/3)^2/2 + (4/3)^2/2) = 50/17 = 2.941; t = 3.0984
+    result = pooled([np.array([1.0, 2.0, 3.0]), np.array([0.0, 2.0, 4.0])])
+    assert (result.mean, result.sets) == (2.0, 2)
+    assert result.freedom == pytest.approx(50 / 17)
+    # t(0.975, 2.941 df) = 3.2190, between t(3 df) = 3.1824 and t(2 df) = 4.3027
+    assert result.high - 2 == pytest.approx(3.2190 * 0.645497, rel=2e-3)
+    # p lies between those of t(2) = 0.0903 and t(3) = 0.0533
+    assert 0.0533 < result.p < 0.0903
+    assert math.isnan(pooled([np.array([1.0]), np.array([1.0, 2.0])]).low)

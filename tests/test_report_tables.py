@@ -338,6 +338,8 @@ def test_inconclusive_says_how_many_seeds() -> None:
     # 0.004993, within 0.005; with 22 pairs t(21) = 2.0796 gives 0.00512; 23 - 4 = 19
     row = around([0.01, -0.01, 0.01, -0.01]).iloc[1]
     assert (row["verdict"], row["more_seeds"], row["rope"]) == ("inconclusive", 19, 0.005)
+    # a second comparison: t(29) = 2.3638 at 0.9875 gives 2.3638 * 0.011547 / sqrt(30) = 0.004983; 30 - 4 = 26
+    assert around([0.01, -0.01, 0.01, -0.01], other=[0.01, -0.01, -0.01, 0.01]).iloc[1]["more_seeds"] == 26
     # a margin of 0.02 holds the interval 3.1824 * 0.011547 / 2 = 0.0184
     runs = by_hand({"none": [0.7, 0.72, 0.7, 0.71], "m": [0.71, 0.71, 0.71, 0.70]})
     assert headline(runs, margins=Margins(acc=0.02)).iloc[1]["verdict"] == "equivalent"
@@ -380,6 +382,14 @@ def test_ties_with_the_best_are_corrected_for() -> None:
     # m - none: 0.010, 0.008, 0.022, 0.024: mean 0.016, sd 0.00816, t = 3.919, p = 0.0296; times 2 is 0.0592
     assert frame.loc["m", "p"] == pytest.approx(0.0296, abs=1e-4)
     assert frame["tied_best"].to_dict() == {"none": True, "m": False, "n": True}
+
+
+def test_the_best_is_bold_in_a_terminal() -> None:
+    output = io.StringIO()
+    Console(file=output, width=100, force_terminal=True, color_system="standard").print(terminal_table(headline(THREE)))
+    assert "\x1b[1m74.0" in output.getvalue()
+    assert "\x1b[1m72.0" not in output.getvalue()
+    assert "72.0†" in output.getvalue()
 
 
 def test_failed_runs_cost_the_bold() -> None:

@@ -7,11 +7,13 @@ any number of lanes agree bit for bit on CPU.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from operator import itemgetter
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.func import grad_and_value, vmap
+from torch.utils._pytree import tree_map
 
 from runner.engine.optimizers import Hyper, Optimizer
 from runner.engine.step import Differentiate, LossAt, State, train_step
@@ -25,7 +27,11 @@ LaneStep: TypeAlias = Callable[[State, Batch, Strengths, Hyper, Tensor, int, int
 
 
 def lane_step(net: nn.Module, kinds: Sequence[str], stack: Stack, optimizer: Optimizer, mapped: bool) -> LaneStep:
-    """The step of a pack of lanes: every tensor in and out has a leading [L] (L = 1 where it is not mapped)."""
+    """The step of a pack of lanes: every tensor in and out has a leading [L] (L = 1 where it is not mapped).
+
+    Where the stack trains M copies of a run, the state has [L, M]; a lane's copies share all else but their noise, the
+    first has the noise of a run without copies, and the loss is the mean of theirs.
+    """
     differentiate: Differentiate = _functorch if mapped else _autograd
 
     def one(
@@ -34,7 +40,29 @@ def lane_step(net: nn.Module, kinds: Sequence[str], stack: Stack, optimizer: Opt
         now = Now(Key(key), step, steps, hyper["lr"] * share)
         return train_step(net, kinds, stack.at(strengths), optimizer, differentiate, state, batch, hyper, now)
 
-    return over_lanes(one, mapped, fixed=3)
+    def several(
+        state: State, batch: Batch, strengths: Strengths, hyper: Hyper, key: Tensor, step: int, steps: int, share: float
+    ) -> tuple[State, Tensor]:
+        def copy(state: State, key: Tensor) -> tuple[State, Tensor]:
+            return one(state, batch, strengths, hyper, key, step, steps, share)
+
+        keys = torch.stack([key, *(Key(key).fold("copy").fold(i).resolved() for i in range(1, stack.copies))])
+        states, losses = over_copies(copy, stack.copies, mapped)(state, keys)
+        return states, losses.mean()
+
+    return over_lanes(several if stack.copies > 1 else one, mapped, fixed=3)
+
+
+def over_copies(one: Callable[..., Any], copies: int, mapped: bool) -> Callable[..., Any]:
+    """`one`, applied to every copy [M] of a run that its arguments hold; `one` itself where a run has no copies."""
+
+    def loop(*arguments: Any) -> Any:
+        each = [one(*_leafwise(itemgetter(copy), arguments)) for copy in range(copies)]
+        return tree_map(lambda *leaves: torch.stack(leaves), *each)
+
+    if copies == 1:
+        return one
+    return vmap(one) if mapped else loop
 
 
 def over_lanes(one: Callable[..., Any], mapped: bool, fixed: int = 0) -> Callable[..., Any]:

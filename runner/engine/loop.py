@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from itertools import takewhile
+from itertools import islice, takewhile
 from typing import NamedTuple
 
 import torch
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from runner.engine.evaluate import Measured, Pool, evaluate
-from runner.engine.lanes import LaneStep, lane_step, over_lanes
+from runner.engine.lanes import LaneStep, lane_step, over_copies, over_lanes
 from runner.engine.step import State
 from runner.engine.weights import built_net, initial, size, summary
 from runner.experiment import Experiment
@@ -111,17 +111,26 @@ class Pack:
         """Steps in the budget."""
         return self.steps_per_epoch * self.experiment.budget.epochs
 
+    @property
+    def members(self) -> int:
+        """How many sets of weights an evaluation averages the predictions of."""
+        return self.experiment.stack.copies * self.experiment.stack.members
+
     def pool(self, lanes: Lanes) -> Pool:
         """The examples as these lanes standardize them."""
         return Pool(self.x, self.y, lanes.mean, lanes.std)
 
     def kept(self, lanes: Lanes, epoch: int) -> Params:
-        """The weights that evaluation uses, after `epoch` epochs [K, ...]."""
+        """The weights that evaluation uses, after `epoch` epochs: [K, ...], or [K, M, ...] of several members."""
         stack = self.experiment.stack
 
         def one(params: Params, memory: Params, strengths: dict[str, Tensor], key: Tensor) -> Params:
-            now = Now(Key(key), epoch * self.steps_per_epoch, self.steps, 0.0, memory)
-            return stack.at(strengths).average(params, now)
+            def average(params: Params, memory: Params) -> Params:
+                now = Now(Key(key), epoch * self.steps_per_epoch, self.steps, 0.0, memory)
+                return stack.at(strengths).average(params, now)
+
+            kept = over_copies(average, stack.copies, self.mapped)(params, memory)
+            return {n: w.flatten(0, 1) for n, w in kept.items()} if 1 < stack.copies < self.members else kept
 
         if not stack.overrides("average"):
             return lanes.state.params
@@ -139,8 +148,9 @@ def train(experiment: Experiment, runs: Sequence[Run], watch: Watch = lambda pro
     """
     done, width = 0, experiment.lanes or len(runs)
     while done < len(runs):
-        shared = built(experiment.stack, runs[done])
-        pack = list(takewhile(lambda run, shared=shared: built(experiment.stack, run) == shared, runs[done:][:width]))
+        shared = shaping(experiment.stack, runs[done].point)
+        alike = takewhile(lambda run, shared=shared: shaping(experiment.stack, run.point) == shared, runs[done:])
+        pack = list(islice(alike, width))
         shaped = replace(experiment, stack=experiment.stack.at(shared))
         try:
             outcomes = _train_pack(shaped, pack, lambda seen, done=done: watch(replace(seen, ended=done + seen.ended)))
@@ -154,14 +164,22 @@ def train(experiment: Experiment, runs: Sequence[Run], watch: Watch = lambda pro
         done += len(pack)
 
 
-def built(stack: Stack, run: Run) -> dict[str, float]:
-    """The run's strengths that shape the net."""
+def shaping(stack: Stack, point: Mapping[str, float]) -> dict[str, float]:
+    """Those of a point's strengths that shape the net, so that the runs of one pack share them."""
     return {
-        f"{name}.{field}": run.point[f"{name}.{field}"]
+        f"{name}.{field}": point[f"{name}.{field}"]
         for name, method in stack.methods.items()
         for field, allowed in ranges(method).items()
-        if allowed.built and f"{name}.{field}" in run.point
+        if allowed.built and f"{name}.{field}" in point
     }
+
+
+def rehearse(experiment: Experiment, run: Run) -> None:
+    """Take the first step of a run on a small batch and forget it: what would be refused in training is refused now."""
+    stack = experiment.stack.at(shaping(experiment.stack, run.point))
+    budget = replace(experiment.budget, batch_size=min(experiment.budget.batch_size, 16))
+    small = replace(experiment, stack=stack, budget=budget, lanes=1, device=torch.device("cpu"))
+    few_steps(*begin(small, [run]), 1)
 
 
 def _train_pack(experiment: Experiment, runs: Sequence[Run], watch: Watch) -> list[Outcome]:
@@ -211,14 +229,19 @@ def begin(experiment: Experiment, runs: Sequence[Run]) -> tuple[Pack, Lanes]:
     mean, std = (torch.stack([getattr(split, s) for split in splits]).to(device, dtype) for s in ("mean", "std"))
 
     net = built_net(experiment).to(dtype).train()
-    params = {name: w.to(device) for name, w in initial(net, [run.seed for run in runs]).items()}
+    copies, seeds = experiment.stack.copies, [run.seed for run in runs]
+    params = initial(net, seeds)
+    if copies > 1:
+        each = [initial(net, seeds, copy) for copy in range(copies)]
+        params = {name: torch.stack([one[name] for one in each], 1) for name in params}  # [L, M, ...]
+    params = {name: w.to(device) for name, w in params.items()}
     net.to(device)
     x, y = data.x.to(device), data.y.to(device)
     kinds = visits(net, Pool(x, y, mean, std).inputs(rows["train"][:, :2])[0])
     step = lane_step(net, kinds, experiment.stack, experiment.optimizer, mapped)
 
     axes = {p: torch.tensor([run.point[p] for run in runs], dtype=torch.float64, device=device) for p in runs[0].point}
-    fixed = built(experiment.stack, runs[0])
+    fixed = shaping(experiment.stack, runs[0].point)
     strengths = {p: v.to(dtype) for p, v in axes.items() if p not in fixed and not p.startswith("optimizer.")}
     hyper = {
         name: torch.full((len(runs),), float(value), dtype=torch.float64, device=device)
@@ -227,12 +250,13 @@ def begin(experiment: Experiment, runs: Sequence[Run]) -> tuple[Pack, Lanes]:
     } | {p.removeprefix("optimizer."): v for p, v in axes.items() if p.startswith("optimizer.")}
 
     def recall(params: Params, strengths: dict[str, Tensor]) -> Params:
-        return experiment.stack.at(strengths).recall(params)
+        return over_copies(experiment.stack.at(strengths).recall, copies, mapped)(params)
 
     memory: Params = {}
     if experiment.stack.overrides("recall"):
         memory = over_lanes(recall, mapped)(params, strengths)
-    state = State(params, over_lanes(experiment.optimizer.begin, mapped)(params), memory)
+    begin_one = over_copies(experiment.optimizer.begin, copies, mapped)
+    state = State(params, over_lanes(begin_one, mapped)(params), memory)
     lanes = Lanes(
         run=torch.arange(len(runs), device=device),
         key=Key.of(torch.tensor([run.seed for run in runs]), device).fold("method").resolved(),
@@ -244,7 +268,7 @@ def begin(experiment: Experiment, runs: Sequence[Run]) -> tuple[Pack, Lanes]:
         state=state,
         finite=torch.ones(len(runs), dtype=torch.bool, device=device),
         curve=torch.empty(len(runs), 0, dtype=torch.float64, device=device),
-        best=params if experiment.stack.members == 1 else {},
+        best=params if copies * experiment.stack.members == 1 else {},
         best_epoch=torch.zeros(len(runs), dtype=torch.int64, device=device),
     )
     targets = torch.eye(data.classes, dtype=dtype, device=device)
@@ -280,7 +304,7 @@ def _look(pack: Pack, lanes: Lanes, epoch: int) -> tuple[Lanes, dict[str, Measur
     """Clean train and validation figures of the lanes, and the lanes with their best weights brought up to date."""
     weights = pack.kept(lanes, epoch)
     rows = {split: lanes.rows[split] for split in ("train", "val")}
-    seen = evaluate(pack.net, weights, pack.pool(lanes), rows, pack.mapped, pack.experiment.stack.members)
+    seen = evaluate(pack.net, weights, pack.pool(lanes), rows, pack.mapped, pack.members)
     val = seen["val"].loss
     so_far = lanes.curve.amin(1) if lanes.curve.shape[1] else torch.full_like(val, torch.inf)
     better = val < so_far  # ties go to the earliest; never true for NaN
@@ -317,11 +341,11 @@ def _finish(
     last = lanes.best if experiment.stack.ends_at_best else pack.kept(lanes, epoch)
     last_epoch = best_epoch if experiment.stack.ends_at_best else torch.full_like(best_epoch, epoch)
     start = initial(pack.net, [runs[run].seed for run in lanes.run.tolist()])
-    members = experiment.stack.members
-    single = last if members == 1 else lanes.state.params  # of several, the newest are described
+    newest = {n: w[:, 0] if experiment.stack.copies > 1 else w for n, w in lanes.state.params.items()}
+    single = last if pack.members == 1 else newest  # of several, the newest of the first copy are described
     columns: dict[str, Tensor] = summary(single, {name: w.to(experiment.device) for name, w in start.items()})
     for checkpoint, weights, at in (("last", last, last_epoch), ("best", lanes.best, best_epoch)):
-        seen = evaluate(pack.net, weights, pool, lanes.rows, pack.mapped, members)
+        seen = evaluate(pack.net, weights, pool, lanes.rows, pack.mapped, pack.members)
         columns[f"{checkpoint}_epoch"] = at
         for split, measured in seen.items():
             columns |= {f"{checkpoint}_{split}_{name}": value for name, value in measured._asdict().items()}

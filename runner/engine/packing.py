@@ -36,7 +36,7 @@ def width(experiment: Experiment, runs: Sequence[Run]) -> int:
     net = built_net(experiment)
     weights = sum(w.numel() for w in net.parameters())
     examples = experiment.budget.batch_size * experiment.data.x[0].numel()
-    bytes_each = 4 * COPIES * (weights + examples)
+    bytes_each = 4 * COPIES * (weights + examples) * experiment.stack.copies
     fits = max(1, int(_memory(experiment.device) * SHARE_OF_MEMORY / bytes_each))
     most = min(len(runs), fits)
     convolves = any(isinstance(m, nn.Conv1d | nn.Conv2d | nn.Conv3d) for m in net.modules())
@@ -57,15 +57,14 @@ def threads(experiment: Experiment) -> int:
 
 
 def _multiply_adds(net: nn.Module, experiment: Experiment) -> int:
-    """Multiply-adds of one forward pass on one example: of its linear and convolutional layers."""
-    counted = 0
+    """Multiply-adds of one forward pass on one example: of its linear and convolutional layers, each used once."""
+    counted: dict[nn.Module, int] = {}
 
     def count(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        nonlocal counted
         weight = module.weight
         assert isinstance(weight, Tensor)
         places = output[0].numel() // weight.shape[0]  # how many times the weights are used
-        counted += weight.numel() * places
+        counted[module] = weight.numel() * places
 
     layers = [m for m in net.modules() if isinstance(m, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d)]
     hooks = [layer.register_forward_hook(count) for layer in layers]
@@ -73,14 +72,15 @@ def _multiply_adds(net: nn.Module, experiment: Experiment) -> int:
         net.eval()(experiment.data.x[:1].float())
     for hook in hooks:
         hook.remove()
-    return counted
+    return sum(counted.values())
 
 
 def _measured(experiment: Experiment, runs: Sequence[Run], net: nn.Module) -> int:
     """The fastest of WIDTHS per run, from the cache or from a few steps of each."""
     about = [
         platform.node(), torch.get_num_threads(), torch.__version__, str(net), experiment.data.shape,
-        experiment.budget.batch_size, sorted(experiment.stack.methods), type(experiment.optimizer).__name__,
+        experiment.budget.batch_size, sorted(experiment.stack.methods), experiment.stack.copies,
+        type(experiment.optimizer).__name__,
     ]  # fmt: skip
     key = hashlib.sha1(json.dumps(about).encode(), usedforsecurity=False).hexdigest()[:16]
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "regrun"

@@ -36,6 +36,21 @@ class Cosine:
 
 
 @dataclass(frozen=True)
+class Cyclic:
+    """Half a cosine down to zero, `cycles` times over, with a jump back up between them  (Huang et al. 2017)."""
+
+    cycles: int = strength(1, whole=True)
+
+    def share(self, step: int, steps: int) -> float:
+        """The share of the rate that step 0 <= step < steps uses: in (0, 1].
+
+        >>> [round(Cyclic(cycles=2).share(step, 6), 3) for step in range(6)]
+        [1.0, 0.75, 0.25, 1.0, 0.75, 0.25]
+        """
+        return 0.5 * (1 + math.cos(math.pi * (step * self.cycles % steps) / steps))
+
+
+@dataclass(frozen=True)
 class Step:
     """The rate multiplied by `factor` `drops` times, at equal distances."""
 
@@ -51,4 +66,4 @@ class Step:
         return float(self.factor ** (step * (self.drops + 1) // steps))
 
 
-Schedule = Constant | Cosine | Step
+Schedule = Constant | Cosine | Cyclic | Step

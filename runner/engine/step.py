@@ -43,7 +43,7 @@ def sites(kinds: Sequence[str], key: Key) -> Iterator[Site]:
     """The sites that one forward pass meets, given the kinds that `nets.sites.visits` found."""
     for i, kind in enumerate(kinds):
         depth = kinds[: i + 1].count(kind) / kinds.count(kind)
-        yield Site(kind, i, len(kinds), depth, key.fold(i))
+        yield Site(kind, i, len(kinds), depth, key.fold(i), kinds)
 
 
 def train_step(

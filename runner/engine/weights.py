@@ -22,12 +22,12 @@ def built_net(experiment: Experiment) -> nn.Module:
         return experiment.stack.build(experiment.model())
 
 
-def initial(net: nn.Module, seeds: Sequence[int]) -> Params:
+def initial(net: nn.Module, seeds: Sequence[int], copy: int = 0) -> Params:
     """Fresh weights for every lane {name: [L, ...]}, each module's drawn by its own `reset_parameters`.
 
     A seed fixes its own weights whatever the other lanes are, and each module has its own stream, so that a method
     that adds layers leaves the others' weights as they were. Weights of modules that cannot reset themselves stay as
-    they were built. torch's global generator is left as it was.
+    they were built. A run's further copies begin with other weights. torch's global generator is left as it was.
     """
     lanes: list[Params] = []
     with torch.random.fork_rng(devices=[]):
@@ -35,7 +35,7 @@ def initial(net: nn.Module, seeds: Sequence[int]) -> Params:
             for name, module in net.named_modules():
                 reset = getattr(module, "reset_parameters", None)
                 if callable(reset):
-                    torch.manual_seed(torch_seed(seed, f"init/{name}"))
+                    torch.manual_seed(torch_seed(seed, f"init/{name}" + f"/copy {copy}" * (copy > 0)))
                     reset()
             lanes.append({name: w.detach().clone() for name, w in net.named_parameters()})
     return {name: torch.stack([lane[name] for lane in lanes]) for name in lanes[0]}

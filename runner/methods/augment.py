@@ -46,6 +46,8 @@ class Augment(Method):
             if kind not in OPERATIONS.get(name, ()):
                 usable = ", ".join(n for n, kinds in OPERATIONS.items() if kind in kinds)
                 raise Refusal(f"data.augment.{name} does not suit {kind} data; choose from: {usable} (conf/data)")
+            if amount < 0:
+                raise Refusal(f"data.augment.{name} is {amount:g}; it must be at least 0 (conf/data)")
             x = _FUNCTIONS[name](x, amount * torch.as_tensor(self.magnitude, device=x.device), now.key.fold(name))
         return batch._replace(x=x)
 

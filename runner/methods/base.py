@@ -18,6 +18,7 @@ from typing import Any, ClassVar, NamedTuple, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from runner.errors import Refusal
 from runner.keys import Key
 
 Params: TypeAlias = dict[str, Tensor]
@@ -55,6 +56,7 @@ class Site:
     of: int  # how many sites a forward pass has
     depth: float  # among the sites of this kind: in (0, 1], the last is 1
     key: Key
+    kinds: Sequence[str] = ()  # those of all sites of the pass, in order
 
 
 @dataclass(frozen=True)
@@ -121,11 +123,17 @@ class Method:
 
     family: ClassVar[str] = "baseline"  # one of FAMILIES: its place in the docs and its colour in figures
     restores: ClassVar[bool] = False  # whether a run ends with the weights of its best validation loss
+    finishes: ClassVar[bool] = False  # whether `average` shapes what others average, so that it comes after theirs
     passes: ClassVar[float] = 1.0  # gradient passes of a step, in those of the baseline: what the method costs
 
     @property
     def members(self) -> int:
         """How many sets of weights `average` gives, in a leading axis [M]; their probabilities are averaged."""
+        return 1
+
+    @property
+    def copies(self) -> int:
+        """How many times over a run is trained, each time from other initial weights and with other noise."""
         return 1
 
     # -- once ------------------------------------------------------------------------------------------------------
@@ -184,6 +192,24 @@ def ranges(method: Method | type[Method]) -> dict[str, Range]:
 def penalized(params: Params, biases: bool) -> Params:
     """The weights that penalties and decay act on: matrices and filters, and biases and norm scales if asked."""
     return {name: w for name, w in params.items() if biases or w.ndim >= 2}
+
+
+def last_layer(params: Params) -> Params:
+    """The weights of the layer that gives the logits: the one whose matrix or filter is the net's last."""
+    lead = list(penalized(params, biases=False))[-1].rpartition(".")[0]
+    return {name: w for name, w in params.items() if name.startswith(f"{lead}." if lead else "")}
+
+
+def beside_last(net: nn.Module, name: str) -> nn.Module:
+    """The net, for a method that leaves its last layer out; refuses one that has no other."""
+    if sum(w.ndim >= 2 for w in net.parameters()) < 2:
+        raise Refusal(f"method.{name} leaves out the last layer; this model has no other (model=...)")
+    return net
+
+
+def lengths(w: Tensor) -> Tensor:
+    """Euclidean norm of each unit's incoming weights w [out, ...]: [out, 1, ...]."""
+    return (w**2).flatten(1).sum(1).sqrt().view(-1, *[1] * (w.ndim - 1))
 
 
 def norm(params: Params) -> Tensor:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -10,7 +12,7 @@ from torch import Tensor, nn
 
 from runner.errors import Refusal
 from runner.methods.base import Method, Strength, strength
-from runner.nets.sites import fill_slots
+from runner.nets.sites import Slot, fill_slots
 
 
 @dataclass(frozen=True)
@@ -27,13 +29,102 @@ class BatchNorm(Method):
     epsilon: Strength = strength(0, open_low=True, built=True)
 
     def build(self, net: nn.Module) -> nn.Module:
-        """The net with a batch norm in every slot; refuses a net that has none."""
-        if not fill_slots(net, lambda width: BatchNormLayer(width, self.epsilon)):
-            raise Refusal("method.batch_norm needs a model with hidden layers to normalize; this model has no slots")
-        return net
+        """The net with a batch norm in every slot."""
+        return normalized(net, "batch_norm", lambda width: BatchNormLayer(width, self.epsilon))
 
 
-class BatchNormLayer(nn.Module):
+@dataclass(frozen=True)
+class GhostBatchNorm(Method):
+    """Batch norm over virtual batches of `size` examples, not over the whole batch  (Hoffer et al. 2017).
+
+    The batch is cut into as many nearly equal parts as hold at least `size` each, so that no part is a small rest: 100
+    examples at size 32 are parts of 34, 33 and 33, and at a size above 50 this is batch norm. Smaller parts, noisier
+    statistics. For evaluation they are measured as those of batch norm are.
+    """
+
+    family: ClassVar[str] = "normalization"
+    size: Strength = strength(2, whole=True, built=True)
+    epsilon: Strength = strength(0, open_low=True, built=True)
+
+    def build(self, net: nn.Module) -> nn.Module:
+        """The net with a ghost batch norm in every slot."""
+        make = partial(GhostBatchNormLayer, size=int(self.size), epsilon=self.epsilon)
+        return normalized(net, "ghost_batch_norm", make)
+
+
+@dataclass(frozen=True)
+class LayerNorm(Method):
+    """Normalize every example over all its units before the activation  (Ba et al. 2016).
+
+    h <- scale * (h - mean) / sqrt(var + epsilon) + shift, for feature maps over channels and positions together, with
+    one scale and shift for each channel. With a larger `epsilon` quiet layers are normalized less.
+    """
+
+    family: ClassVar[str] = "normalization"
+    epsilon: Strength = strength(0, open_low=True, built=True)
+
+    def build(self, net: nn.Module) -> nn.Module:
+        """The net with a layer norm in every slot."""
+        return normalized(net, "layer_norm", lambda width: GroupNormLayer(width, 1, self.epsilon))
+
+
+@dataclass(frozen=True)
+class GroupNorm(Method):
+    """Normalize every example over each of `groups` groups of channels before the activation  (Wu and He 2018).
+
+    One group is layer norm, as many as channels is instance norm. `groups` must divide the width of every layer.
+    """
+
+    family: ClassVar[str] = "normalization"
+    groups: Strength = strength(1, whole=True, built=True)
+    epsilon: Strength = strength(0, open_low=True, built=True)
+
+    def build(self, net: nn.Module) -> nn.Module:
+        """The net with a group norm in every slot; refuses a number of groups that does not divide their widths."""
+        groups, widths = int(self.groups), {m.width for m in net.modules() if isinstance(m, Slot)}
+        if any(width % groups for width in widths):
+            allowed = ", ".join(str(n) for n in range(1, min(widths) + 1) if not any(width % n for width in widths))
+            raise Refusal(
+                f"method.group_norm.groups is {groups}; it must divide the width of every layer ({_listed(widths)}): "
+                f"{allowed} (method.group_norm.groups=... or model.width=...)"
+            )
+        return normalized(net, "group_norm", lambda width: GroupNormLayer(width, groups, self.epsilon))
+
+
+@dataclass(frozen=True)
+class RMSNorm(Method):
+    """Divide every example by the root mean square of all its units before the activation  (Zhang and Sennrich 2019).
+
+    h <- scale * h / sqrt(mean of h^2 + epsilon): layer norm without centring and without shift.
+    """
+
+    family: ClassVar[str] = "normalization"
+    epsilon: Strength = strength(0, open_low=True, built=True)
+
+    def build(self, net: nn.Module) -> nn.Module:
+        """The net with an RMS norm in every slot."""
+        return normalized(net, "rms_norm", lambda width: RMSNormLayer(width, self.epsilon))
+
+
+def normalized(net: nn.Module, name: str, make: Callable[[int], NormLayer]) -> nn.Module:
+    """The net with `make(width)` in every slot; refuses one that has none, or whose slots are taken."""
+    there = next((type(m).__name__ for m in net.modules() if isinstance(m, NormLayer)), None)
+    if there:
+        raise Refusal(f"method.{name} finds a {there} in the model's slots; a stack may have one norm (method=[...])")
+    if not fill_slots(net, make):
+        raise Refusal(f"method.{name} needs a model with hidden layers to normalize; this model has no slots")
+    return net
+
+
+def _listed(widths: Iterable[int]) -> str:
+    return ", ".join(map(str, sorted(widths)))
+
+
+class NormLayer(nn.Module):
+    """What stands in a filled slot."""
+
+
+class BatchNormLayer(NormLayer):
     """Batch statistics in training; in evaluation those that `runner.engine.evaluate` measured."""
 
     measuring = False
@@ -60,3 +151,55 @@ class BatchNormLayer(nn.Module):
             self.mean, self.var = mean, var
         factor = self.scale * (var + self.epsilon).rsqrt()
         return (h - mean.view(shape)) * factor.view(shape) + self.shift.view(shape)
+
+
+class GhostBatchNormLayer(BatchNormLayer):
+    """Batch norm whose statistics, in training, are those of parts of the batch."""
+
+    def __init__(self, width: int, size: int, epsilon: float) -> None:
+        """Normalize `width` channels over parts of at least `size` examples."""
+        super().__init__(width, epsilon)
+        self.size = size
+
+    def forward(self, h: Tensor) -> Tensor:
+        """h [B, width, ...], normalized part by part in training."""
+        parts = h.tensor_split(max(1, len(h) // self.size)) if self.training else [h]
+        return torch.cat([super(GhostBatchNormLayer, self).forward(part) for part in parts])
+
+
+class GroupNormLayer(NormLayer):
+    """Every example's groups of channels at mean 0 and variance 1, then a scale and a shift for each channel."""
+
+    def __init__(self, width: int, groups: int, epsilon: float) -> None:
+        """Normalize `width` channels in `groups` groups."""
+        super().__init__()
+        self.scale, self.shift = nn.Parameter(torch.ones(width)), nn.Parameter(torch.zeros(width))
+        self.groups, self.epsilon = groups, epsilon
+
+    def forward(self, h: Tensor) -> Tensor:
+        """h [B, width, ...], normalized."""
+        shape = [1, -1] + [1] * (h.ndim - 2)
+        grouped = h.reshape(len(h), self.groups, -1)
+        if grouped.shape[2] == 1:
+            raise Refusal(
+                f"groups of one number, in a layer of {h.shape[1]} units, would all be normalized to 0; "
+                "a norm needs fewer groups or a wider layer (method.group_norm.groups=... or model.width=...)"
+            )
+        grouped = grouped - grouped.mean(2, keepdim=True)
+        grouped = grouped * ((grouped**2).mean(2, keepdim=True) + self.epsilon).rsqrt()
+        return grouped.view_as(h) * self.scale.view(shape) + self.shift.view(shape)
+
+
+class RMSNormLayer(NormLayer):
+    """Every example at root mean square 1, then a scale for each channel."""
+
+    def __init__(self, width: int, epsilon: float) -> None:
+        """Normalize `width` channels."""
+        super().__init__()
+        self.scale, self.epsilon = nn.Parameter(torch.ones(width)), epsilon
+
+    def forward(self, h: Tensor) -> Tensor:
+        """h [B, width, ...], normalized."""
+        shape = [1, -1] + [1] * (h.ndim - 2)
+        square = (h**2).mean(list(range(1, h.ndim)), keepdim=True)
+        return h * (square + self.epsilon).rsqrt() * self.scale.view(shape)

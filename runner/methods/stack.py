@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 
 from torch import Tensor, nn
+from torch.func import vmap
 
+from runner.errors import Refusal
 from runner.methods.base import Batch, Method, Now, Params, Seen, Site
 
 
@@ -38,12 +41,23 @@ class Stack(Method):
         """How many sets of weights are evaluated together; at most one method of a stack may have more than one."""
         return max((method.members for method in self.methods.values()), default=1)
 
+    @property
+    def copies(self) -> int:
+        """How many nets each run trains; evaluation averages the predictions of them all."""
+        return math.prod(method.copies for method in self.methods.values())
+
     def overrides(self, hook: str) -> bool:
         """Whether any method of the stack gives its own body to this hook."""
         return any(getattr(type(m), hook) is not getattr(Method, hook) for m in self.methods.values())
 
     def build(self, net: nn.Module) -> nn.Module:
-        """The net as every method in turn changes it."""
+        """The net as every method in turn changes it; refuses two methods that choose the weights to evaluate."""
+        choosers = [n for n, m in self.methods.items() if type(m).average is not Method.average and not m.finishes]
+        if len(choosers) > 1:
+            raise Refusal(
+                f"method has {' and '.join(choosers)}, which each choose the weights to evaluate; a stack may have one "
+                "such method (method=[...])"
+            )
         for method in self.methods.values():
             net = method.build(net)
         return net
@@ -91,9 +105,14 @@ class Stack(Method):
         return _labelled({name: method.recall(params) for name, method in self.methods.items()})
 
     def average(self, params: Params, now: Now) -> Params:
-        """The weights to evaluate, as every method in turn chooses them."""
+        """The weights to evaluate: as every method in turn chooses them, then as those that finish shape each set."""
         for method, own in self._each(now):
-            params = method.average(params, own)
+            if not method.finishes:
+                params = method.average(params, own)
+        for method, own in self._each(now):
+            if method.finishes:
+                finish = partial(method.average, now=own)
+                params = vmap(finish)(params) if self.members > 1 else finish(params)
         return params
 
     def stop(self, curve: Tensor) -> Tensor:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
 
-from runner.report import figures
+from runner.report import comparisons, datasets, figures, page, spread
+from runner.report.answers import answers
 from runner.report.collect import collect, write_atomic
-from runner.report.figures import Drawing
+from runner.report.loso import leave_one_seed_out, loso_caption
+from runner.report.sheet import Drawing, save
 from runner.report.tables import (
     GROUP,
     Margins,
@@ -26,10 +30,11 @@ from runner.report.tables import (
 )
 from runner.report.writers import strength_text, to_latex, to_markdown
 
-SECONDARY = (("best", "test_acc"), ("last", "test_loss"))
+SECONDARY = (("best", "test_acc"), ("last", "test_loss"), ("best", "test_loss"))
 HEADINGS = {
     ("best", "test_acc"): "At the epoch of lowest validation loss (secondary)",
     ("last", "test_loss"): "Test loss (secondary)",
+    ("best", "test_loss"): "Test loss at the epoch of lowest validation loss (secondary)",
 }
 
 
@@ -53,7 +58,10 @@ class Failure:
 
 @dataclass(frozen=True)
 class Report:
-    """What `build` made: the primary headline, the secondary ones, jobs that did not end, and the files written."""
+    """What `build` made: the primary headline, the secondary ones, jobs that did not end, and the files written.
+
+    `answers` has one paragraph for each comparison group, in words.
+    """
 
     study: str
     headline: pd.DataFrame
@@ -62,6 +70,7 @@ class Report:
     failures: tuple[Failure, ...]
     tables: tuple[Path, ...]
     figures: tuple[Path, ...]
+    answers: tuple[tuple[str, str], ...] = ()
 
     @property
     def failed(self) -> tuple[Failure, ...]:
@@ -121,15 +130,18 @@ def _markdown(
     secondary: tuple[pd.DataFrame, ...],
     failures: tuple[Failure, ...],
     lost: list[str],
+    further: list[str],
 ) -> str:
     """The text of headline.md: per group the primary table, then the secondary ones, then what failed."""
     parts = [f"# {study}\n"]
+    told = dict(answers(primary))
     for title, frame in groups(primary):
-        parts.append(f"## {title}\n\n{to_markdown(frame)}")
+        parts.append(f"## {title}\n\n{told[title]}\n\n{to_markdown(frame)}")
         for other in secondary:
             part = dict(groups(other))[title]
             heading = HEADINGS[str(part["checkpoint"].iloc[0]), str(part["metric"].iloc[0])]
             parts.append(f"### {heading}\n\n{to_markdown(part)}")
+    parts += further
     if failures or lost:
         lines = [*(f"job {describe(failure)}" for failure in failures), *lost]
         parts.append("## Failures\n\n" + "".join(f"- {line}\n" for line in lines))
@@ -141,31 +153,72 @@ def _slug(text: str) -> str:
 
 
 def _draw(
-    runs: pd.DataFrame, primary: pd.DataFrame, strengths: pd.DataFrame, curves: pd.DataFrame, folder: Path
-) -> tuple[Path, ...]:
-    """The figures of every group; with more than one group each file name ends with its group."""
-    paths: list[Path] = []
+    runs: pd.DataFrame,
+    headlines: Sequence[pd.DataFrame],
+    strengths: pd.DataFrame,
+    curves: pd.DataFrame,
+    pooled: pd.DataFrame | None,
+) -> Iterator[tuple[str, str, Drawing]]:
+    """Name, title of the group and drawing of every figure, group by group in the order of the report, one at a time.
+
+    With more than one group each name ends with its group. `headlines` are those of test accuracy, the primary first.
+    """
+    primary = headlines[0]
     parts = groups(primary)
     runs_of, strengths_of = dict(groups(runs)), dict(groups(strengths))
     for title, frame in parts:
         own, grid = runs_of[title], strengths_of[title]
-        drawings: dict[str, Drawing | None] = {
-            "gap_vs_test": figures.gap_vs_test(frame, grid),
-            "strength_curves": figures.strength_curves(own, frame, grid, "test"),
-            "strength_gap": figures.strength_curves(own, frame, grid, "gap"),
-            "learning_curves": figures.learning_curves(own, frame, curves),
+        both = [dict(groups(other))[title] for other in headlines]
+        makers: dict[str, Callable[[], Drawing | None]] = {
+            "forest": partial(comparisons.forest, own, frame),
+            "gap_vs_test": partial(figures.gap_vs_test, frame, grid),
+            "gap_decomposition": partial(comparisons.gap_decomposition, both),
+            "strength_curves": partial(figures.strength_curves, own, frame, grid, "test"),
+            "strength_gap": partial(figures.strength_curves, own, frame, grid, "gap"),
+            "learning_curves": partial(figures.learning_curves, own, frame, curves),
+            "cost_benefit": partial(comparisons.cost_benefit, own, frame),
+            "weights": partial(spread.weights, own, frame),
+            "seed_spread": partial(spread.seed_spread, own, frame),
         }
-        for name, drawing in drawings.items():
-            if drawing is not None:
-                ending = f"-{_slug(title)}" if len(parts) > 1 else ""
-                paths += figures.save(drawing, folder, f"{name}{ending}")
-    return tuple(paths)
+        for name, make in makers.items():
+            if (drawing := make()) is not None:
+                yield f"{name}-{_slug(title)}" if len(parts) > 1 else name, title, drawing
+    for name, make in {
+        "datasets": partial(datasets.heat_strip, primary, pooled),
+        "ranks": partial(datasets.ranks, primary),
+    }.items():
+        if (drawing := make()) is not None:
+            yield name, "All data sets", drawing
 
 
-def build(study_dir: Path, margins: Margins = Margins()) -> Report:  # noqa: B008  # frozen
+def stored_margins(study_dir: Path) -> Margins | None:
+    """The margins that `study.json` has from before the runs, under "margins"; None if it has none.
+
+    Raises ValueError for margins that are not numbers above 0.
+    """
+    found = _read_json(study_dir / "study.json").get("margins")
+    if not isinstance(found, dict):
+        return None
+    try:
+        return Margins(**{name: float(value) for name, value in found.items()})
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{study_dir / 'study.json'}: margins {found}: {error}") from error
+
+
+def _read_json(path: Path) -> dict[str, object]:
+    """The object in a JSON file; empty where there is no file or no object in it."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def build(study_dir: Path, margins: Margins | None = None) -> Report:
     """Make `<study_dir>/report/` anew from the jobs in `study_dir` and give what was made.
 
-    `margins` are the differences below which the verdicts call a method equivalent to `none`.
+    `margins` are the differences below which the verdicts call a method equivalent to `none`; without them those in
+    `study.json` hold, else the defaults. Tables made with other margins than those in `study.json` say so.
 
     Raises NotAStudy for a folder without jobs and runs, NoRuns when no job left a run, NoBaseline (of tables) for a
     comparison group without `none`, ValueError for a `runs.csv` that is not one.
@@ -183,18 +236,47 @@ def build(study_dir: Path, margins: Margins = Margins()) -> Report:  # noqa: B00
     folder = study_dir / "report"
     strengths = by_strength(runs)
     tables = [write_atomic(folder / "by_strength.csv", to_csv(strengths))]
-    primary = headline(runs, margins=margins)
+    stored = stored_margins(study_dir)
+    margins = margins or stored or Margins()
+    primary = headline(runs, margins=margins, stored=stored)
     secondary = tuple(
-        without_tests(headline(runs, checkpoint, metric, margins=margins))
+        without_tests(headline(runs, checkpoint, metric, margins=margins, stored=stored))
         for checkpoint, metric in SECONDARY
         if f"{checkpoint}_{metric}" in runs.columns
     )
+    further = []
+    if (over := datasets.pool(runs, primary)) is not None:
+        tables.append(write_atomic(folder / "pooled.csv", to_csv(over)))
+        further.append(f"## All data sets\n\n{datasets.pooled_markdown(over)}")
+    if (left_out := leave_one_seed_out(runs, margins=margins)) is not None:
+        tables.append(write_atomic(folder / "loso.csv", to_csv(left_out)))
+        for title, part in groups(left_out):
+            table = to_markdown(part, loso_caption(part))
+            further.append(f"## {title}: strengths chosen by leaving one seed out\n\n{table}")
+    lost = _failed_runs(runs)
     tables += [
         write_atomic(folder / "headline.csv", to_csv(pd.concat([primary, *secondary], ignore_index=True))),
-        write_atomic(
-            folder / "headline.md", _markdown(study_dir.name, primary, secondary, failures, _failed_runs(runs))
-        ),
+        write_atomic(folder / "headline.md", _markdown(study_dir.name, primary, secondary, failures, lost, further)),
         write_atomic(folder / "headline.tex", to_latex(primary)),
     ]
-    drawn = _draw(runs, primary, strengths, read_curves(study_dir), folder / "figures")
-    return Report(study_dir.name, primary, secondary, strengths, failures, tuple(tables), drawn)
+    paths: list[Path] = []
+    shown: list[page.Shown] = []
+    accuracies = [primary, *(frame for frame in secondary if frame["metric"].iloc[0] == "test_acc")]
+    for name, title, drawing in _draw(runs, accuracies, strengths, read_curves(study_dir), over):
+        made = save(drawing, folder / "figures", name)
+        paths += made
+        shown.append(page.Shown(name, title, {path.suffix: path for path in made}))
+    found = page.Study(
+        study_dir,
+        runs,
+        primary,
+        secondary,
+        over,
+        left_out,
+        tuple(describe(failure) for failure in failures),
+        tuple(lost),
+    )
+    tables.append(write_atomic(folder / "report.html", page.render(found, shown)))
+    return Report(
+        study_dir.name, primary, secondary, strengths, failures, tuple(tables), tuple(paths), tuple(answers(primary))
+    )

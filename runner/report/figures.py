@@ -5,44 +5,46 @@ Figures are made on the Agg canvas as plain `Figure` objects: a caller's pyplot 
 
 from __future__ import annotations
 
-import io
 import itertools
 import math
-import textwrap
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 from matplotlib.transforms import Bbox
-from numpy.typing import NDArray
 
-from runner.report.collect import write_atomic
+from runner.report.sheet import (
+    Drawing,
+    Flags,
+    ink,
+    interval_note,
+    key_of,
+    limits_of,
+    named,
+    percent,
+    sheet,
+    shortened,
+    styled,
+)
 from runner.report.stats import Values
 from runner.report.style import (
     NONE_COLOR,
-    NOTE_COLOR,
     UNDERFIT_COLOR,
     Label,
     darker,
     mark_of,
-    own_settings,
     place_labels,
     thin_boxes,
 )
-from runner.report.tables import BASELINE, groups, strengths_of, to_csv
-from runner.report.writers import Row, number, protocol_text, records, span, strength_values, wrapped
-
-Flags = NDArray[np.bool_]
+from runner.report.tables import BASELINE, groups, strengths_of
+from runner.report.writers import number, records, span, strength_values
 
 LEADING = 5
 SEED_LINES = 10
@@ -50,126 +52,12 @@ COLUMNS = 4
 FLOOR = 1e-3
 
 
-@dataclass(frozen=True)
-class Drawing:
-    """A figure and the frame of what is drawn in it."""
-
-    figure: Figure
-    data: pd.DataFrame
-
-
-def save(drawing: Drawing, folder: Path, name: str) -> tuple[Path, ...]:
-    """Write `<name>.pdf`, `.svg`, `.png` (200 dpi) and `.csv`; the same drawing always gives the same bytes."""
-    paths = []
-    metadata: dict[str, dict[str, str | None]] = {
-        "pdf": {"CreationDate": None},
-        "svg": {"Date": None},
-        "png": {"Software": None},
-    }
-    with own_settings():
-        for kind, without in metadata.items():
-            buffer = io.BytesIO()
-            drawing.figure.savefig(buffer, format=kind, metadata=without)
-            paths.append(write_atomic(folder / f"{name}.{kind}", buffer.getvalue()))
-    return (*paths, write_atomic(folder / f"{name}.csv", to_csv(drawing.data)))
-
-
-def _sheet(width: float, body: float, title: str, note: str, handles: Sequence[Artist]) -> Figure:
-    """A figure `width` x about `body` inches for its axes, title above, legend and note below, none over another."""
-
-    def lines(text: str, points: float) -> list[str]:
-        # The mean width of a DejaVu Sans character is 0.55 of its size in running text.
-        return textwrap.wrap(text, int((width - 0.15) * 72 / (0.55 * points)))
-
-    titles, notes = lines(title, 8.5), lines(note, 6.5)
-    longest = max((len(str(handle.get_label())) for handle in handles), default=1)
-    columns = max(1, min(len(handles), int(width / (longest * 0.056 + 0.45))))
-    legend_height = 0.05 + 0.15 * math.ceil(len(handles) / columns) if handles else 0.0
-    note_height = 0.06 + 0.125 * len(notes)
-    top, bottom = 0.1 + 0.15 * len(titles), note_height + legend_height + 0.04
-    height = top + body + bottom
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    engine = figure.get_layout_engine()
-    assert engine is not None
-    engine.set(rect=(0.0, bottom / height, 1.0, body / height))  # type: ignore[call-arg]  # of ConstrainedLayoutEngine
-    left = 0.07 / width
-    figure.text(left, 1 - 0.06 / height, "\n".join(titles), va="top", ha="left", fontsize=8.5)
-    figure.text(left, 0.05 / height, "\n".join(notes), va="bottom", ha="left", fontsize=6.5, color=NOTE_COLOR)
-    if handles:
-        figure.legend(
-            handles=list(handles), loc="lower left", bbox_to_anchor=(left, note_height / height), ncols=columns,
-            borderaxespad=0.0, borderpad=0.0, labelspacing=0.25, handlelength=1.8, columnspacing=1.2,
-        )  # fmt: skip
-    return figure
-
-
-def _styled(draw: Callable[[], Drawing | None]) -> Drawing | None:
-    """Run `draw` under the settings of these figures and put those of the caller back."""
-    with own_settings():
-        return draw()
-
-
-def _fence(values: Values, keep: Sequence[float] = ()) -> tuple[float, float]:
-    """The range of `values` (percent) and `keep`, but for outliers: beyond 3 interquartile ranges and 5 points."""
-    finite = values[np.isfinite(values)]
-    if len(finite) < 5:
-        inside = finite
-    else:
-        low, high = np.quantile(finite, [0.25, 0.75])
-        reach = max(3 * (high - low), 5.0)
-        inside = finite[(finite >= low - reach) & (finite <= high + reach)]
-    both = np.array([*inside, *(value for value in keep if math.isfinite(value))])
-    return (float(both.min()), float(both.max())) if len(both) else (0.0, 1.0)
-
-
-def _limits(center: Values, low: Values, high: Values, keep: Sequence[float] = ()) -> tuple[float, float]:
-    """Axis limits round the means in `center`, with their intervals as far as those are not wider than the spread."""
-    start, stop = _fence(center, keep)
-    spread = max(stop - start, 0.2)
-    inside = (center >= start) & (center <= stop)
-    lows, highs = low[inside & np.isfinite(low)], high[inside & np.isfinite(high)]
-    # Two or three seeds have intervals many times wider than the methods are apart; those leave the axes.
-    start = min(start, max(start - 0.6 * spread, float(lows.min()))) if len(lows) else start
-    stop = max(stop, min(stop + 0.6 * spread, float(highs.max()))) if len(highs) else stop
-    room = 0.08 * max(stop - start, 0.2)
-    return start - room, stop + room
-
-
-def _percent(frame: pd.DataFrame, column: str) -> Values:
-    """A column of fractions [rows] in percent."""
-    return 100 * frame[column].to_numpy(dtype=np.float64)
-
-
-def _named(rows: Sequence[Row]) -> list[str]:
-    """A short label per row: the method, with its strength where the method occurs more than once."""
-    methods = [str(row["method"]) for row in rows]
-    labels = []
-    for row, method in zip(rows, methods, strict=True):
-        strength = strength_values(str(row["strengths"]))
-        labels.append(f"{method} {strength}" if methods.count(method) > 1 else method)
-    return labels
-
-
-def _lines(name: str, width: int, at_most: int = 3) -> str:
-    """A name in at most `at_most` lines of `width` characters, the rest an ellipsis."""
-    lines = wrapped(name, width)
-    return "\n".join(lines if len(lines) <= at_most else [*lines[: at_most - 1], lines[at_most - 1][: width - 1] + "…"])
-
-
-def _interval_note(frame: pd.DataFrame) -> str:
-    covers = " / ".join(sorted(set(frame["interval_covers"])))
-    if not frame["lo"].notna().any():
-        return f"{protocol_text(frame)}. One seed has no interval."
-    return f"{protocol_text(frame)}. {100 * float(frame['level'].iloc[0]):g}% t-intervals cover {covers}."
-
-
 def gap_vs_test(headline: pd.DataFrame, strengths: pd.DataFrame) -> Drawing | None:
     """Test accuracy against the gap: left the reported configurations, right the leading methods' strength paths.
 
     `headline` and `strengths` (of `by_strength`) are those of one group. None if no run was reported.
     """
-    return _styled(lambda: _gap_vs_test(headline, strengths))
+    return styled(lambda: _gap_vs_test(headline, strengths))
 
 
 def _gap_vs_test(headline: pd.DataFrame, strengths: pd.DataFrame) -> Drawing | None:
@@ -179,10 +67,10 @@ def _gap_vs_test(headline: pd.DataFrame, strengths: pd.DataFrame) -> Drawing | N
     leading = list(dict.fromkeys(shown.loc[shown["method"] != BASELINE, "method"]))
     checkpoint = str(shown["checkpoint"].iloc[0])
     paths = [(name, path) for name in leading if len(path := _path(strengths, name, checkpoint)) > 1][:LEADING]
-    names, crowd = _named(records(shown)), len(shown)
+    names, crowd = named(records(shown)), len(shown)
     off = _outside(shown)
     note = (
-        _interval_note(headline)
+        interval_note(headline)
         + " Dashed: frontier of the point estimates. Shaded: smaller gap but worse test, underfit."
     )
     if paths:
@@ -196,7 +84,7 @@ def _gap_vs_test(headline: pd.DataFrame, strengths: pd.DataFrame) -> Drawing | N
         listed = [
             f"{name} (gap {gap:.1f}, test {test:.1f})"
             for name, gap, test, away in zip(
-                names, _percent(shown, "gap_mean"), _percent(shown, "mean"), off, strict=True
+                names, percent(shown, "gap_mean"), percent(shown, "mean"), off, strict=True
             )
             if away
         ]
@@ -204,8 +92,8 @@ def _gap_vs_test(headline: pd.DataFrame, strengths: pd.DataFrame) -> Drawing | N
     title = f"{groups(headline)[0][0]}: generalization gap and test accuracy"
     body = 3.2 if crowd <= 12 else 4.6
     families = list(dict.fromkeys(shown.loc[~off, "family"]))
-    handles = [_key(*mark_of(family), family) for family in families]
-    figure = _sheet(7.0 if paths or crowd > 8 else 4.8, body, title, note, handles)
+    handles = [key_of(*mark_of(family), family) for family in families]
+    figure = sheet(7.0 if paths or crowd > 8 else 4.8, body, title, note, handles)
     if paths:
         axes, right = figure.subplots(1, 2, width_ratios=[1.25, 1.0])
         right.set_title(f"strength paths of the {len(paths)} leading" if len(paths) > 1 else "strength path")
@@ -220,7 +108,7 @@ def _gap_vs_test(headline: pd.DataFrame, strengths: pd.DataFrame) -> Drawing | N
     inside = shown[~off]
     rows = records(inside)
     labels = [
-        Label(100 * number(row, "gap_mean"), 100 * number(row, "mean"), _lines(name, 18), _ink(str(row["family"])))
+        Label(100 * number(row, "gap_mean"), 100 * number(row, "mean"), shortened(name, 18), ink(str(row["family"])))
         for row, name in zip(rows, (name for name, away in zip(names, off, strict=True) if not away), strict=True)
     ]
     crosses = []
@@ -248,15 +136,6 @@ def _points_drawn(shown: pd.DataFrame, paths: Sequence[tuple[str, pd.DataFrame]]
     return pd.concat(parts, ignore_index=True).rename(columns={"n_report": "n"})
 
 
-def _ink(family: str) -> str:
-    """The colour of a family for text: darker, since the light ones are hard to read on white."""
-    return darker(mark_of(family)[0], 0.3)
-
-
-def _key(color: str, marker: str, label: str) -> Line2D:
-    return Line2D([], [], color=color, marker=marker, linestyle="none", label=label)
-
-
 def _path(strengths: pd.DataFrame, method: str, checkpoint: str) -> pd.DataFrame:
     """The strengths of a method from weak to strong: its tune rows, its report rows where it was not tuned."""
     rows = strengths[(strengths["method"] == method) & (strengths["checkpoint"] == checkpoint)]
@@ -272,7 +151,7 @@ def _outside(shown: pd.DataFrame) -> Flags:
     Only what is further below `none` than the better ones span, and 5 points, may go: never what is level with it or
     above, since a figure without the best method misleads.
     """
-    values, baseline = _percent(shown, "mean"), _percent(shown[shown["method"] == BASELINE], "mean")
+    values, baseline = percent(shown, "mean"), percent(shown[shown["method"] == BASELINE], "mean")
     far = np.zeros(len(shown), dtype=np.bool_)
     if not len(baseline):
         return far
@@ -288,8 +167,8 @@ def _points(axes: Axes, shown: pd.DataFrame, off: Flags) -> None:
     """The crosses and marks of the reported configurations, the frontier and the underfit quadrant."""
     inside, baseline = shown[~off], shown[shown["method"] == BASELINE]
     for axis, column, low, high in (("x", "gap_mean", "gap_lo", "gap_hi"), ("y", "mean", "lo", "hi")):
-        center = _percent(inside, column)
-        limits = _limits(center, _percent(inside, low), _percent(inside, high), keep=list(center))
+        center = percent(inside, column)
+        limits = limits_of(center, percent(inside, low), percent(inside, high), keep=list(center))
         axes.set(**{f"{axis}lim": limits})
     left, bottom = axes.get_xlim()[0], axes.get_ylim()[0]
     for row in records(inside):
@@ -307,7 +186,7 @@ def _points(axes: Axes, shown: pd.DataFrame, off: Flags) -> None:
             markeredgecolor=color if marker == "x" else "white", markeredgewidth=1.2 if marker == "x" else 0.5,
         )  # fmt: skip
     if len(baseline) and baseline["mean"].notna().all():
-        x, y = float(_percent(baseline, "gap_mean")[0]), float(_percent(baseline, "mean")[0])
+        x, y = float(percent(baseline, "gap_mean")[0]), float(percent(baseline, "mean")[0])
         axes.axvline(x, color="black", linewidth=0.5, linestyle=":", zorder=1)
         axes.axhline(y, color="black", linewidth=0.5, linestyle=":", zorder=1)
         axes.add_patch(
@@ -332,7 +211,7 @@ def _stairs(axes: Axes, inside: pd.DataFrame) -> list[tuple[float, float, float,
     """The frontier as segments x0, y0, x1, y1, from the foot of the axes to their right edge."""
     if len(inside) < 2:
         return []
-    steps = _frontier(_percent(inside, "gap_mean"), _percent(inside, "mean"))
+    steps = _frontier(percent(inside, "gap_mean"), percent(inside, "mean"))
     corners = [(steps[0][0], axes.get_ylim()[0]), steps[0]]
     for before, after in itertools.pairwise(steps):
         corners += [(after[0], before[1]), after]
@@ -346,8 +225,8 @@ def _underfit_words(axes: Axes, inside: pd.DataFrame, lines: Sequence[tuple[floa
     if baseline.empty:
         return
     pixel = axes.transData.transform
-    marks = pixel(np.column_stack([_percent(inside, "gap_mean"), _percent(inside, "mean")]))
-    corner = pixel((float(_percent(baseline, "gap_mean")[0]), float(_percent(baseline, "mean")[0])))
+    marks = pixel(np.column_stack([percent(inside, "gap_mean"), percent(inside, "mean")]))
+    corner = pixel((float(percent(baseline, "gap_mean")[0]), float(percent(baseline, "mean")[0])))
     window = axes.get_window_extent()
     text = axes.text(
         0, 0, "smaller gap but worse test:\nunderfit", transform=None, fontsize=6.5, color="#9a4500", va="bottom",
@@ -390,12 +269,12 @@ def _paths(axes: Axes, shown: pd.DataFrame, paths: Sequence[tuple[str, pd.DataFr
     baseline = shown[shown["method"] == BASELINE]
     every = pd.concat([path for _, path in paths])
     for axis, column, base in (("x", "gap_acc_mean", "gap_mean"), ("y", "test_acc_mean", "mean")):
-        values = _percent(every, column)
-        keep = [*_percent(baseline, base), *values[_level(every, baseline)]]
-        axes.set(**{f"{axis}lim": _limits(values, values, values, keep)})
+        values = percent(every, column)
+        keep = [*percent(baseline, base), *values[_level(every, baseline)]]
+        axes.set(**{f"{axis}lim": limits_of(values, values, values, keep)})
     for (_, path), (color, dash) in zip(paths, _shades(paths), strict=True):
         marker = mark_of(str(path["family"].iloc[0]))[1]
-        x, y = _percent(path, "gap_acc_mean"), _percent(path, "test_acc_mean")
+        x, y = percent(path, "gap_acc_mean"), percent(path, "test_acc_mean")
         axes.plot(x, y, dash, color=color, alpha=0.85, zorder=2)
         for rank, (gap, test) in enumerate(zip(x, y, strict=True)):
             size = 2.5 + 5.0 * rank / (len(path) - 1)
@@ -404,7 +283,7 @@ def _paths(axes: Axes, shown: pd.DataFrame, paths: Sequence[tuple[str, pd.DataFr
                 markerfacecolor=color if rank == len(path) - 1 else "white",
             )  # fmt: skip
     if len(baseline):
-        x0, y0 = float(_percent(baseline, "gap_mean")[0]), float(_percent(baseline, "mean")[0])
+        x0, y0 = float(percent(baseline, "gap_mean")[0]), float(percent(baseline, "mean")[0])
         axes.plot(x0, y0, "*", color=NONE_COLOR, markersize=9, markeredgecolor="white", markeredgewidth=0.5, zorder=4)
         axes.axvline(x0, color="black", linewidth=0.5, linestyle=":", zorder=1)
         axes.axhline(y0, color="black", linewidth=0.5, linestyle=":", zorder=1)
@@ -417,17 +296,17 @@ def _path_labels(axes: Axes, shown: pd.DataFrame, paths: Sequence[tuple[str, pd.
     labels, obstacles = [], []
     baseline = shown[shown["method"] == BASELINE]
     if len(baseline):
-        at = (float(_percent(baseline, "gap_mean")[0]), float(_percent(baseline, "mean")[0]))
+        at = (float(percent(baseline, "gap_mean")[0]), float(percent(baseline, "mean")[0]))
         labels.append(Label(*at, BASELINE, NONE_COLOR))
     for (name, path), (color, _) in zip(paths, _shades(paths), strict=True):
-        points = list(zip(_percent(path, "gap_acc_mean"), _percent(path, "test_acc_mean"), strict=True))
+        points = list(zip(percent(path, "gap_acc_mean"), percent(path, "test_acc_mean"), strict=True))
         # A slanted line is no box: along it, points close enough that no label slips between two.
         for (x0, y0), (x1, y1) in itertools.pairwise(points):
             along = np.linspace(0, 1, 40)
             obstacles += [(x, y, x, y) for x, y in zip(x0 + along * (x1 - x0), y0 + along * (y1 - y0), strict=True)]
         visible = [(x, y) for x, y in points if left <= x <= right and bottom <= y <= top]
         if visible:
-            labels.append(Label(float(visible[-1][0]), float(visible[-1][1]), _lines(name, 14), darker(color, 0.3)))
+            labels.append(Label(float(visible[-1][0]), float(visible[-1][1]), shortened(name, 14), darker(color, 0.3)))
     place_labels(axes, labels, obstacles)
 
 
@@ -456,7 +335,7 @@ def strength_curves(
 
     Frames of one group. None if no method has two strengths with results.
     """
-    return _styled(lambda: _strength_curves(runs, headline, strengths, quantity))
+    return styled(lambda: _strength_curves(runs, headline, strengths, quantity))
 
 
 def _strength_curves(
@@ -495,24 +374,24 @@ def _strength_curves(
         )  # fmt: skip
         handles += [chosen, diamond]
     what = "test accuracy" if quantity == "test" else "generalization gap"
-    note = _interval_note(headline)
+    note = interval_note(headline)
     if tuned:
         note += (
             " Curves: tune seeds; their test values chose nothing." if quantity == "test" else " Curves: tune seeds."
         )
-    means = _percent(every, f"{column}_mean")
-    low, high = _percent(every, f"{column}_min"), _percent(every, f"{column}_max")
+    means = percent(every, f"{column}_mean")
+    low, high = percent(every, f"{column}_min"), percent(every, f"{column}_max")
     keep = [base[0], *means[_level(every, baseline)]]
     if tuned:
-        diamonds = _percent(headline, "gap_mean" if quantity == "gap" else "mean")
+        diamonds = percent(headline, "gap_mean" if quantity == "gap" else "mean")
         means, low, high = (np.concatenate([values, diamonds]) for values in (means, low, high))
-    limits = _limits(means, low, high, keep)
-    if ((_percent(every, f"{column}_mean") < limits[0]) | (_percent(every, f"{column}_mean") > limits[1])).any():
+    limits = limits_of(means, low, high, keep)
+    if ((percent(every, f"{column}_mean") < limits[0]) | (percent(every, f"{column}_mean") > limits[1])).any():
         note += " ▾ ▴ and a number: a mean outside the axes."
     columns = min(COLUMNS, len(paths))
     rows = math.ceil(len(paths) / columns)
     title = f"{groups(headline)[0][0]}: {what} over the strength, at the {checkpoint} checkpoint"
-    figure = _sheet(_width(columns), 0.35 + 1.5 * rows + 0.5 * (rows == 1), title, note, handles)
+    figure = sheet(_width(columns), 0.35 + 1.5 * rows + 0.5 * (rows == 1), title, note, handles)
     up = "test accuracy (%)" if quantity == "test" else "train − test acc. (pp)"  # a minus sign
     panels = _grid(figure, len(paths), columns, "strength", up)
     role = "tune" if tuned else "report"
@@ -522,7 +401,7 @@ def _strength_curves(
         own = dots[dots["method"] == name]
         reported = headline[headline["method"] == name] if tuned else headline.iloc[:0]
         _strength_panel(axes, path, own, f"{checkpoint}_{column}", column, reported, base, limits)
-        axes.set_title(_lines(f"{name}: {_strength_name(path, own)}", 26 if columns == COLUMNS else 40))
+        axes.set_title(shortened(f"{name}: {_strength_name(path, own)}", 26 if columns == COLUMNS else 40))
         drawn.append(
             path[
                 [
@@ -588,7 +467,7 @@ def _strength_panel(
     """One method: band, mean and runs over its strengths, `none` behind, the chosen one marked; in percent."""
     color, marker = mark_of(str(path["family"].iloc[0]))
     x, scale, names = _positions(path)
-    mean, low, high = (_percent(path, f"{column}_{end}") for end in ("mean", "lo", "hi"))
+    mean, low, high = (percent(path, f"{column}_{end}") for end in ("mean", "lo", "hi"))
     if math.isfinite(base[1]):
         axes.axhspan(base[1], base[2], color="black", alpha=0.12, linewidth=0, zorder=0)
     axes.axhline(base[0], color="black", linewidth=0.9, zorder=1)
@@ -596,7 +475,7 @@ def _strength_panel(
     axes.plot(x, mean, marker=marker, color=color, zorder=3)
     where = dict(zip(path["strengths"], x, strict=True))
     at = np.array([where.get(text, math.nan) for text in dots["strengths"]])
-    axes.plot(at, _percent(dots, run_column), ".", color=color, markersize=3, alpha=0.6, zorder=2)
+    axes.plot(at, percent(dots, run_column), ".", color=color, markersize=3, alpha=0.6, zorder=2)
     for row in records(reported):
         place = where.get(str(row["strengths"]), math.nan)
         start = "gap_" if column == "gap_acc" else ""
@@ -634,7 +513,7 @@ def learning_curves(runs: pd.DataFrame, headline: pd.DataFrame, curves: pd.DataF
 
     Frames of one group, `curves` of the whole study. None if no reported run has a curve.
     """
-    return _styled(lambda: _learning_curves(runs, headline, curves))
+    return styled(lambda: _learning_curves(runs, headline, curves))
 
 
 def _learning_curves(runs: pd.DataFrame, headline: pd.DataFrame, curves: pd.DataFrame) -> Drawing | None:
@@ -646,7 +525,7 @@ def _learning_curves(runs: pd.DataFrame, headline: pd.DataFrame, curves: pd.Data
         return None
     rows = [row for row in records(headline) if row["method"] != BASELINE]
     rows = [row for row in rows if number(row, "n_report") + number(row, "n_failed") > 0] or records(headline)[:1]
-    names = _named(rows)
+    names = named(rows)
     handles: list[Artist] = [
         Line2D([], [], color="#444444", label="validation, median of seeds"),
         Line2D([], [], color="#444444", linestyle="--", label="train, median of seeds"),
@@ -672,7 +551,7 @@ def _learning_curves(runs: pd.DataFrame, headline: pd.DataFrame, curves: pd.Data
     low, high = _log_limits(*(shown.loc[shown["split"] == name, "value"].to_numpy(float) for name in ("train", "val")))
     if (shown["value"] < low).any():
         note += f" Below {low:.1g} curves leave the axes."
-    figure = _sheet(_width(columns), 0.35 + 1.5 * lines + 0.5 * (lines == 1), title, note, handles)
+    figure = sheet(_width(columns), 0.35 + 1.5 * lines + 0.5 * (lines == 1), title, note, handles)
     panels = _grid(figure, len(rows), columns, "epoch", "loss (nats)")
     for row, name, axes in zip(rows, names, panels, strict=True):
         grey = loss[loss["method"] == BASELINE]
@@ -687,7 +566,7 @@ def _learning_curves(runs: pd.DataFrame, headline: pd.DataFrame, curves: pd.Data
         axes.yaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
         failed = int(number(row, "n_failed"))
-        short = _lines(name, 24 if columns == COLUMNS else 40, 2)
+        short = shortened(name, 24 if columns == COLUMNS else 40, 2)
         axes.set_title(f"{short} ({failed} failed)" if failed else short)
     figure.draw_without_rendering()
     figure.set_layout_engine("none")

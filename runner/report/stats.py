@@ -1,4 +1,4 @@
-"""Intervals, paired differences and the Holm correction: pure functions on arrays with one value per seed.
+"""Intervals, paired differences, tests and budget curves: pure functions on arrays with one value per seed.
 
 Student's t throughout: at 3, 5 and 10 seeds its nominal 95 % interval covers about 95 %, where the percentile
 bootstrap covers 75, 83 and 90 %.
@@ -7,6 +7,7 @@ bootstrap covers 75, 83 and 90 %.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -110,6 +111,122 @@ def paired_ratio(values: Values, baseline: Values, level: float = 0.95) -> Inter
     positive = (values > 0) & (baseline > 0)
     logs = t_interval(np.log(values[positive]) - np.log(baseline[positive]), level)
     return Interval(math.exp(logs.mean), math.exp(logs.low), math.exp(logs.high), logs.sd, logs.n)
+
+
+def simultaneous(mean: float, high: float, n: int, tests: int, level: float = 0.95) -> tuple[float, float]:
+    """The Bonferroni interval over `tests` comparisons, from the t-interval of one of them.
+
+    All of them cover at once with probability `level`. nan below two pairs and without tests.
+    """
+    if n < 2 or tests < 1 or not math.isfinite(high):
+        return math.nan, math.nan
+    wider = special.stdtrit(n - 1, 1 - (1 - level) / (2 * tests)) / special.stdtrit(n - 1, 0.5 + level / 2)
+    half = (high - mean) * float(wider)
+    return mean - half, mean + half
+
+
+def sign_flip(apart: Values) -> float:
+    """The exact two-sided p-value of the mean of `apart` [n] under all 2^n choices of signs; a check on the t-test.
+
+    nan below 9 pairs, where even the smallest possible p, 2 / 2^n, is too large to survive a correction over a dozen
+    methods, and above 40, where the t-test needs no check. The 2^n sums are counted from two sorted halves.
+    """
+    n = len(apart)
+    if not 9 <= n <= 40:
+        return math.nan
+
+    def sums(values: Values) -> Values:
+        found = np.zeros(1)
+        for value in values:
+            found = np.concatenate([found - value, found + value])
+        return np.sort(found)
+
+    left, right = sums(apart[: n // 2]), sums(apart[n // 2 :])
+    reach = abs(float(apart.sum())) - SAME * n  # sums equal but for rounding count as reaching it
+    above = len(right) - np.searchsorted(right, reach - left, side="left")
+    return 1.0 if reach <= 0 else min(1.0, 2 * int(above.sum()) / 2.0**n)
+
+
+def standardized(apart: Values) -> float:
+    """The mean difference in standard deviations of the differences, with Hedges' factor for few pairs: d_z."""
+    n = len(apart)
+    sd = float(np.std(apart, ddof=1)) if n > 1 else 0.0
+    if n < 3 or sd <= SAME:
+        return math.nan
+    return float(np.mean(apart)) / sd * (1 - 3 / (4 * (n - 1) - 1))
+
+
+def correlation(values: Values, baseline: Values) -> float:
+    """Pearson's correlation of the pairs, what pairing gains from; nan below three or for a side that is constant."""
+    if len(values) < 3 or min(np.ptp(values), np.ptp(baseline)) <= SAME:
+        return math.nan
+    return float(np.corrcoef(values, baseline)[0, 1])
+
+
+def share_within(paired: Paired, margin: float) -> float:
+    """The posterior probability that the mean difference lies within `margin` to either side, under a flat prior.
+
+    The posterior is Student's t with n - 1 degrees of freedom about the mean difference.
+    """
+    if paired.kind == "identical":
+        return 1.0
+    if paired.kind != "normal":
+        return math.nan
+    error, freedom = paired.sd / math.sqrt(paired.n), paired.n - 1
+    below, above = ((side * margin - paired.mean) / error for side in (-1, 1))
+    return float(special.stdtr(freedom, above) - special.stdtr(freedom, below))
+
+
+def budget_curve(validation: Values, test: Values) -> Values:
+    """The expected test value of the validation-best of k runs drawn without replacement, for k = 1 to B: [B].
+
+    Exact: with the runs sorted by validation, run i is the best of k in C(i - 1, k - 1) of the C(B, k) draws. Runs
+    level in validation share their mean test value, as if the tie were broken by lot.
+    """
+    total = len(validation)
+    kept = np.array([np.mean(test[validation == value]) for value in validation])[np.argsort(validation, kind="stable")]
+    return np.array(
+        [
+            sum(math.comb(at, k - 1) * kept[at] for at in range(k - 1, total)) / math.comb(total, k)
+            for k in range(1, total + 1)
+        ]
+    )
+
+
+@dataclass(frozen=True)
+class Pooled:
+    """The mean over data sets of the mean differences, its interval and its p-value; `freedom` by Satterthwaite."""
+
+    mean: float
+    low: float
+    high: float
+    p: float
+    freedom: float
+    sets: int
+
+
+def pooled(differences: Sequence[Values], level: float = 0.95) -> Pooled:
+    """The stratified mean of paired differences, one array per data set: what holds on average on these data sets.
+
+    Every data set weighs the same; the error is that of the seeds within them. nan bounds where a set has fewer than
+    two pairs.
+    """
+    sets = len(differences)
+    if not sets or any(len(apart) == 0 for apart in differences):
+        return Pooled(math.nan, math.nan, math.nan, math.nan, math.nan, sets)
+    mean = float(np.mean([np.mean(apart) for apart in differences]))
+    if any(len(apart) < 2 for apart in differences):
+        return Pooled(mean, math.nan, math.nan, math.nan, math.nan, sets)
+    errors = np.array([np.var(apart, ddof=1) / len(apart) for apart in differences])
+    if errors.sum() <= SAME**2:
+        return Pooled(mean, mean, mean, 1.0 if abs(mean) <= SAME else math.nan, math.nan, sets)
+    freedom = float(
+        errors.sum() ** 2 / sum(e**2 / (len(apart) - 1) for e, apart in zip(errors, differences, strict=True))
+    )
+    error = math.sqrt(errors.sum()) / sets
+    half = float(special.stdtrit(freedom, 0.5 + level / 2)) * error
+    p = 2 * float(special.stdtr(freedom, -abs(mean) / error))
+    return Pooled(mean, mean - half, mean + half, p, freedom, sets)
 
 
 def seeds_needed(sd: float, margin: float, level: float = 0.95, tests: int = 1) -> int:

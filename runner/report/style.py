@@ -8,10 +8,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import matplotlib
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.patheffects import withStroke
 from matplotlib.transforms import Bbox
+
+from runner.report.stats import Values
 
 SETTINGS: dict[str, object] = {
     "font.family": "sans-serif",
@@ -97,17 +100,23 @@ class Label:
     color: str
 
 
-def _area(box: Bbox, other: Bbox) -> float:
-    """The area in square pixels that two boxes share."""
-    width = min(box.x1, other.x1) - max(box.x0, other.x0)
-    height = min(box.y1, other.y1) - max(box.y0, other.y0)
-    return float(max(0.0, width) * max(0.0, height))
+def _corners(boxes: Sequence[Bbox]) -> Values:
+    """The boxes as rows x0, y0, x1, y1: [n, 4]."""
+    return np.array([(box.x0, box.y0, box.x1, box.y1) for box in boxes], dtype=np.float64).reshape(-1, 4)
 
 
-def _clash(box: Bbox, other: Bbox) -> float:
-    """The cost of a label at `box` beside the text at `other`; a pixel between them is needed."""
-    area = _area(box.padded(1), other)
-    return 20 + area / 5 if area else 0.0
+def _areas(box: Bbox, others: Values) -> Values:
+    """The area in square pixels that a box shares with each of `others` [n, 4]: [n]."""
+    width = np.minimum(box.x1, others[:, 2]) - np.maximum(box.x0, others[:, 0])
+    height = np.minimum(box.y1, others[:, 3]) - np.maximum(box.y0, others[:, 1])
+    shared: Values = np.maximum(width, 0) * np.maximum(height, 0)
+    return shared
+
+
+def _clash(box: Bbox, others: Values) -> float:
+    """The cost of a label at `box` beside the texts at `others`; a pixel between them is needed."""
+    areas = _areas(box.padded(1), others)
+    return float(20 * np.count_nonzero(areas) + areas.sum() / 5)
 
 
 def thin_boxes(axes: Axes, lines: Sequence[tuple[float, float, float, float]]) -> list[Bbox]:
@@ -141,8 +150,8 @@ def place_labels(axes: Axes, labels: Sequence[Label], lines: Sequence[tuple[floa
     renderer = canvas.get_renderer()  # type: ignore[no-untyped-call]  # matplotlib leaves it without types
     window = axes.get_window_extent(renderer)
     points = [axes.transData.transform((label.x, label.y)) for label in labels]
-    markers = [Bbox.from_extents(x - 6, y - 6, x + 6, y + 6) for x, y in points]
-    thin = thin_boxes(axes, lines)
+    markers = _corners([Bbox.from_extents(x - 6, y - 6, x + 6, y + 6) for x, y in points])
+    thin, edges = _corners(thin_boxes(axes, lines)), _corners([window])
     standing = [text.get_window_extent(renderer) for text in axes.texts]
     texts = [
         axes.annotate(
@@ -161,18 +170,18 @@ def place_labels(axes: Axes, labels: Sequence[Label], lines: Sequence[tuple[floa
                 dx = along * reach + size.width / 2 * max(-1.0, min(1.0, 1.5 * along))
                 dy = across * reach + size.height / 2 * max(-1.0, min(1.0, 1.5 * across))
                 box = Bbox.from_bounds(x + dx - size.width / 2, y + dy - size.height / 2, size.width, size.height)
-                cost = 0.06 * reach + 80 * (1 - _area(box, window) / (size.width * size.height))
-                cost += sum(_area(box, other) for other in markers) / 15
-                cost += sum(_area(box, other) for other in thin) / 80
+                cost = 0.06 * reach + 80 * (1 - float(_areas(box, edges)[0]) / (size.width * size.height))
+                cost += float(_areas(box, markers).sum()) / 15 + float(_areas(box, thin).sum()) / 80
                 yield _Place(dx, dy, reach, box, cost)
 
     choices = [list(places(at)) for at in range(len(labels))]
     chosen: dict[int, _Place] = {}
     for _ in range(5):
         for at in sorted(range(len(labels)), key=lambda at: -len(labels[at].text)):  # the longest is the hardest
-            taken = [*standing, *(place.box for other, place in chosen.items() if other != at)]
+            taken = _corners([*standing, *(place.box for other, place in chosen.items() if other != at)])
             # Text over text is worse than anything else: neither can be read.
-            chosen[at] = min(choices[at], key=lambda place: place.cost + sum(_clash(place.box, box) for box in taken))
+            costs = [place.cost + _clash(place.box, taken) for place in choices[at]]
+            chosen[at] = choices[at][int(np.argmin(costs))]
     points_per_pixel = 72 / axes.figure.dpi
     for at, place in chosen.items():
         texts[at].set_position((place.dx * points_per_pixel, place.dy * points_per_pixel))

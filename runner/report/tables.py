@@ -13,11 +13,16 @@ import pandas as pd
 from runner.report.stats import (
     Paired,
     Values,
+    correlation,
     holm,
     pair_by_seed,
     paired_difference,
     paired_ratio,
     seeds_needed,
+    share_within,
+    sign_flip,
+    simultaneous,
+    standardized,
     t_interval,
 )
 
@@ -42,9 +47,10 @@ NEEDED = _names(
 HEADLINE = _names(
     "dataset model setting checkpoint metric method family protocol strengths strength n_tune n_report n_failed "
     "n_pairs n_tune_failed tuning_runs shared_seeds mean sd lo hi gap_mean gap_lo gap_hi base_mean "
-    "diff diff_lo diff_hi sd_diff gap_diff gap_diff_lo gap_diff_hi p p_holm family_size wins ties rope gap_rope "
-    "verdict more_seeds d_train d_test time_ratio time_ratio_lo time_ratio_hi best tied_best underfit edge_of_grid "
-    "pairs level interval_covers"
+    "diff diff_lo diff_hi diff_lo_sim diff_hi_sim sd_diff rho_paired gap_diff gap_diff_lo gap_diff_hi gap_diff_lo_sim "
+    "gap_diff_hi_sim p p_holm family_size p_signflip dz wins ties rope gap_rope rope_stored gap_rope_stored p_in_rope "
+    "verdict more_seeds more_seeds_max d_train d_train_lo d_train_hi d_test gap_share_from_test time_ratio "
+    "time_ratio_lo time_ratio_hi best tied_best underfit edge_of_grid pairs level interval_covers"
 )
 
 FIXED_SPLIT = "seeds only; one fixed training set: the interval does not cover the choice of training data"
@@ -66,6 +72,10 @@ class Margins:
         for name in ("acc", "gap", "loss"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"margin {name} is {getattr(self, name)}; it must be above 0")
+
+    def of(self, metric: str) -> tuple[float, float]:
+        """The margins of a metric, "test_acc" or "test_loss", and of its gap."""
+        return (self.acc, self.gap) if metric == "test_acc" else (self.loss, self.loss)
 
 
 class NoBaseline(ValueError):
@@ -224,16 +234,21 @@ def _covers(part: pd.DataFrame) -> str:
     return REDRAWN_SPLIT if modes - {""} else "seeds; how the data were split is not on record"
 
 
+def pairs_of(part: pd.DataFrame, baseline: pd.DataFrame, column: str) -> tuple[Values, Values]:
+    """`column` of report rows of a configuration and of the baseline at the seeds that both have."""
+    seeds, base_seeds = (frame["seed"].to_numpy(dtype=np.int64) for frame in (part, baseline))
+    return pair_by_seed(seeds, _numbers(part, column), base_seeds, _numbers(baseline, column))
+
+
 def _compare(part: pd.DataFrame, baseline: pd.DataFrame, column: str, level: float) -> Paired:
     """The paired difference of `column` between report rows of a configuration and of the baseline."""
-    seeds, base_seeds = (frame["seed"].to_numpy(dtype=np.int64) for frame in (part, baseline))
-    pairs = pair_by_seed(seeds, _numbers(part, column), base_seeds, _numbers(baseline, column))
-    return paired_difference(*pairs, level)
+    return paired_difference(*pairs_of(part, baseline, column), level)
 
 
 def _row(
-    part: pd.DataFrame, tuning: pd.DataFrame, baseline: pd.DataFrame, checkpoint: str, metric: str, level: float
-) -> dict[Hashable, object]:
+    part: pd.DataFrame, tuning: pd.DataFrame, baseline: pd.DataFrame, checkpoint: str, metric: str, level: float,
+    rope: float,
+) -> dict[Hashable, object]:  # fmt: skip
     """The headline row of one configuration: `part` its report rows (maybe none), `tuning` its method's tune rows."""
     known = part if len(part) else tuning
     kind = metric.removeprefix("test_")
@@ -273,10 +288,8 @@ def _row(
         return row
     test, gaps = _compare(part, baseline, column, level), _compare(part, baseline, gap, level)
     train = _compare(part, baseline, f"{checkpoint}_train_{kind}", level)
-    seeds, base_seeds = (frame["seed"].to_numpy(dtype=np.int64) for frame in (part, baseline))
-    clock = paired_ratio(
-        *pair_by_seed(seeds, _numbers(part, "train_s"), base_seeds, _numbers(baseline, "train_s")), level
-    )
+    clock = paired_ratio(*pairs_of(part, baseline, "train_s"), level)
+    ours, theirs = pairs_of(part, baseline, column)
     # Both intervals must exclude 0: by point estimates alone a quarter of all placebos would be called underfit.
     worse = test.low > 0 if kind == "loss" else test.high < 0
     return row | {
@@ -286,14 +299,22 @@ def _row(
         "diff_lo": test.low,
         "diff_hi": test.high,
         "sd_diff": test.sd,
+        "rho_paired": correlation(ours, theirs),
         "gap_diff": gaps.mean,
         "gap_diff_lo": gaps.low,
         "gap_diff_hi": gaps.high,
         "p": test.p,
+        "p_signflip": sign_flip(ours - theirs) if test.kind == "normal" else math.nan,
+        "dz": standardized(ours - theirs) if test.kind == "normal" else math.nan,
+        "p_in_rope": share_within(test, rope),
         "wins": test.n - test.above - test.equal if kind == "loss" else test.above,
         "ties": test.equal,
         "d_train": train.mean,
+        "d_train_lo": train.low,
+        "d_train_hi": train.high,
         "d_test": test.mean,
+        # Of a gap that surely shrank, and of no other: a share of about nothing is noise.
+        "gap_share_from_test": (test.mean if kind == "loss" else -test.mean) / gaps.mean if gaps.high < 0 else math.nan,
         "time_ratio": clock.mean,
         "time_ratio_lo": clock.low,
         "time_ratio_hi": clock.high,
@@ -301,28 +322,26 @@ def _row(
     }
 
 
-def _judge(row: pd.Series, rope: float) -> tuple[str, float]:
-    """The verdict on a row against `none`, and about how many more pairs would decide an inconclusive one.
+def _judge(row: pd.Series, rope: float) -> tuple[str, float, float]:
+    """The verdict on a row against `none`; about how many more pairs would decide an inconclusive one, and at most.
 
     "better" and "worse" by the corrected test, "equivalent" where the interval lies within `rope` to either side,
     else "inconclusive"; "" where nothing could be tested.
     """
     diff, low, high, level = (float(row[name]) for name in ("diff", "diff_lo", "diff_hi", "level"))
     if row["pairs"] == "identical":
-        return "identical", math.nan
+        return "identical", math.nan, math.nan
     if row["pairs"] != "normal":
-        return "", math.nan
+        return "", math.nan, math.nan
     within = -rope <= low and high <= rope
     if float(row["p_holm"]) <= 1 - level:
         word = "better" if (diff < 0) == (row["metric"] == "test_loss") else "worse"
-        return f"{word}, negligible" if within else word, math.nan
+        return f"{word}, negligible" if within else word, math.nan, math.nan
     if within:
-        return "equivalent", math.nan
-    for target in (rope, rope / 2):  # at rope / 2 every case is decided
-        more = seeds_needed(float(row["sd_diff"]), target, level, int(row["family_size"])) - int(row["n_pairs"])
-        if more > 0:
-            break
-    return "inconclusive", float(more)
+        return "equivalent", math.nan, math.nan
+    sd, tests, pairs = float(row["sd_diff"]), int(row["family_size"]), int(row["n_pairs"])
+    more, most = (seeds_needed(sd, target, level, tests) - pairs for target in (rope, rope / 2))
+    return "inconclusive", float(more if more > 0 else most), float(most)  # at rope / 2 every case is decided
 
 
 def _tied(parts: list[pd.DataFrame], best: int, column: str, level: float) -> list[bool]:
@@ -348,11 +367,13 @@ def headline(
     metric: str = "test_acc",
     level: float = 0.95,
     margins: Margins = Margins(),
+    stored: Margins | None = None,
 ) -> pd.DataFrame:
     """One row per group and reported configuration, paired by seed against `none`: first `none`, then by difference.
 
     Fractions and nats, as in `runs`. A method without report runs keeps a row of blanks; `p_holm` is within the group.
-    `best` marks the best mean among those without failed runs, `tied_best` those that cannot be told from it.
+    `stored` are the margins on record from before the runs, if any. `best` marks the best mean among those without
+    failed runs, `tied_best` those that cannot be told from it.
     Raises NoBaseline for a group without report rows of `none`, ValueError for an unknown checkpoint or metric.
     """
     if checkpoint not in ("last", "best") or metric not in ("test_acc", "test_loss"):
@@ -360,6 +381,8 @@ def headline(
             f"no headline of {metric!r} at {checkpoint!r}; metrics: test_acc, test_loss; checkpoints: last, best"
         )
     frames = []
+    rope, gap_rope = margins.of(metric)
+    before = stored.of(metric) if stored else (math.nan, math.nan)
     for key, group in _parts(in_order(runs), GROUP):
         baseline = group[(group["method"] == BASELINE) & (group["role"] == "report")]
         if baseline.empty:
@@ -369,14 +392,21 @@ def headline(
                 f"add them: regrun {' '.join(['method=none', f'study={study}', key[2]]).strip()}"
             )
         parts = list(_configurations(group))
-        rows = [_row(part, tuning, baseline, checkpoint, metric, level) for part, tuning in parts]
+        rows = [_row(part, tuning, baseline, checkpoint, metric, level, rope) for part, tuning in parts]
         frame = pd.DataFrame(rows, columns=pd.Index(HEADLINE))
         frame["p_holm"] = holm(frame["p"].to_numpy(dtype=np.float64))
         frame["family_size"] = int(frame["p"].notna().sum())
         acc = metric == "test_acc"
-        frame = frame.assign(rope=margins.acc if acc else margins.loss, gap_rope=margins.gap if acc else margins.loss)
-        judged = [_judge(row, float(row["rope"])) for _, row in frame.iterrows()]
-        frame = frame.assign(verdict=[word for word, _ in judged], more_seeds=[more for _, more in judged])
+        frame = frame.assign(rope=rope, gap_rope=gap_rope, rope_stored=before[0], gap_rope_stored=before[1])
+        for name, high in (("diff", "diff_hi"), ("gap_diff", "gap_diff_hi")):
+            bounds = [
+                simultaneous(float(row[name]), float(row[high]), int(row["n_pairs"]), int(row["family_size"]), level)
+                for _, row in frame.iterrows()
+            ]
+            frame[[f"{name}_lo_sim", f"{name}_hi_sim"]] = np.array(bounds, dtype=np.float64).reshape(-1, 2)
+        judged = [_judge(row, rope) for _, row in frame.iterrows()]
+        for at, name in enumerate(("verdict", "more_seeds", "more_seeds_max")):
+            frame[name] = [values[at] for values in judged]
         means = frame["mean"].to_numpy(dtype=np.float64) * (1 if acc else -1)
         means = np.where(frame["n_failed"] > 0, math.nan, means)
         best = int(np.nanargmax(means)) if np.isfinite(means).any() else -1
@@ -391,7 +421,11 @@ def headline(
 
 def without_tests(frame: pd.DataFrame) -> pd.DataFrame:
     """The frame of a secondary metric: intervals stay; p-values, verdicts and ties, which need the family, go."""
-    return frame.assign(p=math.nan, p_holm=math.nan, family_size=0, verdict="", more_seeds=math.nan, tied_best=False)
+    blank = dict.fromkeys(
+        _names("p p_holm p_signflip more_seeds more_seeds_max diff_lo_sim diff_hi_sim gap_diff_lo_sim gap_diff_hi_sim"),
+        math.nan,
+    )
+    return frame.assign(**blank, family_size=0, verdict="", tied_best=False)
 
 
 def to_csv(frame: pd.DataFrame) -> str:

@@ -160,7 +160,7 @@ def human(frame: pd.DataFrame) -> pd.DataFrame:
         rows.append(
             {
                 "Method": _method_text(row),
-                "Strength": strength_text(str(row["strengths"])),
+                "Strength": str(row["chosen"]) or BLANK if "chosen" in row else strength_text(str(row["strengths"])),
                 unit.short: plus_minus(number(row, "mean"), number(row, "lo"), number(row, "hi"), unit),
                 "Gap": plus_minus(number(row, "gap_mean"), number(row, "gap_lo"), number(row, "gap_hi"), unit),
                 tests: with_bounds(*_bounds(row, "diff"), unit, number(row, "rope")),
@@ -190,6 +190,8 @@ def protocol_text(frame: pd.DataFrame) -> str:
     reported = frame[frame["n_report"] + frame["n_failed"] > 0]
     shown = f"n = {span(reported['n_report'], 'report seed')}" if len(reported) else "no report seeds"
     tuned = frame[frame["n_tune"] > 0]
+    if "loso" in set(frame["protocol"]):
+        return f"{shown}; the strength at each seed chosen on the mean validation accuracy of the other seeds"
     if tuned.empty:
         note = "nothing was chosen: every configuration that was run is a row of its own"
         smoke = " (smoke study: too small to conclude from)" if "smoke" in set(frame["protocol"]) else ""
@@ -227,8 +229,35 @@ def _remarks(frame: pd.DataFrame) -> Iterator[str]:
     close = others[(others["gap_diff_lo"] >= -others["gap_rope"]) & (others["gap_diff_hi"] <= others["gap_rope"])]
     if len(close := close[close["pairs"] != "identical"]):
         yield f"Gap equivalent to that of none, within {_margin(frame, 'gap_rope')}: {named(close)}."
+    yield from _placebo(others)
     if len(under := frame[frame["underfit"].astype(bool)]):
         yield f"Smaller gap by underfitting, test worse: {named(under)}."
+
+
+def _placebo(others: pd.DataFrame) -> Iterator[str]:
+    """The study's own false-positive check: what became of the method that does nothing."""
+    for row in records(others[(others["family"] == "placebo") & (others["n_pairs"] > 0)]):
+        word, unit = str(row["verdict"]), UNITS[str(row["metric"])]
+        difference = with_bounds(*_bounds(row, "diff"), unit, number(row, "rope"))
+        if word == "identical" or row["pairs"] == "identical":
+            yield f"False-positive check: {row['method']}, which does nothing, gave the runs of none again, as it must."
+        elif word.startswith(("better", "worse")):
+            yield (
+                f"False-positive check failed: {row['method']}, which does nothing, came out {word} (Δ {difference}); "
+                "other verdicts of about that size deserve the same doubt."
+            )
+        elif word:
+            yield f"False-positive check: {row['method']}, which does nothing, came out {word} (Δ {difference})."
+
+
+def changed_margins(frame: pd.DataFrame) -> str:
+    """What to say where the margins are not those on record from before the runs; "" where they are."""
+    unit, changed = _unit(frame), []
+    for name, column in (("test", "rope"), ("gap", "gap_rope")):
+        now, before = float(frame[column].iloc[0]), float(frame[f"{column}_stored"].iloc[0])
+        if math.isfinite(before) and not math.isclose(now, before):
+            changed.append(f"{name} ±{before * unit.scale:g} to ±{now * unit.scale:g} {unit.difference}")
+    return f"Margin changed after the runs: {'; '.join(changed)}." if changed else ""
 
 
 def _margin(frame: pd.DataFrame, column: str) -> str:
@@ -263,7 +292,8 @@ def caption(frame: pd.DataFrame) -> str:
     when = "after the last epoch" if last else "at the epoch of lowest validation loss"
     kind = "accuracy, train − test" if unit.scale == 100 else "loss, test − train"  # a minus sign
     tests = int(frame["family_size"].max())
-    parts = [f"{unit.metric} {when}, evaluated on clean data. {protocol_text(frame)}.", f"Gap: {kind}."]
+    parts = [*filter(None, [changed_margins(frame)])]
+    parts += [f"{unit.metric} {when}, evaluated on clean data. {protocol_text(frame)}.", f"Gap: {kind}."]
     bounded = bool(frame["lo"].notna().any())
     if bounded:
         parts.append(f"± is half the {level} t-interval.")
@@ -283,8 +313,8 @@ def caption(frame: pd.DataFrame) -> str:
     return " ".join([*parts, *_remarks(frame)])
 
 
-def to_markdown(frame: pd.DataFrame) -> str:
-    """One group's headline as a Markdown table, its caption below."""
+def to_markdown(frame: pd.DataFrame, below: str = "") -> str:
+    """One group's headline as a Markdown table, its caption or the text `below` under it."""
     table = human(frame)
     left = {"Method", "Strength", "Verdict"}
     means = [
@@ -298,7 +328,7 @@ def to_markdown(frame: pd.DataFrame) -> str:
         "|" + "|".join(":--" if name in left else "--:" for name in table.columns) + "|",
         *("| " + " | ".join(row) + " |" for row in cells),
     ]
-    return "\n".join(lines) + f"\n\n{caption(frame)}\n"
+    return "\n".join(lines) + f"\n\n{below or caption(frame)}\n"
 
 
 LATEX = {
@@ -399,7 +429,7 @@ def terminal_table(frame: pd.DataFrame, width: int = 100) -> Table:
 
     if "Verdict" in heads and room() < sum(map(length, folding)):
         shown["Verdict"] = [text.replace(" ", "\n", 1) for text in shown["Verdict"]]
-    method = max(12, min(length("Method"), room() - min(length("Strength"), 12)))
+    method = max(12, min(length("Method"), room() - min(length("Strength"), 15)))
     widths = {"Method": method, "Strength": max(8, min(length("Strength"), room() - method))}
     for name, head in heads.items():
         left = name in (*folding, "Verdict")

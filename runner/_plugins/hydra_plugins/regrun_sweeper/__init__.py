@@ -34,17 +34,18 @@ class RegrunSweeper(BasicSweeper):
         from runner import sweep
         from runner.study import JobFailed
 
-        assert self.hydra_context is not None and self.config is not None and self.launcher is not None
+        assert self.hydra_context is not None
+        assert self.config is not None
+        assert self.launcher is not None
         config, loader = self.config, self.hydra_context.config_loader
 
         def compose(overrides: Sequence[str]) -> DictConfig:
             cfg = loader.load_sweep_config(config, list(overrides))
-            return OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])
+            return OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
 
         parsed = OverridesParser.create(config_loader=loader).parse_overrides(self._parse_config() + arguments)
-        axes = [
-            o.get_key_element() for o in parsed if o.is_sweep_override() and len(list(o.sweep_string_iterator())) > 1
-        ]
+        swept = [o for o in parsed if o.is_sweep_override() and len(list(o.sweep_string_iterator())) > 1]
+        axes = [o.get_key_element() for o in swept]
         batches = self.split_arguments(parsed, self.max_batch_size)
         folder, jobs = sweep.plan(compose, [job for batch in batches for job in batch], axes)
         returns: list[JobReturn] = []
@@ -53,6 +54,9 @@ class RegrunSweeper(BasicSweeper):
             returns += self.launcher.launch(jobs[begin : begin + size], initial_job_idx=begin)
         failed = [job for job in returns if job.status != JobStatus.COMPLETED]
         broken = sweep.report(Path(folder))
+        for job in failed:
+            if not isinstance(job._return_value, JobFailed):  # no job's own failure: a full disk, a mistake in regrun
+                raise job._return_value
         if failed or broken:
             raise JobFailed(f"{max(len(failed), broken)} of {len(jobs)} jobs failed; see {folder}")
         return returns

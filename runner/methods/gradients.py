@@ -1,0 +1,85 @@
+"""Methods that change the gradient before the optimizer sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from runner.methods.base import Method, Now, Params, Strength, beside_last, last_layer, lengths, norm, strength
+
+
+@dataclass(frozen=True)
+class ClipNorm(Method):
+    """Shorten the gradient of all weights together to at most `limit`  (Pascanu et al. 2013).
+
+    g <- g * min(1, limit / |g|). Under Adam, which divides by the gradient's own size, a limit below every norm
+    changes little; what counts is which steps it cuts.
+    """
+
+    family: ClassVar[str] = "gradient"
+    limit: Strength = strength(0, off=torch.inf, open_low=True)
+
+    def gradient(self, grad_at: Callable[[Params], Params], params: Params, now: Now) -> Params:
+        """The gradient, shortened."""
+        gradient = grad_at(params)
+        scale = (self.limit / norm(gradient)).clamp_max(1.0)
+        return {name: scale * g for name, g in gradient.items()}
+
+
+@dataclass(frozen=True)
+class ClipValue(Method):
+    """Cut every entry of the gradient off at `limit` and -limit  (Mikolov 2012)."""
+
+    family: ClassVar[str] = "gradient"
+    limit: Strength = strength(0, off=torch.inf, open_low=True)
+
+    def gradient(self, grad_at: Callable[[Params], Params], params: Params, now: Now) -> Params:
+        """The gradient with every entry in [-limit, limit]."""
+        limit = torch.as_tensor(self.limit)
+        return {name: g.clamp(-limit.to(g), limit.to(g)) for name, g in grad_at(params).items()}
+
+
+@dataclass(frozen=True)
+class AGC(Method):
+    """Shorten each unit's gradient to at most `limit` times the length of its weights  (Brock et al. 2021).
+
+    g <- g * min(1, limit * max(|w|, epsilon) / |g|), for each row of a matrix, each filter, and each vector of biases
+    or norm parameters as a whole, as the authors' code has it. The last layer is left alone, as they found best.
+    """
+
+    family: ClassVar[str] = "gradient"
+    limit: Strength = strength(0, off=torch.inf, open_low=True)
+    epsilon: Strength = strength(0, open_low=True)  # the least length a unit is taken to have, so that zeros can learn
+
+    def build(self, net: nn.Module) -> nn.Module:
+        """The net as it is; refuses one whose only layer is its last."""
+        return beside_last(net, "agc")
+
+    def gradient(self, grad_at: Callable[[Params], Params], params: Params, now: Now) -> Params:
+        """The gradient, each unit's shortened."""
+
+        def clipped(g: Tensor, w: Tensor) -> Tensor:
+            units, weights = (g, w) if g.ndim > 1 else (g[None], w[None])
+            most = self.limit * torch.clamp(lengths(weights), min=self.epsilon)
+            return (units * (most / lengths(units)).clamp_max(1.0)).view_as(g)
+
+        last = last_layer(params)
+        return {n: g if n in last else clipped(g, params[n]) for n, g in grad_at(params).items()}
+
+
+@dataclass(frozen=True)
+class GradientNoise(Method):
+    """Add normal noise of variance variance / (1 + step)^decay to the gradient  (Neelakantan et al. 2015)."""
+
+    family: ClassVar[str] = "gradient"
+    variance: Strength = strength(0, off=0)  # of each entry, at the first step
+    decay: Strength = strength(0)
+
+    def gradient(self, grad_at: Callable[[Params], Params], params: Params, now: Now) -> Params:
+        """The gradient plus its own noise for every entry."""
+        scale = torch.as_tensor(self.variance / (1 + now.step) ** self.decay).sqrt()
+        return {n: g + scale.to(g) * now.key.fold(n).normal(*g.shape) for n, g in grad_at(params).items()}

@@ -1,0 +1,175 @@
+"""Layers that compute with a function of their weights, in training and at evaluation alike.
+
+Penalties, decay and constraints act on the weights that are trained, before these functions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from runner.keys import Key
+from runner.methods.base import (
+    Method,
+    Now,
+    Params,
+    Strength,
+    beside_last,
+    choice,
+    last_layer,
+    lengths,
+    penalized,
+    strength,
+)
+
+RELU_GAIN = 1.7128585504496627  # sqrt(2 / (1 - 1/pi)): one over the standard deviation of a rectified standard normal
+SETTLE = 20  # rounds of power iteration that begin a vector, or settle it for an average of weights
+TINY = 1e-12  # keeps a division by the norm of a zero matrix finite
+
+
+@dataclass(frozen=True)
+class WeightNorm(Method):
+    """Learn length and direction of each unit's weights apart: w = scale * g * v / |v|  (Salimans and Kingma 2016).
+
+    g, one number per unit, begins at the |v| drawn, so that the net begins at `scale` times its ordinary weights and
+    its lengths move `scale` times as far in a step; 1 is the published form. The data-dependent start of the paper is
+    left out, since a seed's first weights must not depend on its data. Penalties and decay act on v, whose length
+    changes nothing but its own learning rate, and on g only with `penalize_biases`; constraints act on v.
+    """
+
+    family: ClassVar[str] = "normalization"
+    finishes: ClassVar[bool] = True
+    scale: Strength = strength(0, open_low=True)
+
+    def build(self, net: nn.Module) -> nn.Module:
+        """The net with a length in every layer that has a matrix or filters."""
+        for module in list(net.modules()):
+            kernel = getattr(module, "weight", None)
+            if isinstance(kernel, nn.Parameter) and kernel.ndim >= 2:
+                module.add_module("length", Length(kernel))
+        return net
+
+    def weights(self, params: Params, now: Now) -> Params:
+        """scale * g * v / |v|; a unit whose weights are all zero stays so, and its v learns as if it had length 1."""
+
+        def layer(v: Tensor, g: Tensor) -> Tensor:  # [out, ...], [out]
+            square = (v**2).flatten(1).sum(1)
+            over = torch.where(square > 0, square, 1.0).rsqrt()
+            return v * (self.scale * g * over).view(-1, *[1] * (v.ndim - 1))
+
+        leads = {name: name.removesuffix("length.g") for name in params if name.endswith("length.g")}
+        return params | {f"{lead}weight": layer(params[f"{lead}weight"], params[g]) for g, lead in leads.items()}
+
+    def average(self, params: Params, now: Now) -> Params:
+        """The same at evaluation."""
+        return self.weights(params, now)
+
+
+class Length(nn.Module):
+    """The lengths g [out] that a layer learns apart from its kernel's direction."""
+
+    def __init__(self, kernel: nn.Parameter) -> None:
+        """One length for each unit of the kernel [out, ...]."""
+        super().__init__()
+        self.of = (kernel,)  # in a tuple, so that the kernel stays its own layer's parameter alone
+        self.g = nn.Parameter(lengths(kernel.detach()).flatten())
+
+    def reset_parameters(self) -> None:
+        """Begin at the kernel's own lengths; its layer is reset before its parts."""
+        with torch.no_grad():
+            self.g.copy_(lengths(self.of[0]).flatten())
+
+
+@dataclass(frozen=True)
+class SpectralNorm(Method):
+    """Scale every layer's weights to the spectral norm `limit`: w = limit * v / sigma(v)  (Miyato et al. 2018).
+
+    sigma is the largest singular value of the kernel as a matrix [out, the rest], as published (that of a convolution
+    as an operator is larger, up to the root of its kernel's size). With `form: at_most` only what exceeds the limit is
+    scaled. One round of power iteration a step, on a vector that is remembered; the gradient flows through sigma but
+    not through the vectors. A second forward pass in the same step uses the same vector. At evaluation, whose weights
+    may be averages, the vector is settled first.
+    """
+
+    family: ClassVar[str] = "constraint"
+    finishes: ClassVar[bool] = True
+    limit: Strength = strength(0, open_low=True)
+    form: str = choice("equal", "at_most")
+
+    def recall(self, params: Params) -> Params:
+        """The left singular vector of every matrix and filter, about: {name: [out]}."""
+        return {
+            name: _left(w, Key.of(0, w.device).fold(name).normal(len(w)).to(w), SETTLE)
+            for name, w in penalized(params, biases=False).items()
+        }
+
+    def weights(self, params: Params, now: Now) -> Params:
+        """limit * w / sigma, with the remembered vector."""
+        return params | {name: self._scaled(params[name], u) for name, u in now.memory.items()}
+
+    def remember(self, params: Params, now: Now) -> Params:
+        """The vector after one more round, at the new weights."""
+        return {name: _left(params[name], u, 1) for name, u in now.memory.items()}
+
+    def average(self, params: Params, now: Now) -> Params:
+        """limit * w / sigma at evaluation."""
+        return params | {n: self._scaled(params[n], _left(params[n], u, SETTLE)) for n, u in now.memory.items()}
+
+    def _scaled(self, w: Tensor, u: Tensor) -> Tensor:
+        v = (w.detach().flatten(1) * u[:, None]).sum(0)
+        v = v / v.norm().clamp_min(TINY)
+        scale = self.limit / (u[:, None] * w.flatten(1) * v).sum().clamp_min(TINY)
+        scaled: Tensor = w * (scale if self.form == "equal" else scale.clamp_max(1.0))
+        return scaled
+
+
+def _left(w: Tensor, u: Tensor, rounds: int) -> Tensor:
+    """u [out] after some rounds of power iteration on w [out, ...]; as it was, if w is zero.
+
+    Sums of products instead of matrix products, which autocast would round to half precision.
+    """
+    w, begun = w.detach().flatten(1), u
+    for _ in range(rounds):
+        v = (w * u[:, None]).sum(0)
+        u = (w * (v / v.norm().clamp_min(TINY))).sum(1)
+        u = u / u.norm().clamp_min(TINY)
+    return torch.where(u.norm() > 0, u, begun)
+
+
+@dataclass(frozen=True)
+class WeightStandardization(Method):
+    """Standardize each unit's incoming weights: w = (v - mean) / sqrt(var + epsilon)  (Qiao et al. 2019).
+
+    All layers but the last, mean and variance (over n, not n - 1) of each row or filter. The published form is meant
+    to be followed by a norm, since each unit then sums n terms of variance 1; `scaled` makes up for that by
+    1.71 / sqrt(n) (Brock et al. 2021, for ReLU), which keeps hidden variances at 1 without one. An `epsilon` that is
+    not small against the weights' variance (about 1 / 3n at the start) standardizes less.
+    """
+
+    family: ClassVar[str] = "normalization"
+    finishes: ClassVar[bool] = True
+    epsilon: Strength = strength(0, open_low=True)
+    scaled: bool
+
+    def build(self, net: nn.Module) -> nn.Module:
+        """The net as it is; refuses one whose only layer is its last."""
+        return beside_last(net, "weight_standardization")
+
+    def weights(self, params: Params, now: Now) -> Params:
+        """The standardized weights of all layers but the last."""
+
+        def layer(w: Tensor) -> Tensor:
+            rows = w.flatten(1)  # [out, n]
+            rows = rows - rows.mean(1, keepdim=True)
+            unit = rows * ((rows**2).mean(1, keepdim=True) + self.epsilon).rsqrt()
+            return (unit * (RELU_GAIN / rows.shape[1] ** 0.5) if self.scaled else unit).view_as(w)
+
+        last = last_layer(params)
+        return params | {n: layer(w) for n, w in penalized(params, biases=False).items() if n not in last}
+
+    def average(self, params: Params, now: Now) -> Params:
+        """The same at evaluation."""
+        return self.weights(params, now)

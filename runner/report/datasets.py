@@ -1,0 +1,349 @@
+"""Several data sets: differences pooled over them, the heat strip, and ranks."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Hashable, Sequence
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.patches import Patch
+
+from runner.report.sheet import Drawing, sheet, shortened, styled
+from runner.report.stats import Values, holm, paired_difference, pooled, sign_flip
+from runner.report.style import mark_of
+from runner.report.tables import BASELINE, groups, in_order, pairs_of
+from runner.report.writers import MINUS, UNITS, Row, number, p_text, records, with_bounds
+
+FEW = 8
+ENOUGH_FOR_TESTS = 6
+POOLED = [
+    "model", "setting", "checkpoint", "metric", "method", "strengths", "n_datasets", "datasets", "diff", "diff_lo",
+    "diff_hi", "freedom", "p", "p_holm", "family_size", "p_datasets", "heterogeneous", "level",
+]  # fmt: skip
+
+
+def _title(row: Row) -> str:
+    return " · ".join(str(row[name]) for name in ("dataset", "model", "setting") if row[name])
+
+
+def _shared(headline: pd.DataFrame) -> dict[tuple[str, str], list[Row]]:
+    """The compared rows of each method that was reported on more than one data set, in the order of the data sets.
+
+    The key is (method, strengths) with blank strengths where every data set has one row of the method, whatever the
+    strength that was chosen there.
+    """
+    rows = [row for row in records(headline) if row["method"] != BASELINE and math.isfinite(number(row, "diff"))]
+    found: dict[tuple[str, str], list[Row]] = {}
+    for method in dict.fromkeys(str(row["method"]) for row in rows):
+        own = [row for row in rows if row["method"] == method]
+        single = len({str(row["dataset"]) for row in own}) == len(own)
+        for row in own:
+            found.setdefault((method, "" if single else str(row["strengths"])), []).append(row)
+    return {
+        key: sorted(own, key=lambda row: str(row["dataset"]))
+        for key, own in found.items()
+        if len({str(row["dataset"]) for row in own}) > 1
+    }
+
+
+def pool(runs: pd.DataFrame, headline: pd.DataFrame) -> pd.DataFrame | None:
+    """One row per method over the data sets of one model and setting: the mean of the differences, stratified.
+
+    Holm is over the methods of one model and setting. `p_datasets` is a paired t-test on the means of the data sets,
+    from 6 of them; `heterogeneous` where two data sets have intervals on opposite sides of 0. None below two data sets.
+    """
+    runs = in_order(runs)
+    rows: list[dict[Hashable, object]] = []
+    for (model, setting), part in headline.groupby(["model", "setting"], sort=True):
+        sets = sorted(set(part["dataset"]))
+        if len(sets) < 2:
+            continue
+        column = f"{part['checkpoint'].iloc[0]}_{part['metric'].iloc[0]}"
+        level = float(part["level"].iloc[0])
+        report = runs[(runs["role"] == "report") & (runs["model"] == model) & (runs["setting"] == setting)]
+        family: list[dict[Hashable, object]] = []
+        for (method, strengths), own in _shared(part).items():
+            apart: list[Values] = []
+            for row in own:
+                here = report[report["dataset"] == row["dataset"]]
+                ours = here[(here["method"] == method) & (here["strengths"] == row["strengths"])]
+                values, base = pairs_of(ours, here[here["method"] == BASELINE], column)
+                apart.append(values - base)
+            result = pooled(apart, level)
+            over = paired_difference(np.array([d.mean() for d in apart]), np.zeros(len(apart)), level)
+            up = any(number(row, "diff_lo") > 0 for row in own)
+            down = any(number(row, "diff_hi") < 0 for row in own)
+            family.append(
+                {
+                    "model": model, "setting": setting, "checkpoint": part["checkpoint"].iloc[0],
+                    "metric": part["metric"].iloc[0], "method": method, "strengths": strengths,
+                    "n_datasets": len(own), "datasets": " ".join(str(row["dataset"]) for row in own),
+                    "diff": result.mean, "diff_lo": result.low, "diff_hi": result.high, "freedom": result.freedom,
+                    "p": result.p, "p_datasets": over.p if len(own) >= ENOUGH_FOR_TESTS else math.nan,
+                    "heterogeneous": up and down, "level": level,
+                }
+            )  # fmt: skip
+        adjusted = holm(np.array([float(str(row["p"])) for row in family]))
+        for row, p in zip(family, adjusted, strict=True):
+            rows.append(row | {"p_holm": float(p), "family_size": int(np.isfinite(adjusted).sum())})
+    if not rows:
+        return None
+    frame = pd.DataFrame(rows)[POOLED]
+    return frame.sort_values(["model", "setting", "diff"], ascending=[True, True, False], kind="stable").reset_index(
+        drop=True
+    )
+
+
+def pooled_caption(frame: pd.DataFrame) -> str:
+    """What the pooled numbers are, and what they speak about."""
+    sets = int(frame["n_datasets"].max())
+    text = (
+        f"Mean over data sets of the mean paired difference to none; every data set weighs the same; "
+        f"{100 * float(frame['level'].iloc[0]):g}% t-intervals with the stratified error of the seeds. "
+        f"They speak about these {sets} data sets and no others."
+    )
+    if frame["p_datasets"].notna().any():
+        text += " p over data sets: paired t-test on the means of the data sets, for data sets like these."
+    if frame["heterogeneous"].any():
+        names = ", ".join(frame.loc[frame["heterogeneous"], "method"])
+        text += f" Heterogeneous, better on one data set and worse on another: {names}."
+    return text
+
+
+def pooled_rows(frame: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
+    """The pooled differences as text: headings and rows."""
+    level = f"{100 * float(frame['level'].iloc[0]):g}%"
+    several = len(frame[["model", "setting"]].drop_duplicates()) > 1
+    heads = [
+        *(["Model"] if several else []),
+        "Method",
+        "Data sets",
+        f"Δ test [{level} CI]",
+        "p (Holm)",
+        "Heterogeneous",
+    ]
+    rows = []
+    for row in records(frame):
+        name = f"{row['method']} {row['strengths']}".strip()
+        difference = with_bounds(
+            number(row, "diff"), number(row, "diff_lo"), number(row, "diff_hi"), UNITS[str(row["metric"])]
+        )
+        cells = [name, f"{number(row, 'n_datasets'):.0f}", difference, p_text(number(row, "p_holm"))]
+        model = [f"{row['model']} {row['setting']}".strip()] if several else []
+        rows.append([*model, *cells, "yes" if row["heterogeneous"] else "no"])
+    return heads, rows
+
+
+def pooled_markdown(frame: pd.DataFrame) -> str:
+    """The pooled differences as a Markdown table with its caption."""
+    heads, rows = pooled_rows(frame)
+    lines = [heads, [":--" if at == 0 else "--:" for at in range(len(heads))], *rows]
+    table = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+    return f"{table}\n\n{pooled_caption(frame)}\n"
+
+
+def heat_strip(headline: pd.DataFrame, over: pd.DataFrame | None = None) -> Drawing | None:
+    """Methods by data sets, each cell the difference in test accuracy, hatched where inconclusive.
+
+    None below two comparison groups. `over` (of `pool`), if it is of one model and setting, add a column.
+    """
+    return styled(lambda: _heat_strip(headline, over))
+
+
+def _cells(headline: pd.DataFrame) -> tuple[list[str], list[tuple[str, str]], dict[tuple[tuple[str, str], str], Row]]:
+    titles = [title for title, _ in groups(headline)]
+    rows = [row for row in records(headline) if row["method"] != BASELINE and math.isfinite(number(row, "diff"))]
+    single = {
+        str(row["method"])
+        for row in rows
+        if all(
+            len({r["strengths"] for r in rows if r["method"] == row["method"] and _title(r) == title}) < 2
+            for title in titles
+        )
+    }
+    cells = {
+        ((str(row["method"]), "" if row["method"] in single else str(row["strengths"])), _title(row)): row
+        for row in rows
+    }
+    keys = list(dict.fromkeys(key for key, _ in cells))
+    keys.sort(key=lambda key: -float(np.mean([number(row, "diff") for (k, _), row in cells.items() if k == key])))
+    return titles, keys, cells
+
+
+def _heat_strip(headline: pd.DataFrame, over: pd.DataFrame | None) -> Drawing | None:
+    titles, keys, cells = _cells(headline)
+    if len(titles) < 2 or not keys:
+        return None
+    means: dict[tuple[str, str], float] = {}
+    if over is not None and len(over[["model", "setting"]].drop_duplicates()) == 1:
+        means = {(str(r["method"]), str(r["strengths"])): number(r, "diff") for r in records(over)}
+
+    def difference(key: tuple[str, str], title: str) -> float:
+        if title == "mean":
+            return 100 * means.get(key, math.nan)
+        return 100 * number(cells[key, title], "diff") if (key, title) in cells else math.nan
+
+    table = np.array([[difference(key, title) for title in titles] for key in keys])
+    reach = max(float(np.nanquantile(np.abs(table), 0.95)), 0.5)
+    columns = [*titles, *(["mean"] if means else [])]
+    note = (
+        "Cells: mean paired difference to none in test accuracy (pp), last checkpoint; orange below 0, purple above. "
+        "Hatched: inconclusive. ▲ better, ▼ worse, = equivalent by the verdict of that data set; blank: not run."
+    )
+    if means:
+        note += " Mean: pooled over the data sets, which weigh the same; it speaks about these data sets only."
+    wide = max(0.62, min(1.1, 5.4 / len(columns)))
+    figure = sheet(
+        max(4.2, min(1.75 + wide * len(columns), 14.0)), 0.55 + 0.24 * len(keys), "Difference to none by data set",
+        note,
+        [Patch(facecolor="white", edgecolor="#777777", hatch="////", label="inconclusive")],
+    )  # fmt: skip
+    axes = figure.subplots()
+    axes.grid(visible=False)
+    axes.set_xlim(-0.5, len(columns) - 0.5 + 0.12 * bool(means))
+    axes.set_ylim(len(keys) - 0.5, -0.5)
+    colors = matplotlib.colormaps["PuOr"]
+    for (at, key), (across, title) in itertools.product(enumerate(keys), enumerate(columns)):
+        shift = 0.12 if title == "mean" else 0.0
+        row = cells.get((key, title))
+        value = difference(key, title)
+        if not math.isfinite(value):
+            continue
+        level = 0.5 + 0.42 * float(np.clip(value / reach, -1, 1))
+        verdict = str(row["verdict"]) if row else ""
+        axes.fill(
+            np.array([-0.48, 0.48, 0.48, -0.48]) + across + shift, np.array([-0.46, -0.46, 0.46, 0.46]) + at,
+            facecolor=colors(level), edgecolor="#777777" if verdict == "inconclusive" else "white",
+            hatch="////" if verdict == "inconclusive" else None, linewidth=0.0,
+        )  # fmt: skip
+        sign = {"better": " ▲", "worse": " ▼", "equivalent": " ="}.get(verdict.partition(",")[0], "")
+        dark = abs(level - 0.5) > 0.33
+        text = axes.text(
+            across + shift, at, f"{value:+.1f}{sign}".replace("-", MINUS), ha="center", va="center", fontsize=7,
+            color="white" if dark else "black",
+        )  # fmt: skip
+        if verdict == "inconclusive":
+            text.set_bbox({"facecolor": colors(level), "edgecolor": "none", "pad": 1.0})
+    names = [shortened(f"{method} {strengths}".strip(), 26, 2) for method, strengths in keys]
+    axes.set_yticks(range(len(keys)), names)
+    width = max(8, int(wide / 0.062))
+    ticks = [across + (0.12 if title == "mean" else 0.0) for across, title in enumerate(columns)]
+    axes.set_xticks(ticks, [shortened(title, width, 3) for title in columns], fontsize=6.5)
+    axes.tick_params(length=0)
+    axes.xaxis.tick_top()
+    for side in ("left", "bottom"):
+        axes.spines[side].set_visible(False)
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    frame = pd.DataFrame(table / 100, columns=titles)
+    frame.insert(0, "method", [method for method, _ in keys])
+    frame.insert(1, "strengths", [strengths for _, strengths in keys])
+    return Drawing(figure, frame)
+
+
+def rank_table(headline: pd.DataFrame) -> pd.DataFrame | None:
+    """Mean test accuracy of every method, `none` included, on every data set, for those that all of them have.
+
+    Index the methods, columns the groups; only methods with one configuration per group. None below two groups.
+    """
+    rows = [row for row in records(headline) if math.isfinite(number(row, "mean"))]
+    titles = [title for title, _ in groups(headline)]
+    means: dict[str, dict[str, float]] = {}
+    for method in dict.fromkeys(str(row["method"]) for row in rows):
+        own = [row for row in rows if row["method"] == method]
+        if sorted(_title(row) for row in own) == sorted(titles):
+            means[method] = {_title(row): number(row, "mean") for row in own}
+    if len(titles) < 2 or len(means) < 3:
+        return None
+    return pd.DataFrame(means).T[titles]
+
+
+def ranks(headline: pd.DataFrame) -> Drawing | None:
+    """Ranks of the methods over data sets: a strip below 8 data sets, from 8 with the bars of a CD diagram.
+
+    The bars join methods that exact sign-flip tests on the means of the data sets, corrected by Holm over all pairs,
+    cannot tell apart: unlike Nemenyi's distance they do not depend on which other methods are in the study.
+    """
+    return styled(lambda: _ranks(headline))
+
+
+def cliques(order: Sequence[str], apart: set[frozenset[str]]) -> list[tuple[int, int]]:
+    """The longest runs of `order` in which no two are in `apart`, as first and last position; single ones left out."""
+    found: list[tuple[int, int]] = []
+    for start in range(len(order)):
+        stop = start
+        while stop + 1 < len(order) and not any(
+            frozenset((order[stop + 1], other)) in apart for other in order[start : stop + 1]
+        ):
+            stop += 1
+        if stop > start and not any(first <= start and stop <= last for first, last in found):
+            found.append((start, stop))
+    return found
+
+
+def told_apart(table: pd.DataFrame, level: float = 0.95) -> set[frozenset[str]]:
+    """The pairs of methods (rows) that differ over the data sets (columns) by exact sign flips, Holm over all pairs."""
+    pairs = list(itertools.combinations([str(name) for name in table.index], 2))
+    values = {str(name): table.loc[name].to_numpy(dtype=np.float64) for name in table.index}
+    p_values = []
+    for one, other in pairs:
+        p_values.append(_exact(values[one] - values[other]))
+    adjusted = holm(np.array(p_values))
+    return {frozenset(pair) for pair, p in zip(pairs, adjusted, strict=True) if p <= 1 - level}
+
+
+def _exact(apart: Values) -> float:
+    """The sign-flip p-value, from 8 values on here; below 9 by listing them all."""
+    if len(apart) >= 9:
+        return sign_flip(apart)
+    signs = np.array(list(itertools.product((-1.0, 1.0), repeat=len(apart))))
+    return float(np.mean(np.abs(signs @ apart) >= abs(float(apart.sum())) - 1e-12))
+
+
+def _ranks(headline: pd.DataFrame) -> Drawing | None:
+    table = rank_table(headline)
+    if table is None:
+        return None
+    standing = table.rank(ascending=False)
+    mean = standing.mean(axis=1).sort_values(kind="stable")
+    order = [str(name) for name in mean.index]
+    sets = table.shape[1]
+    bars = cliques(order, told_apart(table)) if sets >= FEW else []
+    families = dict(zip(headline["method"], headline["family"], strict=True))
+    note = f"Ranks by mean test accuracy at the last checkpoint, 1 the best; a dot for each of {sets} sets, bar: mean. "
+    if sets < FEW:
+        note += f"Below {FEW} data sets ranks can be seen but not tested: there are no bars of significance."
+    else:
+        note += "Joined on the right: not told apart by exact sign-flip tests over the data sets, Holm over all pairs."
+        pairs = len(order) * (len(order) - 1) // 2
+        if pairs * 2 / 2.0**sets > 0.05:
+            note += f" With {sets} data sets and {pairs} pairs no difference could pass: more data sets are needed."
+    figure = sheet(6.2, 0.55 + 0.23 * len(order), "Ranks over data sets", note, [])
+    axes = figure.subplots()
+    axes.set_ylim(len(order) - 0.4, -0.6)
+    step = 0.035 * len(order) + 0.05
+    axes.set_xlim(0.7, len(order) + 0.4 + step * len(bars))
+    axes.grid(visible=False, axis="y")
+    axes.tick_params(axis="y", length=0)
+    for at, name in enumerate(order):
+        color = mark_of(str(families[name]))[0]
+        values = standing.loc[name].to_numpy(dtype=np.float64)
+        shift = np.array([((k * 0.618) % 1 - 0.5) * 0.4 for k in range(len(values))])
+        axes.plot(values, at + shift, "o", color=color, alpha=0.55, markersize=3.5, markeredgewidth=0)
+        axes.plot([mean[name]] * 2, [at - 0.34, at + 0.34], color=color, linewidth=2.2)
+    for place, (first, last) in enumerate(bars):
+        x = len(order) + 0.4 + step * place
+        axes.plot(
+            [x, x], [first - 0.2, last + 0.2], color="#333333", linewidth=2.5, solid_capstyle="butt", clip_on=False
+        )
+    axes.set_yticks(range(len(order)), [shortened(f"{name}  {mean[name]:.1f}", 26, 2) for name in order])
+    axes.set_xticks(range(1, len(order) + 1))
+    axes.set_xlabel("rank   ← better")
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    frame = standing.loc[order].reset_index(names="method")
+    frame.insert(1, "mean_rank", mean.to_numpy())
+    return Drawing(figure, frame)

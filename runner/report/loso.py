@@ -1,0 +1,90 @@
+"""Leave-one-seed-out choice of the strength, for a grid that was run without seeds of its own for tuning."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+
+from runner.report.stats import Values
+from runner.report.tables import BASELINE, GROUP, Margins, headline, in_order, strengths_of, without_tests
+from runner.report.writers import caption
+
+FEWEST = 3
+SHARED = (
+    "Selection and report share seeds: the strength at each seed was chosen on the other seeds, so no seed chooses for "
+    "itself, but the choices are not independent of the runs they are reported on; intervals are a little too narrow, "
+    "hence no tests. Fresh seeds (protocol=tuned) are the better way."
+)
+
+
+def _weakest_first(rows: pd.DataFrame) -> list[str]:
+    """The strengths of a method from weak to strong, as `_path` draws them."""
+    unique = rows.drop_duplicates("strengths").sort_values(["strength", "strengths"], kind="stable")
+    return [str(text) for text in unique["strengths"]]
+
+
+def choices(rows: pd.DataFrame) -> pd.DataFrame:
+    """Of one method's report rows over several strengths, one row per seed: that of the strength with the highest mean
+    last validation accuracy over the other seeds, ties to the weaker. Runs that failed count against no strength, but a
+    strength without any run among the other seeds cannot be chosen."""
+    strengths, seeds = _weakest_first(rows), sorted(set(rows["seed"]))
+    table = np.full((len(strengths), len(seeds)), math.nan)
+    for strength, seed, value, status in zip(
+        rows["strengths"], rows["seed"], rows["last_val_acc"], rows["status"], strict=True
+    ):
+        if status == "ok":
+            table[strengths.index(strength), seeds.index(seed)] = value
+    kept = []
+    for at, seed in enumerate(seeds):
+        others: Values = np.delete(table, at, axis=1)
+        count = np.isfinite(others).sum(axis=1)
+        means = np.where(count > 0, np.nansum(others, axis=1) / np.maximum(count, 1), -math.inf)
+        if not np.isfinite(means).any():
+            continue
+        # Rounded, so that sums in another order cannot break a tie.
+        chosen = strengths[int(np.argmax(np.round(means, 12)))]
+        kept.append(rows[(rows["seed"] == seed) & (rows["strengths"] == chosen)])
+    return pd.concat(kept) if kept else rows.iloc[:0]
+
+
+def leave_one_seed_out(
+    runs: pd.DataFrame,
+    checkpoint: str = "last",
+    metric: str = "test_acc",
+    margins: Margins = Margins(),  # noqa: B008  # frozen
+) -> pd.DataFrame | None:
+    """A headline in which every method of a `fixed` study with a grid has one row, without tests; None without such.
+
+    `chosen` tells which strengths were chosen at how many seeds.
+    """
+    fixed = in_order(runs)
+    fixed = fixed[(fixed["role"] == "report") & (fixed["protocol"] == "fixed")]
+    parts, told = [], {}
+    for key, rows in fixed.groupby([*GROUP, "method"], sort=True):
+        assert isinstance(key, tuple)
+        strengths = rows["strengths"].nunique()
+        if rows["method"].iloc[0] == BASELINE:
+            parts.append(rows)
+        elif strengths > 1 and rows["seed"].nunique() >= FEWEST:
+            picked = choices(rows)
+            texts = picked.sort_values(["strength", "strengths"], kind="stable")["strengths"].astype(str).tolist()
+            told[key] = ", ".join(
+                f"{' '.join(f'{value:g}' for value in strengths_of(text).values())} at {texts.count(text)}"
+                for text in dict.fromkeys(texts)
+            )
+            parts.append(picked.assign(strengths="", strength=math.nan))
+    if not told:
+        return None
+    wanted = {key[:3] for key in told}
+    kept = pd.concat(parts).assign(protocol="loso")
+    kept = kept[[key in wanted for key in zip(*(kept[name] for name in GROUP), strict=True)]]
+    frame = without_tests(headline(kept, checkpoint, metric, margins=margins))
+    keys = zip(*(frame[name] for name in [*GROUP, "method"]), strict=True)
+    return frame.assign(chosen=[told.get(key, "") for key in keys])
+
+
+def loso_caption(frame: pd.DataFrame) -> str:
+    """The caption of one group, with the warning that selection and report share seeds."""
+    return f"{SHARED} {caption(frame)}"

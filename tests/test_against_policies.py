@@ -1,0 +1,97 @@
+"""The operations of the augmentation policies against torchvision's, on images between 0 and 1."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torchvision.transforms.v2.functional as F
+from torch import Tensor
+from torchvision.transforms import InterpolationMode
+
+from runner.keys import Key
+from runner.methods import policies
+from runner.methods.policies import APPLY, MOVES, changed
+
+KEY = Key.of(0)
+
+
+def image(channels: int) -> Tensor:
+    """Four smooth random images of 12 x 10 that run from exactly 0 to exactly 1: [4, C, 12, 10]."""
+    g = torch.Generator().manual_seed(2)
+    x = torch.nn.functional.interpolate(torch.rand(4, channels, 4, 4, generator=g), (12, 10), mode="bicubic")
+    low, high = x.amin((1, 2, 3), keepdim=True), x.amax((1, 2, 3), keepdim=True)
+    return (x - low) / (high - low)
+
+
+def amount(value: float) -> Tensor:
+    return torch.full((4, 1, 1, 1), value)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("value", [-0.6, 0.0, 0.3, 0.9])
+def test_brightness_contrast_and_sharpness(channels: int, value: float) -> None:
+    x = image(channels)
+    for name, theirs in (
+        ("brightness", F.adjust_brightness),
+        ("contrast", F.adjust_contrast),
+        ("sharpness", F.adjust_sharpness),
+    ):
+        torch.testing.assert_close(APPLY[name](x, amount(value), KEY), theirs(x, 1 + value), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_posterize_solarize_and_autocontrast(channels: int) -> None:
+    x = image(channels)
+    for bits in (1, 3, 6):
+        torch.testing.assert_close(APPLY["posterize"](x, amount(8.0 - bits), KEY), F.posterize(x, bits))
+    for threshold in (0.2, 0.5, 0.8):  # at 1 ours leaves white as it is and theirs makes it black
+        torch.testing.assert_close(APPLY["solarize"](x, amount(1 - threshold), KEY), F.solarize(x, threshold))
+    torch.testing.assert_close(APPLY["autocontrast"](x, amount(1.0), KEY), F.autocontrast(x), rtol=1e-4, atol=1e-5)
+
+
+def moved(x: Tensor, **one: float) -> Tensor:
+    return policies.moved(x, {name: amount(one.get(name, 0.0)) for name in MOVES})
+
+
+def affine(
+    x: Tensor, degrees: float = 0.0, by: tuple[int, int] = (0, 0), slopes: tuple[float, float] = (0, 0)
+) -> Tensor:
+    found: Tensor = F.affine(
+        x,
+        angle=degrees,
+        translate=list(by),
+        scale=1.0,
+        shear=[math.degrees(math.atan(slope)) for slope in slopes],
+        interpolation=InterpolationMode.BILINEAR,
+    )
+    return found
+
+
+def close(mine: Tensor, theirs: Tensor) -> None:
+    torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_moves(channels: int) -> None:
+    x = image(channels)
+    for degrees in (-30.0, 10.0, 135.0):
+        close(moved(x, rotate=degrees), affine(x, degrees))
+    for slope in (-0.3, 0.2, 0.99):
+        close(moved(x, shear_x=slope), affine(x, slopes=(slope, 0)))
+        close(moved(x, shear_y=slope), affine(x, slopes=(0, slope)))
+    for share in (-0.3, 0.2):  # of 10 pixels across and 12 down
+        close(moved(x, translate_x=share), affine(x, by=(round(10 * share), 0)))
+        close(moved(x, translate_y=share), affine(x, by=(0, round(12 * share))))
+    assert torch.equal(moved(x), x)
+
+
+def test_standardized_images_are_changed_as_those_between_0_and_1() -> None:
+    """2.5 x - 1 is changed into 2.5 times the change of x, less 1: whatever the operations drawn."""
+    x, menu = image(3).repeat(25, 1, 1, 1), policies.RAND["image"]
+    shares = [torch.full((100,), 0.7)] * 2
+    plain, standardized = (changed(v, menu, shares, KEY) for v in (x, 2.5 * x - 1))
+    # but where rounding decides: posterize steps, the threshold of solarize
+    alike = ((2.5 * plain - 1 - standardized).abs() < 1e-4).float().mean()
+    assert alike > 0.99

@@ -1,0 +1,170 @@
+"""The command itself: its help, its sweeps, its names for studies."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import Regrun
+from test_study import SMALL, job_of, rows_of
+
+from runner.cli import GROUPS
+from runner.paths import conf_dir, options
+
+UNNAMED = [argument for argument in SMALL if not argument.startswith("study=")]
+HELP = (conf_dir() / "config.yaml").read_text(encoding="utf-8")
+EXAMPLES = [
+    re.split(r"  +", line.strip())[0].removeprefix("regrun ")
+    for line in HELP[HELP.index("Examples") :].splitlines()
+    if line.strip().startswith("regrun ")
+]
+
+
+def strengths(study: Path, method: str) -> list[str]:
+    """The strengths of a method's rows, each once, in order."""
+    return list(dict.fromkeys(row["strengths"] for row in rows_of(study, method)))
+
+
+def methods(study: Path) -> set[str]:
+    return {row["method"] for row in rows_of(study)}
+
+
+def test_help_lists_every_group_and_option(regrun: Regrun) -> None:
+    told = regrun("--help")
+    assert told.code == 0
+    listed = {key: value for key, _, value in (line.partition(": ") for line in told.out.splitlines())}
+    for group in GROUPS:
+        assert listed[group].split(", ") == options(group)
+    for example in EXAMPLES:
+        assert f"regrun {example}" in told.out
+
+
+def test_help_imports_nothing_heavy() -> None:
+    heavy = {"torch", "pandas", "matplotlib", "scipy", "numpy", "sklearn"}
+    code = (
+        "import atexit, sys; from runner.cli import main; sys.argv = ['regrun', '--help'];"
+        f"atexit.register(lambda: print('heavy:', *sorted({heavy!r} & set(sys.modules)), file=sys.stderr)); main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "Examples" in done.stdout
+    assert done.stderr.strip() == "heavy:"
+
+
+def test_there_are_examples() -> None:
+    assert len(EXAMPLES) == 5
+    assert sum("-m" in shlex.split(example) for example in EXAMPLES) == 2
+
+
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_every_example_of_the_help_works(regrun: Regrun, tmp_path: Path, example: str) -> None:
+    small = [] if "protocol=" in example else ["protocol=smoke"]
+    smaller = ["epochs=2", "seeds=2", "data.train_size=100", "data.val_size=50", "batch_size=50", "data.pool=300"]
+    told = regrun(*shlex.split(example), *small, *smaller, "data.test=100")
+    assert told.code == 0, told.err
+    (study,) = (tmp_path / "outputs").iterdir()
+    assert (study / "runs.csv").is_file()
+    assert (study / "report").is_dir() == ("-m" in shlex.split(example))
+
+
+def test_a_study_without_a_name_gets_a_readable_one(regrun: Regrun, tmp_path: Path) -> None:
+    assert regrun("method=[dropout,l2]", "seeds=1", *UNNAMED).code == 0
+    assert regrun("method=l2", "-m", "seeds=1", *UNNAMED).code == 0
+    first, second = sorted((path.name for path in (tmp_path / "outputs").iterdir()), key=len, reverse=True)
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d_dropout\+l2", first)
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d_sweep", second)
+    assert methods(tmp_path / "outputs" / second) == {"none", "l2"}  # in one folder
+
+
+@pytest.mark.parametrize("baseline", ["method=none", "method=[]", "epochs=2"])
+def test_the_baseline_by_any_name_is_one_job(regrun: Regrun, tmp_path: Path, baseline: str) -> None:
+    assert regrun("seeds=1", *SMALL, baseline).code == 0
+    told = regrun("-m", "seeds=1", *SMALL, baseline)
+    assert told.code == 0, told.err
+    (job,) = (tmp_path / "outputs" / "first").glob("*/status.json")
+    assert re.fullmatch(r"none-[0-9a-f]{8}", job.parent.name)
+
+
+@pytest.mark.parametrize(
+    ("command", "expected"),
+    [
+        ("method=dropout,l2 -m", {"none", "dropout", "l2"}),
+        ("-m method='[dropout,l2],l2,none'", {"none", "l2", "dropout+l2"}),
+        ("method='[l2,dropout],[dropout,l2]' --multirun", {"none", "dropout+l2", "l2+dropout"}),
+        ("method=l2 hydra.mode=MULTIRUN", {"none", "l2"}),
+        ("method=l2", {"l2"}),
+        ("method=[dropout,l2]", {"dropout+l2"}),
+    ],
+)
+def test_a_command_runs_these_methods(
+    regrun: Regrun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, expected: set[str]
+) -> None:
+    monkeypatch.setattr(
+        "runner.sweep.report", lambda folder: 0
+    )  # what it makes is tested elsewhere, and takes its time
+    told = regrun(*shlex.split(command), "seeds=1", *SMALL)
+    assert told.code == 0, told.err
+    assert methods(tmp_path / "outputs" / "first") == expected
+    assert {path.name for path in tmp_path.iterdir()} == {"outputs"}  # no multirun.yaml, no log
+
+
+@pytest.mark.parametrize(
+    ("command", "expected"),
+    [
+        ("method=l2 method.l2.rate=[1e-3,1e-2]", {"l2": ["l2.rate=0.001", "l2.rate=0.01"]}),
+        (
+            "method=dropout,l2 method.dropout.rate=[0.1,0.3] -m",
+            {"none": [""], "dropout": ["dropout.rate=0.1", "dropout.rate=0.3"], "l2": ["l2.rate=0.001"]},
+        ),
+        ("method=dropout,l2 method.l2.rate=0.5 -m", {"dropout": ["dropout.rate=0.3"], "l2": ["l2.rate=0.5"]}),
+        (
+            "method=[dropout,l2] method.dropout.rate=[0.1,0.3] method.l2.rate=[0.0,1.0]",
+            {"dropout+l2": [f"dropout.rate={rate} l2.rate={other}" for rate in ("0.1", "0.3") for other in ("0", "1")]},
+        ),
+        ("method=dropout method.dropout.rate=0.1,0.2 -m", {"dropout": ["dropout.rate=0.1", "dropout.rate=0.2"]}),
+    ],
+)
+def test_strengths_written_as_lists_are_a_grid(
+    regrun: Regrun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, expected: dict[str, list[str]]
+) -> None:
+    monkeypatch.setattr("runner.sweep.report", lambda folder: 0)
+    told = regrun(*shlex.split(command), "seeds=2", *SMALL)
+    assert told.code == 0, told.err
+    for method, points in expected.items():
+        assert sorted(strengths(tmp_path / "outputs" / "first", method)) == points
+        assert len(rows_of(tmp_path / "outputs" / "first", method)) == 2 * len(points)
+
+
+def test_a_swept_setting_has_its_own_baseline_and_name(
+    regrun: Regrun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runner.sweep.report", lambda folder: 0)
+    told = regrun("-m", "method=l2", "epochs=1,2", "seeds=1", *[a for a in SMALL if a != "epochs=2"])
+    assert told.code == 0, told.err
+    rows = rows_of(tmp_path / "outputs" / "first")
+    assert {(row["method"], row["setting"], row["epochs"]) for row in rows} == {
+        (method, f"epochs={epochs}", epochs) for method in ("none", "l2") for epochs in ("1", "2")
+    }
+
+
+def test_what_is_shown_at_the_end_holds_the_figures_and_the_folder(regrun: Regrun, tmp_path: Path) -> None:
+    told = regrun("method=l2", "seeds=2", *SMALL)
+    accuracy = [100 * float(row["last_test_acc"]) for row in rows_of(tmp_path / "outputs" / "first")]
+    assert f"{sum(accuracy) / 2:.1f} ±" in told.out
+    assert told.out.splitlines()[-1] == str(Path("outputs/first"))
+    assert told.err == ""  # progress=false
+    assert job_of(tmp_path / "outputs" / "first", "l2").is_dir()
+
+
+@pytest.mark.slow
+def test_the_experiment_of_the_brief_runs(regrun: Regrun, tmp_path: Path) -> None:
+    told = regrun(
+        "experiment=brief", "epochs=2", "seeds=2", "data.train_size=200", "data.pool=400", "data.val_size=100"
+    )
+    assert told.code == 0, told.err
+    assert {path.parent.name.split("-")[0] for path in (tmp_path / "outputs" / "brief").glob("*/status.json")} == {
+        "none", "l1", "l2", "weight_decay", "dropout", "early_stopping", "batch_norm", "augment",
+    }  # fmt: skip

@@ -1,0 +1,141 @@
+"""Every file in conf/ is on the menu, composes, and builds what it describes."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import pkgutil
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+import runner.methods
+from runner.cli import GROUPS
+from runner.config import Job, read
+from runner.errors import Refusal
+from runner.methods.base import Method, ranges
+from runner.methods.stack import Stack
+from runner.paths import conf_dir, options
+
+FILES = [path.relative_to(conf_dir()) for path in sorted(conf_dir().rglob("*.yaml"))]
+METHODS = [name for name in options("method") if name != "none"]
+DATA_OF = {"convnet": "digits"}  # the data set that a model suits, where it is not the default one
+SMALL = ["protocol=smoke", "out=nowhere"]
+
+
+def composed(*overrides: str) -> Job:
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        return read(compose("config", list(overrides)), overrides)
+
+
+@cache
+def fitting(name: str, *overrides: str) -> Job:
+    """The job of one method, on the first model that suits it."""
+    refused = []
+    for model in ("mlp", "convnet", *options("model")):
+        try:
+            return composed(f"method={name}", f"model={model}", "data=digits", *overrides)
+        except Refusal as refusal:
+            refused.append(str(refusal))
+    raise AssertionError(refused)
+
+
+def test_every_file_is_in_a_group_that_the_command_knows() -> None:
+    assert {path.parts[0] for path in FILES} == {*GROUPS, "config.yaml"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=str)
+def test_a_file_opens_with_what_it_is(path: Path) -> None:
+    lines = (conf_dir() / path).read_text(encoding="utf-8").splitlines()
+    told = lines[1] if lines[0].startswith("# @package") else lines[0]
+    assert told.startswith("# ")
+    assert len(told) > 25
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_builds_and_has_a_grid_of_five(name: str) -> None:
+    node = OmegaConf.to_container(OmegaConf.load(conf_dir() / "method" / f"{name}.yaml"))
+    assert isinstance(node, dict)
+    assert list(node) == [name]
+    first = next(iter(ranges(fitting(name, *SMALL).experiment.stack.methods[name])))
+    assert list(node[name]["grid"]) == [first]
+    grid = node[name]["grid"][first]
+    assert len(grid) == 5
+    assert grid in (sorted(grid), sorted(grid, reverse=True))  # from weakest to strongest
+    tuned = fitting(name, "protocol=tuned", "out=nowhere")
+    assert [point[f"{name}.{first}"] for point in tuned.points] == grid
+    # 5 strengths on 3 seeds, then one strength on 10 others
+    assert (len(tuned.tuning()), len(tuned.reporting(2))) == (15, 10)
+    assert not {run.seed for run in tuned.tuning()} & {run.seed for run in tuned.reporting(2)}
+
+
+def test_every_method_class_is_on_the_menu_and_no_other() -> None:
+    modules = [import_module(f"runner.methods.{found.name}") for found in pkgutil.iter_modules(runner.methods.__path__)]
+    written = {
+        cls
+        for module in modules
+        for cls in vars(module).values()
+        if inspect.isclass(cls) and issubclass(cls, Method) and cls not in (Method, Stack)
+    }
+    offered = {type(fitting(name, *SMALL).experiment.stack.methods[name]) for name in METHODS}
+    assert offered == written
+
+
+@pytest.mark.parametrize("name", options("data"))
+def test_a_data_set_loads_and_splits(name: str) -> None:
+    if name == "fashion_mnist" and not Path("/usr/share/datasets/fashion-mnist").is_dir():
+        pytest.skip("no Fashion-MNIST on this machine")
+    job = composed(f"data={name}", "out=nowhere")
+    data, splitter = job.experiment.data, job.experiment.splitter
+    assert job.dataset == name
+    split = splitter.split(data, 3)
+    assert tuple(len(part) for part in split[:3]) == splitter.sizes(data)
+    assert len(set(split.train.tolist()) | set(split.val.tolist()) | set(split.test.tolist())) == sum(
+        splitter.sizes(data)
+    )
+    composed(f"data={name}", "method=augment", "model=linear", *SMALL)
+
+
+@pytest.mark.parametrize("name", options("model"))
+def test_a_model_gives_one_logit_for_each_class(name: str) -> None:
+    job = composed(f"model={name}", f"data={DATA_OF.get(name, 'mnist1d')}", *SMALL)
+    assert job.model == name
+    data = job.experiment.data
+    assert job.experiment.model().eval()(data.x[:2].float()).shape == (2, data.classes)
+
+
+@pytest.mark.parametrize(
+    "choice", [f"{group}={name}" for group in ("optimizer", "schedule", "protocol") for name in options(group)]
+)
+def test_every_other_choice_builds(choice: str) -> None:
+    job = composed("data=digits", choice, "out=nowhere")
+    group, name = choice.split("=")
+    said = job.protocol.name if group == "protocol" else type(getattr(job.experiment, group)).__name__.lower()
+    assert said == name
+
+
+@pytest.mark.parametrize("name", options("experiment"))
+def test_every_job_of_an_experiment_composes(name: str) -> None:
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        cfg = compose("config", [f"experiment={name}"], return_hydra_config=True)
+    params = OmegaConf.to_container(cfg.hydra.sweeper.params or OmegaConf.create({}))
+    assert isinstance(params, dict)
+    for method in str(params.get("method", "none")).split(","):
+        assert composed(f"experiment={name}", f"method={method}").study == name
+
+
+def test_no_method_and_none_are_one_job() -> None:
+    assert composed("method=none", *SMALL).name == composed("method=[]", *SMALL).name == composed(*SMALL).name
+
+
+def test_a_job_is_named_by_what_its_numbers_depend_on() -> None:
+    first = composed("method=l2", *SMALL)
+    assert composed("method=l2", "seeds=9", "lanes=1", "study=x", *SMALL).name == first.name
+    others = ["method.l2.rate=0.5", "epochs=3", "seed0=1", "data.train_size=100", "dtype=float64", "optimizer=sgd"]
+    names = {composed("method=l2", *SMALL, other).name for other in others}
+    assert len(names | {first.name}) == 1 + len(others)
+    assert json.loads(json.dumps(dict(first.settings))) == first.settings  # what is written is what was read

@@ -1,0 +1,259 @@
+"""The figures of differences, single runs and data sets; leave-one-seed-out and pooling behind them."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.text import Text
+from matplotlib.ticker import FixedLocator
+from report_data import METHODS, Plan, write_study
+from test_report_tables import by_hand
+
+from runner.report import comparisons, datasets, spread
+from runner.report.build import build
+from runner.report.collect import collect
+from runner.report.loso import choices, leave_one_seed_out, loso_caption
+from runner.report.sheet import Drawing, in_view
+from runner.report.tables import headline, in_order, read_runs, without_tests
+from runner.report.writers import to_markdown
+
+
+def frames(folder: Path, plan: Plan) -> tuple[pd.DataFrame, pd.DataFrame]:
+    runs = in_order(read_runs(collect(write_study(folder, plan))))
+    return runs, headline(runs)
+
+
+def texts_inside(drawing: Drawing) -> list[str]:
+    """All texts of a figure, each checked to lie within it, but for the numbers at ticks."""
+    drawing.figure.draw_without_rendering()
+    # matplotlib keeps labels of ticks beyond the limits and does not draw them; the names of rows are set one by one
+    ticks = [
+        label
+        for axes in drawing.figure.axes
+        for axis in (axes.xaxis, axes.yaxis)
+        if not isinstance(axis.get_major_locator(), FixedLocator)
+        for label in axis.get_ticklabels()
+    ]
+    width, height = drawing.figure.canvas.get_width_height()
+    found = []
+    for text in drawing.figure.findobj(Text):
+        assert isinstance(text, Text)
+        if not text.get_text() or not text.get_visible():
+            continue
+        box = text.get_window_extent()
+        if text in ticks:
+            continue
+        assert box.x0 > -1, text.get_text()
+        assert box.y0 > -1, text.get_text()
+        assert box.x1 < width + 1, text.get_text()
+        assert box.y1 < height + 1, text.get_text()
+        found.append(text.get_text())
+    return found
+
+
+PLANS = {
+    "three": Plan(diverged=(("dropout", "report", 5),)),
+    "twenty": Plan(methods=METHODS[:20], report=3, tune=2, strengths=(0.1, 1.0)),
+    "one seed, long names": Plan(
+        methods=("mixup+label_smoothing+stochastic_depth", "confidence_penalty+weight_noise"), tune=1, report=1
+    ),
+    "no baseline left": Plan(methods=("l2",), report=2, diverged=(("none", "report", 3), ("none", "report", 4))),
+    "one method": Plan(methods=("l2",), report=3, tune=1),
+}
+
+
+@pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS)
+def test_every_figure_is_drawn_inside_its_sheet(tmp_path: Path, plan: Plan) -> None:
+    runs, frame = frames(tmp_path / "study", plan)
+    runs = runs.assign(w_l2=50.0, w_near_zero=0.01 * runs["seed"], w_zero=0.0, w_dead_inputs=0.0)
+    best = without_tests(headline(runs, "best"))
+    drawings = {
+        "forest": comparisons.forest(runs, frame),
+        "decomposition": comparisons.gap_decomposition([frame, best]),
+        "cost": comparisons.cost_benefit(runs, frame),
+        "weights": spread.weights(runs, frame),
+        "spread": spread.seed_spread(runs, frame),
+    }
+    for name, drawing in drawings.items():
+        if frame["diff"].isna().all() and name in ("forest", "decomposition"):
+            assert drawing is None
+            continue
+        assert drawing is not None, name
+        assert texts_inside(drawing)
+        assert len(drawing.data)
+
+
+def test_the_forest_says_what_the_table_says() -> None:
+    base = [0.70, 0.71, 0.72, 0.70]
+    runs = by_hand(
+        {
+            "none": base,
+            "up": [value + more for value, more in zip(base, (0.020, 0.021, 0.022, 0.021), strict=True)],
+            "loose": [value + more for value, more in zip(base, (0.01, -0.01, 0.01, -0.01), strict=True)],
+            "down": [value - more for value, more in zip(base, (0.020, 0.021, 0.022, 0.021), strict=True)],
+        }
+    )
+    frame = headline(runs)
+    drawing = comparisons.forest(runs, frame)
+    assert drawing is not None
+    words = texts_inside(drawing)
+    assert {"better", "worse", "inconclusive", "+2.10 [+1.97, +2.23]", "test accuracy", "+seeds"} <= set(words)
+    more = frame.set_index("method")["more_seeds"].to_dict()
+    assert f"+{more['loose']:.0f}" in words
+    left = drawing.figure.axes[0]
+    marks = {
+        (line.get_marker(), line.get_color(), float(line.get_ydata()[0]))  # type: ignore[index,arg-type]  # an array
+        for line in left.lines
+        if line.get_marker() in ("^", "v", "o")
+    }
+    assert marks == {("^", "#0072B2", 0.0), ("o", "#8a8a8a", 1.0), ("v", "#D55E00", 2.0)}
+    # four seeds as dots in every row
+    dots = [line for line in left.lines if line.get_marker() == "."]
+    assert [len(line.get_xdata()) for line in dots] == [4, 4, 4]  # type: ignore[arg-type]  # an array
+    assert sorted(np.asarray(dots[0].get_xdata())) == pytest.approx([2.0, 2.1, 2.1, 2.2])
+
+
+def test_gains_are_always_in_view() -> None:
+    assert in_view(np.array([30.0, 1.0, -2.0])).tolist() == [1.0, -2.0, 30.0]
+    # -60 is 30 times as far as the next; -7 is within 4 times of 2
+    assert in_view(np.array([2.0, -7.0, -60.0, math.nan])).tolist() == [2.0, -7.0]
+    assert in_view(np.array([-60.0])).tolist() == [-60.0]
+
+
+def test_the_budget_needs_three_runs_over_strengths(tmp_path: Path) -> None:
+    runs, frame = frames(tmp_path / "study", Plan(methods=("l2",), tune=3, report=2))
+    curve = comparisons.budget_curves(runs, frame)["l2"]
+    assert len(curve) == 10  # two thirds of 15
+    tune = runs[runs["role"] == "tune"]
+    assert curve[0] == pytest.approx(100 * tune["last_test_acc"].mean())
+    assert comparisons.budget_curves(runs[runs["strength"] != 0.1].groupby("method").head(2), frame) == {}
+
+
+def grid_runs(val: dict[float, list[float]]) -> pd.DataFrame:
+    """A fixed grid of l2: validation accuracies per strength and seed, test accuracy = validation + strength."""
+    parts = [by_hand({"none": [0.5, 0.5, 0.5]})]
+    for strength, values in val.items():
+        part = by_hand({"l2": values}).assign(strength=strength, strengths=f"l2.rate={strength:g}")
+        part["last_test_acc"] = part["last_val_acc"] + strength
+        part["run_id"] = [f"{strength:g}-{seed}" for seed in part["seed"]]
+        parts.append(part)
+    return pd.concat(parts, ignore_index=True)
+
+
+def test_leaving_one_seed_out_by_hand() -> None:
+    # seed 0: means of the others 0.60 and 0.55 -> weak; seed 1: 0.55 and 0.60 -> strong; seed 2: 0.65, 0.65 -> a tie
+    runs = grid_runs({0.01: [0.6, 0.7, 0.5], 0.1: [0.7, 0.6, 0.5]})
+    picked = choices(runs[runs["method"] == "l2"])
+    assert picked["strength"].tolist() == [0.01, 0.1, 0.01]
+    frame = leave_one_seed_out(runs)
+    assert frame is not None
+    row = frame.set_index("method").loc["l2"]
+    # test 0.6 + 0.01, 0.6 + 0.1, 0.5 + 0.01 minus 0.5
+    assert row["diff"] == pytest.approx((0.11 + 0.20 + 0.01) / 3)
+    assert row["chosen"] == "0.01 at 2, 0.1 at 1"
+    assert row["verdict"] == ""
+    text = to_markdown(frame, loso_caption(frame))
+    assert "Selection and report share seeds" in text
+    assert "| l2 | 0.01 at 2, 0.1 at 1 |" in text
+
+
+def test_leaving_one_seed_out_reads_no_test() -> None:
+    runs = grid_runs({0.01: [0.6, 0.7, 0.5], 0.1: [0.7, 0.6, 0.5]})
+    own = runs[runs["method"] == "l2"]
+    blind = own.drop(columns=[name for name in own.columns if "test" in name or "gap" in name])
+    assert choices(blind)["strength"].tolist() == choices(own)["strength"].tolist()
+
+
+def test_no_leaving_out_without_a_grid_or_in_a_tuned_study(tmp_path: Path) -> None:
+    assert leave_one_seed_out(grid_runs({0.01: [0.6, 0.7, 0.5]})) is None
+    assert leave_one_seed_out(frames(tmp_path / "tuned", Plan(methods=("l2",), tune=3, report=3))[0]) is None
+    plan = Plan(methods=("l2",), protocol="fixed", report=3, strengths=(0.1, 0.2))
+    report = build(write_study(tmp_path / "fixed", plan))
+    assert "loso.csv" in {path.name for path in report.tables}
+    assert "leaving one seed out" in (tmp_path / "fixed" / "report" / "report.html").read_text()
+
+
+def two_sets() -> pd.DataFrame:
+    easy = by_hand({"none": [0.70, 0.72, 0.74], "l2": [0.71, 0.74, 0.77]}, dataset="easy")
+    hard = by_hand({"none": [0.30, 0.32, 0.34], "l2": [0.30, 0.34, 0.38]}, dataset="hard")
+    return pd.concat([easy, hard], ignore_index=True)
+
+
+def test_pooling_by_hand() -> None:
+    runs = two_sets()
+    frame = datasets.pool(runs, headline(runs))
+    assert frame is not None
+    row = frame.iloc[0]
+    # differences 1, 2, 3 and 0, 2, 4 points: see test_pooled_by_hand
+    assert (row["diff"], row["n_datasets"], row["datasets"]) == (pytest.approx(0.02), 2, "easy hard")
+    assert row["freedom"] == pytest.approx(50 / 17)
+    assert not row["heterogeneous"]
+    assert math.isnan(row["p_datasets"])
+    assert "these 2 data sets and no others" in datasets.pooled_caption(frame)
+    assert datasets.pool(runs[runs["dataset"] == "easy"], headline(runs[runs["dataset"] == "easy"])) is None
+
+
+def test_opposite_effects_are_heterogeneous() -> None:
+    base = [0.70, 0.71, 0.72]
+    moved = {"easy": (0.020, 0.021, 0.022), "hard": (-0.020, -0.021, -0.022)}
+    runs = pd.concat(
+        [
+            by_hand({"none": base, "l2": [b + d for b, d in zip(base, more, strict=True)]}, dataset=name)
+            for name, more in moved.items()
+        ]
+    )
+    frame = datasets.pool(runs, headline(runs))
+    assert frame is not None
+    assert frame["heterogeneous"].tolist() == [True]
+    assert "worse on another: l2" in datasets.pooled_caption(frame)
+
+
+def test_the_heat_strip_has_a_cell_for_each_pair(tmp_path: Path) -> None:
+    sets = tuple((name, "mlp", "") for name in ("a", "bb", "ccc"))
+    runs, frame = frames(tmp_path / "study", Plan(methods=("l2", "dropout"), tune=2, report=3, groups=sets))
+    over = datasets.pool(runs, frame)
+    drawing = datasets.heat_strip(frame, over)
+    assert drawing is not None
+    cells = [text for text in texts_inside(drawing) if text[:1] in "+−"]
+    assert len(cells) == 2 * 4
+    assert list(drawing.data.columns) == ["method", "strengths", "a · mlp", "bb · mlp", "ccc · mlp"]
+    assert datasets.heat_strip(frame[frame["dataset"] == "a"]) is None
+
+
+def rank_frame(sets: int) -> pd.DataFrame:
+    """`good` is always first and `none` and `other` share the rest, on `sets` data sets."""
+    rows = []
+    for at in range(sets):
+        jitter = 0.001 * (at % 3)
+        values = {"none": 0.5 + jitter, "other": 0.5 + 0.002 * (at % 2), "good": 0.6 + jitter}
+        for name, value in values.items():
+            rows.append({"dataset": f"d{at}", "model": "m", "setting": "", "method": name, "strengths": "",
+                         "family": "penalty", "mean": value})  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def test_ranks_are_tested_from_eight_data_sets() -> None:
+    strip, diagram = datasets.ranks(rank_frame(7)), datasets.ranks(rank_frame(8))
+    assert strip is not None
+    assert diagram is not None
+    assert any("no bars of significance" in text.replace("\n", " ") for text in texts_inside(strip))
+
+    def bars(drawing: Drawing) -> int:
+        return sum(line.get_color() == "#333333" for line in drawing.figure.axes[0].lines)
+
+    # good differs from both on all 8: p = 2 / 2^8 = 0.0078, times 3 = 0.023; the other two are joined
+    assert (bars(strip), bars(diagram)) == (0, 1)
+    assert diagram.data["method"].tolist()[0] == "good"
+    table = datasets.rank_table(rank_frame(8))
+    assert table is not None
+    assert datasets.told_apart(table) == {frozenset(("good", "none")), frozenset(("good", "other"))}
+
+
+def test_cliques_by_hand() -> None:
+    apart = {frozenset("ac"), frozenset("ad"), frozenset("bd")}
+    # a-b, b-c and c-d cannot be told apart, longer runs can
+    assert datasets.cliques("abcd", apart) == [(0, 1), (1, 2), (2, 3)]
+    assert datasets.cliques("abc", set()) == [(0, 2)]
+    assert datasets.cliques("ab", {frozenset("ab")}) == []

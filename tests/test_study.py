@@ -1,0 +1,343 @@
+"""Whole studies, small: what is written, what is chosen, and what is run again."""
+
+from __future__ import annotations
+
+import csv
+import json
+import statistics
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Regrun
+from hydra import compose, initialize_config_dir
+
+from runner.config import Job, read
+from runner.paths import conf_dir
+from runner.records import COLUMNS, CURVE_COLUMNS, read_table
+from runner.study import choose
+
+SMALL = [
+    "data=digits", "data.train_size=100", "data.val_size=50", "data.test_size=200", "model.width=8", "model.depth=1",
+    "epochs=2", "batch_size=50", "study=first", "progress=false",
+]  # fmt: skip
+MOVING = ("train_s", "s_per_step", "peak_mem_mb", "started_at", "lanes")  # what a second run of the same may change
+
+
+def rows_of(study: Path, method: str | None = None) -> list[dict[str, str]]:
+    """The rows of a study, or of one of its methods."""
+    rows = [row for path in sorted(study.glob("*/runs.csv")) for row in read_table(path)]
+    return [row for row in rows if method in (None, row["method"])]
+
+
+def figures(rows: list[dict[str, str]]) -> dict[str, dict[str, str]]:
+    """What must be the same twice, by run."""
+    return {row["run_id"]: {k: v for k, v in row.items() if k not in MOVING} for row in rows}
+
+
+def job_of(study: Path, method: str) -> Path:
+    (folder,) = study.glob(f"{method}-*")
+    return folder
+
+
+def test_a_job_leaves_these_files_and_columns(regrun: Regrun, tmp_path: Path) -> None:
+    told = regrun("method=[dropout,l2]", "seeds=2", *SMALL)
+    assert told.code == 0, told.err
+    study = tmp_path / "outputs" / "first"
+    job = job_of(study, "dropout+l2")
+    written = {str(path.relative_to(study)) for path in study.rglob("*") if path.is_file()}
+    parts = ("config.yaml", "runs.csv", "curves.csv", "status.json")
+    assert written == {"study.json", "runs.csv", *(f"{job.name}/{name}" for name in parts)}
+    assert {path.name for path in tmp_path.iterdir()} == {"outputs"}
+    assert json.loads((job / "status.json").read_text())["state"] == "complete"
+    assert (job / "runs.csv").read_text().splitlines()[0] == ",".join(COLUMNS)
+    assert (job / "curves.csv").read_text().splitlines()[0] == ",".join(CURVE_COLUMNS)
+    rows = rows_of(study)
+    assert [row["seed"] for row in rows] == ["0", "1"]
+    for row in rows:
+        # 100 examples in batches of 50, twice; one hidden layer: 64 * 8 + 8 + 8 * 10 + 10 weights
+        expected = {
+            "study": "first", "dataset": "digits", "model": "mlp", "method": "dropout+l2", "family": "dropping",
+            "strength": "0.3", "strength_name": "dropout.rate", "strengths": "dropout.rate=0.3 l2.rate=0.001",
+            "role": "report", "protocol": "fixed", "selected": "true", "status": "ok", "error": "", "epochs": "2",
+            "steps": "4", "n_train": "100", "n_train_eval": "100", "n_val": "50", "n_test": "200", "n_params": "610",
+            "lr": "0.01", "optimizer": "adam", "schedule": "constant", "penalize_biases": "false", "device": "cpu",
+            "setting": "", "last_epoch": "2",
+        }  # fmt: skip
+        assert {name: row[name] for name in expected} == expected
+        gap = float(row["last_test_loss"]) - float(row["last_train_loss"])
+        assert float(row["last_gap_loss"]) == pytest.approx(gap, abs=1e-6)
+        assert float(row["last_gap_acc"]) == pytest.approx(
+            float(row["last_train_acc"]) - float(row["last_test_acc"]), abs=1e-6
+        )
+    curves = read_table(job / "curves.csv")
+    # 2 runs, 2 evaluations, train and val, loss and acc; never test
+    assert len(curves) == 16
+    assert {row["split"] for row in curves} == {"train", "val"}
+    last = {
+        row["run_id"]: row["value"]
+        for row in curves
+        if (row["epoch"], row["split"], row["metric"]) == ("2", "val", "loss")
+    }
+    assert last == {row["run_id"]: row["last_val_loss"] for row in rows}
+
+
+def test_tuning_chooses_on_validation_and_reports_on_other_seeds(regrun: Regrun, tmp_path: Path) -> None:
+    told = regrun("method=l2", "-m", "protocol=tuned", "seeds=2", "method.l2.rate=[1e-3,1.0,10.0]", *SMALL, "epochs=8")
+    assert told.code == 0, told.err
+    study = tmp_path / "outputs" / "first"
+    rows = rows_of(study, "l2")
+    assert {row["seed"] for row in rows if row["role"] == "tune"} == {"0", "1", "2"}
+    assert {row["seed"] for row in rows if row["role"] == "report"} == {"3", "4"}
+    assert [row["seed"] for row in rows_of(study, "none")] == ["3", "4"]
+    accuracy = defaultdict(list)
+    for row in rows:
+        if row["role"] == "tune":
+            accuracy[row["strength"]].append(float(row["last_val_acc"]))
+    assert [len(values) for values in accuracy.values()] == [3, 3, 3]
+    best = max(accuracy, key=lambda strength: statistics.fmean(accuracy[strength]))
+    assert {row["strength"] for row in rows if row["selected"] == "true"} == {best}
+    assert {row["strength"] for row in rows if row["role"] == "report"} == {best}
+    assert sum(row["selected"] == "true" for row in rows) == 3 + 2
+    # one seed, one split, whatever the method, the strength and the role
+    splits = defaultdict(set)
+    for row in rows_of(study):
+        splits[row["seed"]].add(row["split_hash"])
+    assert {len(hashes) for hashes in splits.values()} == {1}
+    assert len(set.union(*splits.values())) == 5
+    # methods that do nothing leave every figure of the baseline as it is, since no stream is shared
+    before = (study / "study.json").read_bytes(), job_of(study, "none").joinpath("runs.csv").read_bytes()
+    assert (
+        regrun("method=placebo", "method.placebo.dose=[1.0]", "protocol=tuned", "seeds=2", *SMALL, "epochs=8").code == 0
+    )
+    same = [name for name in COLUMNS if name.startswith(("last_", "best_", "w_")) or name == "split_hash"]
+    pairs = zip(rows_of(study, "none"), rows_of(study, "placebo"), strict=True)
+    assert all(none[name] == placebo[name] for none, placebo in pairs for name in same)
+    assert before == ((study / "study.json").read_bytes(), job_of(study, "none").joinpath("runs.csv").read_bytes())
+
+
+class _NoTest(dict[str, Any]):
+    """A row whose test columns must not be looked at."""
+
+    def __getitem__(self, name: str) -> Any:
+        assert "test" not in name
+        assert "gap" not in name
+        return super().__getitem__(name)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        raise AssertionError(f"{name} is missing or may be")
+
+    def items(self) -> Any:
+        raise AssertionError("all columns are read")
+
+    values = items
+
+
+def _tuned(*overrides: str) -> Job:
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        arguments = ["method=l2", "protocol=tuned", "method.l2.rate=[0.1,0.2,0.3]", *SMALL, *overrides]
+        return read(compose("config", arguments), arguments)
+
+
+def _tunings(figure: str, values: Mapping[int, list[str]], diverged: tuple[int, ...] = ()) -> list[_NoTest]:
+    return [
+        _NoTest(
+            {
+                "role": "tune",
+                "strength_idx": str(index),
+                "seed": str(seed),
+                figure: value,
+                "last_test_acc": "1",
+                "status": "diverged" if index in diverged and seed == 1 else "ok",
+            }
+        )
+        for index, column in values.items()
+        for seed, value in enumerate(column)
+    ]
+
+
+def test_choose_takes_the_best_mean_and_of_equals_the_weaker() -> None:
+    job = _tuned()
+    # means 0.5, 0.6, 0.6: the best single run is the first point's
+    values = {0: ["0.9", "0.3", "0.3"], 1: ["0.6", "0.6", "0.6"], 2: ["0.5", "0.6", "0.7"]}
+    assert choose(job, _tunings("last_val_acc", values)) == 1
+    assert choose(job, _tunings("last_val_acc", values, diverged=(1,))) == 2
+    assert choose(job, _tunings("last_val_acc", values, diverged=(0, 1, 2))) == 0
+    by_loss = _tuned("protocol.select=val_loss")
+    assert choose(by_loss, _tunings("last_val_loss", values)) == 0
+    reported = [_NoTest({"role": "report", "strength_idx": "2", "last_val_acc": "9", "status": "ok"})]
+    assert choose(job, _tunings("last_val_acc", values) + reported) == 1
+
+
+def test_a_diverged_lane_leaves_its_neighbours_as_they_were(regrun: Regrun, tmp_path: Path) -> None:
+    small = [*SMALL, "seeds=2", "optimizer=sgd"]
+    assert regrun("optimizer.lr=[0.01,1e30]", "out=both", *small).code == 0
+    assert regrun("optimizer.lr=[0.01,0.02]", "out=sound", *small).code == 0
+    both, sound = (rows_of(tmp_path / out / "first") for out in ("both", "sound"))
+    assert [row["status"] for row in both] == ["ok", "ok", "diverged", "diverged"]
+    shown = [name for name in COLUMNS if name.startswith(("last_", "best_", "w_"))]
+    for row in both[2:]:
+        assert "not finite" in row["error"]
+        assert all(row[name] == "" for name in shown)
+        assert (row["lr"], row["n_train"], row["split_hash"] != "") == ("1e+30", "100", True)
+    for mine, theirs in zip(both[:2], sound[:2], strict=True):
+        assert mine["lr"] == "0.01"
+        assert all(mine[name] == theirs[name] for name in shown)
+
+
+def test_a_study_that_was_cut_off_goes_on_to_the_same_numbers(regrun: Regrun, tmp_path: Path) -> None:
+    command = ["method=l2", "protocol=tuned", "seeds=2", "method.l2.rate=[1e-3,10.0]", *SMALL]
+    assert regrun(*command).code == 0
+    study = tmp_path / "outputs" / "first"
+    job = job_of(study, "l2")
+    whole, curves = rows_of(study), read_table(job / "curves.csv")
+    kept = [row for row in whole if row["role"] == "tune"]
+    for path, columns, left in (
+        (job / "runs.csv", COLUMNS, kept),
+        (job / "curves.csv", CURVE_COLUMNS, [c for c in curves if c["run_id"] in {row["run_id"] for row in kept}]),
+    ):
+        with path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, columns, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(left)
+    (job / "status.json").write_text('{"state": "running"}\n')
+    assert regrun(*command).code == 0
+    again = rows_of(study)
+    assert [row["run_id"] for row in again] == [row["run_id"] for row in whole]
+    assert figures(again) == figures(whole)
+    assert again[: len(kept)] == kept  # not trained again
+    assert read_table(job / "curves.csv") == curves
+    assert json.loads((job / "status.json").read_text())["state"] == "complete"
+
+
+def test_more_seeds_and_methods_run_only_what_is_missing(regrun: Regrun, tmp_path: Path) -> None:
+    small = [argument for argument in SMALL if argument != "progress=false"]
+    assert regrun("-m", "method=l2,none", "seeds=2", *small).code == 0
+    study = tmp_path / "outputs" / "first"
+    lines = {path: path.read_text().splitlines() for path in study.glob("*/runs.csv")}
+    told = regrun("-m", "method=l2", "seeds=2", *small)
+    assert told.code == 0
+    assert [line for line in told.err.splitlines() if "nothing to run" in line] == [
+        f"{job_of(study, method).name}: complete, nothing to run" for method in ("none", "l2")
+    ]
+    assert {path: path.read_text().splitlines() for path in lines} == lines
+    told = regrun("-m", "method=l2,l1", "seeds=3", *small)
+    assert told.code == 0
+    for path, before in lines.items():
+        after = path.read_text().splitlines()
+        assert after[: len(before)] == before  # old seeds byte for byte
+        assert len(after) == len(before) + 1
+    assert [row["seed"] for row in rows_of(study, "l1")] == ["0", "1", "2"]
+    assert len(read_table(study / "runs.csv")) == 9
+    assert len((study / "report" / "headline.csv").read_text().splitlines()) > 3
+    told = regrun("method=l1", "seeds=1", *small)  # fewer are there already
+    assert "nothing to run" in told.err
+    assert "nan" not in told.out
+
+
+BREAKING = """
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from runner.methods.base import Method, strength
+
+
+@dataclass(frozen=True)
+class Breaking(Method):
+    family: ClassVar[str] = "penalty"
+    rate: float = strength(0, off=0)
+
+    def penalty(self, seen, now):
+        if Path("broken").exists():
+            raise ZeroDivisionError("it broke\\non purpose")
+        return 0.0
+"""
+
+
+BREAKING_NET = """
+
+from torch import nn
+
+
+class _Net(nn.Linear):
+    def forward(self, x):
+        if self.training:
+            raise ZeroDivisionError("it broke")
+        return super().forward(x.flatten(1))
+
+
+def net(shape: tuple[int, ...], classes: int) -> nn.Module:
+    return _Net(64, classes)
+"""
+
+
+@pytest.fixture
+def own_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A method of the user's own, which fails while there is a file `broken`."""
+    (tmp_path / "ownmethods").mkdir()
+    (tmp_path / "ownmethods" / "__init__.py").write_text(BREAKING + BREAKING_NET)
+    (tmp_path / "mine" / "method").mkdir(parents=True)
+    (tmp_path / "mine" / "method" / "breaking.yaml").write_text(
+        "# Fails on purpose.\nbreaking:\n  _target_: ownmethods.Breaking\n  rate: 1.0\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "broken").touch()
+
+
+@pytest.mark.usefixtures("own_package")
+def test_a_job_that_fails_stops_no_other_and_is_tried_again(regrun: Regrun, tmp_path: Path) -> None:
+    own = ["--config-dir", "mine", "allow=[ownmethods]"]
+    command = ["-m", "method=breaking,l2", "seeds=2", *own, *SMALL]
+    told = regrun(*command)
+    study = tmp_path / "outputs" / "first"
+    assert study.is_dir(), told.err
+    job = job_of(study, "breaking")
+    assert told.code == 1
+    assert f"regrun: 1 of 3 jobs failed; see {Path('outputs/first')}" in told.err
+    assert f"job {job.name} (breaking): failed: ZeroDivisionError: it broke" in told.err
+    assert "Traceback" not in told.err
+    assert "ZeroDivisionError: it broke" in (job / "error.txt").read_text()
+    status = json.loads((job / "status.json").read_text())
+    assert (status["state"], status["error"]) == ("failed", "ZeroDivisionError: it broke")
+    assert {row["method"] for row in rows_of(study)} == {"none", "l2"}
+    assert "ZeroDivisionError: it broke" in (study / "report" / "headline.md").read_text()
+    alone = regrun(*command[2:], "method=breaking")
+    assert alone.code == 1
+    assert alone.err.count("\n") == 1
+    assert alone.err.startswith(f"regrun: {job.name} failed: ZeroDivisionError: it broke (traceback: ")
+
+    (tmp_path / "broken").unlink()
+    told = regrun(*command)
+    assert told.code == 0, told.err
+    assert {row["method"] for row in rows_of(study)} == {"none", "l2", "breaking"}
+    assert json.loads((job / "status.json").read_text())["state"] == "complete"
+    assert not (job / "error.txt").exists()
+    assert "Failures" not in (study / "report" / "headline.md").read_text()
+
+
+@pytest.mark.usefixtures("own_package")
+def test_an_own_method_is_named_on_the_command_line_or_refused(regrun: Regrun, tmp_path: Path) -> None:
+    told = regrun("--config-dir", "mine", "method=breaking", *SMALL)
+    assert told.code == 2
+    assert "'ownmethods.Breaking'" in told.err
+    assert "allow=[ownmethods]" in told.err
+    assert not (tmp_path / "outputs").exists()
+
+
+@pytest.mark.usefixtures("own_package")
+def test_where_all_jobs_fail_there_is_no_report_and_no_traceback(regrun: Regrun, tmp_path: Path) -> None:
+    small = [argument for argument in SMALL if not argument.startswith("model.")]
+    told = regrun(
+        "-m", "method=l2", "model=linear", "model._target_=ownmethods.net", "allow=[ownmethods]", "seeds=2", *small
+    )  # fmt: skip
+    assert told.code == 1
+    lines = told.err.splitlines()
+    assert [" (".join(line.split(" (")[1:]) for line in lines[:2]] == [
+        "l2): failed: ZeroDivisionError: it broke",
+        "none): failed: ZeroDivisionError: it broke",
+    ]
+    assert lines[2:] == [f"regrun: 2 of 2 jobs failed; see {Path('outputs/first')}"]
+    assert not (tmp_path / "outputs" / "first" / "report").exists()

@@ -1,0 +1,353 @@
+"""Constraints, reparametrizations and norms against numbers worked out by hand."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+from settings import Trainer, tiny
+from test_engine import experiment, outcomes
+from torch import Tensor, nn
+
+from runner.engine.weights import initial
+from runner.errors import Refusal
+from runner.keys import Key
+from runner.methods.base import Method, Now, Params
+from runner.methods.constraints import MaxNorm, NonNegative, Prune, UnitNorm
+from runner.methods.dropping import Dropout
+from runner.methods.normalization import (
+    BatchNorm,
+    GhostBatchNorm,
+    GhostBatchNormLayer,
+    GroupNorm,
+    GroupNormLayer,
+    LayerNorm,
+    RMSNorm,
+    RMSNormLayer,
+)
+from runner.methods.reparametrization import SpectralNorm, WeightNorm, WeightStandardization
+from runner.methods.stack import Stack
+from runner.nets.dense import linear, mlp
+
+NOW = Now(Key.of(0), 0, 10, 0.1)
+
+
+def rows(*values: list[float]) -> Tensor:
+    return torch.tensor(list(values), dtype=torch.float32)
+
+
+# -- constraints -------------------------------------------------------------------------------------------------------
+def test_max_norm_shortens_long_units_only() -> None:
+    # |(3, 4)| = 5, so limit 1 divides by 5; |(0.3, 0.4)| = 0.5 stays as it is, and so does a bias
+    moved = MaxNorm(1.0).project({"w": rows([3, 4], [0.3, 0.4], [0, 0]), "b": torch.tensor([7.0])}, NOW)
+    torch.testing.assert_close(moved["w"], rows([0.6, 0.8], [0.3, 0.4], [0, 0]))
+    assert torch.equal(moved["w"][1:], rows([0.3, 0.4], [0, 0]))
+    assert moved["b"] == 7
+    # a filter of eight ones has length sqrt(8); limit sqrt(2) halves it
+    filters = MaxNorm(2**0.5).project({"w": torch.ones(3, 2, 2, 2)}, NOW)["w"]
+    torch.testing.assert_close(filters, torch.full((3, 2, 2, 2), 0.5))
+
+
+def test_unit_norm_goes_a_share_of_the_way_to_one() -> None:
+    # |(3, 4)| = 5 becomes 0.5 + 0.5 * 5 = 3; |(0, 0.5)| becomes 0.75; zeros have no direction
+    w = rows([3, 4], [0, 0.5], [0, 0])
+    torch.testing.assert_close(UnitNorm(0.5).project({"w": w}, NOW)["w"], rows([1.8, 2.4], [0, 0.75], [0, 0]))
+    torch.testing.assert_close(UnitNorm(1.0).project({"w": w}, NOW)["w"], rows([0.6, 0.8], [0, 1], [0, 0]))
+
+
+def test_non_negative_takes_a_share_off_negative_weights() -> None:
+    # -2 - 0.25 * -2 = -1.5; at rate 1 exactly zero; biases where asked
+    params = {"w": rows([-2, 3]), "b": torch.tensor([-4.0])}
+    torch.testing.assert_close(NonNegative(0.25, False).project(params, NOW)["w"], rows([-1.5, 3]))
+    assert torch.equal(NonNegative(0.25, False).project(params, NOW)["b"], params["b"])
+    assert NonNegative(0.25, True).project(params, NOW)["b"] == -3
+    assert torch.equal(NonNegative(1.0, False).project(params, NOW)["w"], rows([0, 3]))
+
+
+def pruned(method: Prune, w: Tensor, step: int) -> Tensor:
+    """w after the step with this number (of ten), every weight in use before it."""
+    params = {"w": w}
+    return method.project(params, replace(NOW, step=step, memory=method.recall(params)))["w"]
+
+
+@pytest.mark.parametrize(
+    ("step", "zeros"),
+    [
+        (0, 0),  # a tenth of training done: before begin
+        (1, 0),  # 0.2: at begin
+        (3, 7),  # 0.4: t = 1/2, so 0.8 * (1 - 1/8) = 0.7 of 10 weights
+        (5, 8),  # 0.6: at end
+        (9, 8),  # 1.0
+    ],
+)
+def test_prune_follows_the_cubic_ramp(step: int, zeros: int) -> None:
+    w = torch.tensor([[1.0, -2, 3, -4, 5], [-6, 7, -8, 9, -10]])
+    expected = torch.where(w.abs() <= zeros, 0.0, w)  # the smallest go first
+    assert torch.equal(pruned(Prune(0.8, 0.2, 0.6, 1), w, step), expected)
+
+
+def test_prune_does_all_at_end_where_begin_is_not_before_it() -> None:
+    w = torch.arange(1.0, 11)[None]
+    for begin in (0.5, 0.9):
+        zeros = [int((pruned(Prune(0.8, begin, 0.5, 1), w, step) == 0).sum()) for step in (3, 4, 9)]
+        assert zeros == [0, 8, 8]
+
+
+def test_prune_ranks_every_few_steps_and_at_the_last() -> None:
+    # from step 4 of 10 (half done) all of the share is due; every fourth step is number 3 and 7, the last is 9
+    w = torch.arange(1.0, 11)[None]
+    zeros = [int((pruned(Prune(0.8, 0.5, 0.5, 4), w, step) == 0).sum()) for step in (3, 4, 6, 7, 8, 9)]
+    assert zeros == [0, 0, 0, 8, 0, 8]
+    # between two rankings what is pruned stays so, and nothing else is
+    now = replace(NOW, step=4, memory={"w": torch.tensor([[False, True, True]])})
+    assert torch.equal(Prune(0.9, 0.0, 0.5, 4).project({"w": rows([9, 1, 2])}, now)["w"], rows([0, 1, 2]))
+
+
+def test_prune_breaks_ties_by_place() -> None:
+    # 0.7 of 10 equal weights: the first seven
+    assert torch.equal(pruned(Prune(0.7, 0.0, 0.5, 1), torch.ones(2, 5), 9), rows([0] * 5, [0, 0, 1, 1, 1]))
+
+
+def test_what_is_pruned_stays_pruned_whatever_its_gradient() -> None:
+    method = Prune(0.5, 0.0, 0.1, 1)
+    now = replace(NOW, step=5, memory={"w": torch.tensor([[False, False, True, True]])})
+    moved = method.project({"w": rows([100, -100, 1, 2])}, now)
+    assert torch.equal(moved["w"], rows([0, 0, 1, 2]))
+    assert torch.equal(method.remember(moved, now)["w"], now.memory["w"])
+
+
+@pytest.mark.parametrize("share", [0.77, 0.2, 1.0])
+def test_the_pruned_share_is_met_to_within_one_weight(share: float) -> None:
+    state, _ = Trainer(Stack({"prune": Prune(share, 0.1, 0.5, 1)}), "image").train([0, 1], mapped=True, steps=6)
+    for w in state.params.values():
+        for lane in w:
+            if lane.ndim >= 2:
+                assert abs(int((lane == 0).sum()) - share * lane.numel()) <= 1
+
+
+def test_an_average_is_as_sparse_as_the_newest_weights() -> None:
+    stack = Stack({"prune": Prune(0.5, 0.1, 0.6, 1), "other": OneMore()})
+    used = {"prune/w": torch.tensor([[False, True]])}
+    assert torch.equal(stack.average({"w": rows([3, 4])}, replace(NOW, memory=used))["w"], rows([0, 5]))
+
+
+# -- reparametrizations ------------------------------------------------------------------------------------------------
+def test_weight_norm_has_the_learnt_length() -> None:
+    # |(3, 4)| = 5; 0.5 * 10 * (3, 4) / 5 = (3, 4); 0.5 * 2 * (0, 7) / 7 = (0, 1); a unit of zeros stays so
+    params = {"weight": rows([3, 4], [0, 7], [0, 0]), "bias": torch.ones(3), "length.g": torch.tensor([10.0, 2, 5])}
+    used = WeightNorm(0.5).weights(params, NOW)
+    torch.testing.assert_close(used["weight"], rows([3, 4], [0, 1], [0, 0]))
+    assert torch.equal(used["bias"], params["bias"])
+    gradient = torch.func.grad(lambda v: WeightNorm(0.5).weights(params | {"weight": v}, NOW)["weight"].sum())
+    assert gradient(params["weight"]).isfinite().all()
+
+
+def test_weight_norm_begins_at_the_lengths_drawn_and_leaves_the_draws_alone() -> None:
+    plain = initial(mlp((4,), 3, width=5, depth=1), [7, 8])
+    net = WeightNorm(1.0).build(mlp((4,), 3, width=5, depth=1))
+    start = initial(net, [7, 8])
+    assert all(torch.equal(start[name], w) for name, w in plain.items())
+    assert set(start) - set(plain) == {"2.length.g", "6.length.g"}
+    torch.testing.assert_close(start["2.length.g"], plain["2.weight"].norm(dim=2))
+    # and so the net begins as the ordinary one
+    one = {name: w[1] for name, w in start.items()}
+    torch.testing.assert_close(WeightNorm(1.0).weights(one, NOW)["2.weight"], plain["2.weight"][1])
+
+
+def test_spectral_norm_divides_by_the_largest_singular_value() -> None:
+    # diag(3, 1) has the singular values 3 and 1: limit 2 scales by 2/3
+    params = {"w": rows([3, 0], [0, 1]), "b": torch.ones(2)}
+    equal, at_most = SpectralNorm(2.0, "equal"), SpectralNorm(2.0, "at_most")
+    now = replace(NOW, memory=equal.recall(params))
+    assert set(now.memory) == {"w"}
+    for method in (equal, at_most):
+        torch.testing.assert_close(method.weights(params, now)["w"], rows([2, 0], [0, 2 / 3]))
+        torch.testing.assert_close(method.average(params, now)["w"], rows([2, 0], [0, 2 / 3]))
+    torch.testing.assert_close(SpectralNorm(4.0, "equal").weights(params, now)["w"], rows([4, 0], [0, 4 / 3]))
+    assert torch.equal(SpectralNorm(4.0, "at_most").weights(params, now)["w"], params["w"])
+
+
+def test_one_round_a_step_follows_the_weights() -> None:
+    # the singular values of diag(1, s) trade places while s goes from 0.5 to 2; a round that starts with the part r of
+    # the second vector beside the first ends with r * s^2
+    method, w = SpectralNorm(1.0, "equal"), rows([1, 0], [0, 0.5])
+    now = replace(NOW, memory={"w": torch.tensor([1.0, 0.1]) / 1.01**0.5})
+    moved = method.remember({"w": w}, now)["w"]
+    assert (moved[1] / moved[0]).item() == pytest.approx(0.1 * 0.25)
+    for _ in range(20):
+        now = replace(now, memory=method.remember({"w": rows([1, 0], [0, 2])}, now))
+    torch.testing.assert_close(now.memory["w"], torch.tensor([0.0, 1.0]))
+
+
+def test_at_evaluation_the_vector_is_settled_first() -> None:
+    # the newest weights have their largest singular value 3 along the first axis, an average of them along the second
+    method = SpectralNorm(1.0, "equal")
+    now = replace(NOW, memory={"w": torch.tensor([0.98, 0.2])})
+    torch.testing.assert_close(method.average({"w": rows([1, 0], [0, 3])}, now)["w"], rows([1 / 3, 0], [0, 1]))
+
+
+def test_spectral_norm_outlives_a_matrix_of_zeros() -> None:
+    method, params = SpectralNorm(1.0, "equal"), {"w": torch.zeros(2, 2)}
+    now = replace(NOW, memory=method.recall({"w": torch.eye(2)}))
+    now = replace(now, memory=method.remember(params, now))
+    assert torch.equal(method.weights(params, now)["w"], params["w"])
+    assert now.memory["w"].norm().item() == pytest.approx(1)
+
+
+def test_weight_standardization_leaves_the_last_layer_out() -> None:
+    # the row (1, 3) has mean 2 and variance 1, with epsilon 3: (-1, 1) / 2; scaled by 1.7128585 / sqrt(2) = 1.2111738
+    params = {"0.weight": rows([1, 3]), "0.bias": torch.ones(1), "2.weight": rows([1, 3])}
+    plain = WeightStandardization(3.0, False).weights(params, NOW)
+    torch.testing.assert_close(plain["0.weight"], rows([-0.5, 0.5]))
+    assert torch.equal(plain["2.weight"], params["2.weight"])
+    scaled = WeightStandardization(3.0, True).weights(params, NOW)
+    torch.testing.assert_close(scaled["0.weight"], rows([-0.5, 0.5]) * 1.2111738)
+
+
+def test_weight_standardization_refuses_a_net_of_one_layer() -> None:
+    with pytest.raises(Refusal, match="leaves out the last layer; this model has no other"):
+        WeightStandardization(1e-5, True).build(linear((4,), 3))
+
+
+@dataclass(frozen=True)
+class OneMore(Method):
+    """Stands for an averaging method: evaluates other weights, each larger by one than the newest."""
+
+    def average(self, params: Params, now: Now) -> Params:
+        return {name: w + 1 for name, w in params.items()}
+
+
+@dataclass(frozen=True)
+class Pair(Method):
+    """Stands for an ensemble: evaluates the newest weights and others."""
+
+    @property
+    def members(self) -> int:
+        return 2
+
+    def average(self, params: Params, now: Now) -> Params:
+        return {name: torch.stack([w, w.flip(-1)]) for name, w in params.items()}
+
+
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize(
+    ("method", "expected"),
+    [
+        # (1, 3) becomes (2, 4): mean 3, variance 1, so (-1, 1) / sqrt(1 + 3)
+        (WeightStandardization(3.0, False), [-0.5, 0.5]),
+        # (2, 4) is sqrt(20) long, and 4 becomes 5
+        (WeightNorm(1.0), [10 / 20**0.5, 20 / 20**0.5]),
+        # one row has one singular value, its length
+        (SpectralNorm(2.0, "equal"), [4 / 20**0.5, 8 / 20**0.5]),
+    ],
+)
+def test_reparametrizations_come_after_averages(method: Method, expected: list[float], first: bool) -> None:
+    stack = Stack({"it": method, "other": OneMore()} if first else {"other": OneMore(), "it": method})
+    params = {"0.weight": rows([1, 3]), "0.length.g": torch.tensor([4.0]), "2.weight": rows([1, 3])}
+    averaged = stack.average(params, replace(NOW, memory=stack.recall(params)))
+    torch.testing.assert_close(averaged["0.weight"], rows(expected))
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_reparametrizations_shape_each_member(first: bool) -> None:
+    method = WeightStandardization(3.0, False)
+    stack = Stack({"it": method, "other": Pair()} if first else {"other": Pair(), "it": method})
+    params = {"0.weight": rows([1, 3], [5, 7]), "2.weight": rows([1, 3])}
+    # every row has a variance of 1 about its own mean
+    members = stack.average(params, NOW)["0.weight"]
+    one = rows([-0.5, 0.5], [-0.5, 0.5])
+    torch.testing.assert_close(members, torch.stack([one, -one]))
+
+
+def test_evaluation_uses_the_reparametrized_weights() -> None:
+    """With a rate of 0 nothing moves, so the figures are those of the first weights as the method changes them."""
+    still = replace(experiment(epochs=1), optimizer=replace(experiment().optimizer, lr=0.0))
+
+    def loss(**methods: Method) -> list[float]:
+        return [o.figures["last_test_loss"] for o in outcomes(replace(still, stack=Stack(methods)), 2)]
+
+    assert loss(weight_norm=WeightNorm(1.0)) == pytest.approx(loss())
+    assert loss(weight_norm=WeightNorm(2.0)) != pytest.approx(loss(), rel=1e-2)
+    assert loss(spectral_norm=SpectralNorm(1e3, "at_most")) == loss()
+    # the logits of three layers of norm 1e-3 are next to nothing: the loss is ln 4 but for the last layer's bias
+    small = loss(spectral_norm=SpectralNorm(1e-3, "equal"))
+    assert small == pytest.approx([1.386] * 2, abs=0.05)
+    assert loss(weight_standardization=WeightStandardization(1e-5, False)) != pytest.approx(loss(), rel=1e-2)
+
+
+def test_pruned_weights_are_zero_in_the_report() -> None:
+    stack = Stack({"dropout": Dropout(0.1, 0.0), "prune": Prune(0.5, 0.0, 0.5, 1)})
+    for outcome in outcomes(experiment(stack), 2):
+        assert outcome.figures["w_zero"] == pytest.approx(0.5, abs=0.01)
+
+
+# -- norms -------------------------------------------------------------------------------------------------------------
+def test_layer_and_group_norm_standardize_each_example() -> None:
+    # (1, 3): mean 2, variance 1, epsilon 3: (-1, 1) / 2; (10, 10) has no variance: zeros
+    torch.testing.assert_close(GroupNormLayer(2, 1, 3.0)(rows([1, 3], [10, 10])), rows([-0.5, 0.5], [0, 0]))
+    torch.testing.assert_close(GroupNormLayer(4, 2, 3.0)(rows([1, 3, 10, 10])), rows([-0.5, 0.5, 0, 0]))
+    # over both positions of one channel together, the scale and the shift by channel
+    layer = GroupNormLayer(2, 2, 3.0)
+    layer.scale.data, layer.shift.data = torch.tensor([2.0, 1.0]), torch.tensor([0.0, 7.0])
+    h = torch.tensor([[[1.0, 3.0], [10.0, 10.0]]])
+    torch.testing.assert_close(layer(h), torch.tensor([[[-1.0, 1.0], [7.0, 7.0]]]))
+
+
+def test_rms_norm_does_not_centre() -> None:
+    # (1, 7): the mean square is 25, so divide by 5; with epsilon 75 by 10
+    torch.testing.assert_close(RMSNormLayer(2, 1e-12)(rows([1, 7])), rows([0.2, 1.4]))
+    layer = RMSNormLayer(2, 75.0)
+    layer.scale.data = torch.tensor([1.0, 10.0])
+    torch.testing.assert_close(layer(rows([1, 7])), rows([0.1, 7]))
+
+
+def test_ghost_batch_norm_has_its_own_statistics_in_every_part() -> None:
+    # parts (1, 3) and (10, 10) with epsilon 3; in evaluation the measured mean 0 and variance 1: h / 2
+    h = rows([1], [3], [10], [10])
+    layer = GhostBatchNormLayer(1, 2, 3.0).train()
+    torch.testing.assert_close(layer(h), rows([-0.5], [0.5], [0], [0]))
+    torch.testing.assert_close(layer.eval()(h), h / 2)
+    # measured over all of them: mean 6, variance (25 + 9 + 16 + 16) / 4 = 16.5
+    layer.measuring = True
+    layer(h)
+    assert (layer.mean.item(), layer.var.item()) == pytest.approx((6, 16.5))
+    layer.measuring = False
+    # five at size 2 are parts of 3 and 2, seven at size 4 one part
+    alike = rows([1], [1], [1], [5], [9])
+    assert torch.equal(layer.train()(alike)[:3], torch.zeros(3, 1))
+    assert not torch.equal(GhostBatchNormLayer(1, 4, 3.0).train()(alike)[:3], torch.zeros(3, 1))
+
+
+@pytest.mark.parametrize(
+    ("method", "layer"),
+    [
+        (LayerNorm(1e-3), GroupNormLayer),
+        (GroupNorm(3, 1e-3), GroupNormLayer),
+        (RMSNorm(1e-3), RMSNormLayer),
+        (GhostBatchNorm(4, 1e-3), GhostBatchNormLayer),
+    ],
+)
+def test_norms_fill_every_slot_of_a_net(method: Method, layer: type[nn.Module]) -> None:
+    filled = [m for m in method.build(tiny("image")).modules() if isinstance(m, layer)]
+    assert [m.epsilon for m in filled] == [1e-3, 1e-3]
+
+
+@pytest.mark.parametrize(
+    ("methods", "net", "said"),
+    [
+        ([GroupNorm(4, 1e-5)], mlp((4,), 3, width=6, depth=1), r"groups is 4; .* \(6\): 1, 2, 3, 6 \(method.group"),
+        ([GroupNorm(7, 1e-5)], mlp((4,), 3, width=6, depth=1), r"groups is 7; .* 1, 2, 3, 6 "),
+        ([BatchNorm(1e-5), LayerNorm(1e-5)], tiny("table"), "layer_norm finds a BatchNormLayer in the model's slots"),
+        ([RMSNorm(1e-5), GroupNorm(4, 1e-5)], tiny("table"), "group_norm finds a RMSNormLayer in the model's slots"),
+        ([RMSNorm(1e-5)], linear((4,), 3), "method.rms_norm needs a model with hidden layers"),
+    ],
+)
+def test_what_a_norm_cannot_do_is_refused(methods: list[Method], net: nn.Module, said: str) -> None:
+    with pytest.raises(Refusal, match=said):
+        Stack({str(i): method for i, method in enumerate(methods)}).build(net)
+
+
+def test_groups_of_one_number_are_refused() -> None:
+    with pytest.raises(Refusal, match="groups of one number, in a layer of 6 units"):
+        GroupNorm(6, 1e-5).build(mlp((4,), 3, width=6, depth=1))(torch.zeros(2, 4))

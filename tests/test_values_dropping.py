@@ -1,0 +1,284 @@
+"""What the structured kinds of dropout do to hidden values, against numbers worked out by hand."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import product
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from runner.engine.step import sites
+from runner.errors import Refusal
+from runner.keys import Key
+from runner.methods.base import Method, Now, Site
+from runner.methods.structured_dropping import (
+    AlphaDropout,
+    ChannelDropout,
+    DropBlock,
+    GaussianDropout,
+    HiddenNoise,
+    ShakeDrop,
+    StochasticDepth,
+    begin_rate,
+)
+from runner.nets.convolutional import convnet
+from runner.nets.dense import linear, mlp
+from runner.nets.residual import Residual, resnet_mlp
+from runner.nets.sites import visits
+
+NOW = Now(Key.of(0), 0, 10, 0.1)
+
+
+def site(kind: str = "hidden", depth: float = 1.0, seed: int = 1) -> Site:
+    return Site(kind, 0, 1, depth, Key.of(seed))
+
+
+def test_gaussian_dropout_has_the_mean_and_the_variance_of_dropout() -> None:
+    # variance 0.3 / 0.7 = 0.428571; standard errors over 160,000 draws: 0.0016 of the mean, 0.0015 of the variance
+    h = GaussianDropout(0.3).hidden(torch.ones(400, 400), site(), NOW)
+    assert h.mean().item() == pytest.approx(1, abs=0.008)
+    assert h.var().item() == pytest.approx(0.428571, abs=0.008)
+
+
+def test_alpha_dropout_moves_kept_and_dropped_values_as_worked_out() -> None:
+    # rate 0.1: a = (0.9 + 1.7580993^2 * 0.9 * 0.1)^-1/2 = (0.9 + 0.278182)^-1/2 = 0.921284
+    # b = 0.921284 * 0.1 * 1.7580993 = 0.161971; a kept 2 becomes 2 a + b = 2.004538, a dropped one
+    # -1.7580993 a + b = -1.457738
+    h = AlphaDropout(0.1).hidden(torch.full((400, 400), 2.0), site(), NOW)
+    low, high = sorted(set(h.flatten().tolist()))
+    assert (low, high) == (pytest.approx(-1.457738, abs=1e-5), pytest.approx(2.004538, abs=1e-5))
+    assert (h < 0).float().mean().item() == pytest.approx(0.1, abs=0.004)
+
+
+def test_alpha_dropout_keeps_mean_0_and_variance_1_but_shrinks_what_a_relu_gives() -> None:
+    unit = Key.of(7).normal(400, 400)
+    h = AlphaDropout(0.2).hidden(unit, site(), NOW)
+    assert h.mean().item() == pytest.approx(0, abs=0.015)
+    assert h.var().item() == pytest.approx(1, abs=0.02)
+    # at rate 0.1 a mean m becomes a * 0.9 * m = 0.829155 m
+    relu = unit.relu()
+    share = AlphaDropout(0.1).hidden(relu, site(), NOW).mean() / relu.mean()
+    assert share.item() == pytest.approx(0.829155, abs=0.015)
+
+
+@pytest.mark.parametrize("shape", [(300, 200, 4, 4), (300, 200, 9), (300, 200)])
+def test_channel_dropout_drops_whole_channels(shape: tuple[int, ...]) -> None:
+    # 60,000 draws: five standard errors are 5 * sqrt(.3 * .7 / 60000) = 0.0094
+    h = ChannelDropout(0.3).hidden(torch.ones(shape), site(), NOW).flatten(2) if len(shape) > 2 else None
+    if h is None:
+        h = ChannelDropout(0.3).hidden(torch.ones(shape), site(), NOW)[..., None]
+    assert torch.equal(h.amin(2), h.amax(2))
+    assert (h[..., 0] == 0).float().mean().item() == pytest.approx(0.3, abs=0.0094)
+    torch.testing.assert_close(h.amax(), torch.tensor(1 / 0.7))
+
+
+def test_how_often_a_block_begins() -> None:
+    # a signal of 3 cells and blocks of 2, which begin at 0 or 1: the cells lie in 1, 2 and 1 blocks. If one begins with
+    # probability 1/2, they are kept with 1/2, 1/4 and 1/2, so that 1 - 5/12 = 7/12 are dropped
+    assert begin_rate(torch.tensor(7 / 12), [1, 3], [1, 2]).item() == pytest.approx(0.5, rel=1e-5)
+    # an image of 2 x 2 cells and a block as large: it is dropped whole or not at all
+    assert begin_rate(torch.tensor(0.3), [2, 2], [2, 2]).item() == pytest.approx(0.3, rel=1e-5)
+    assert begin_rate(torch.tensor(0.0), [7, 7], [3, 3]).item() == 0
+
+
+@pytest.mark.parametrize("side", [4, 5, 7, 8, 14, 16, 28, 32])
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 6, 7, 9])
+@pytest.mark.parametrize("dims", [1, 2])
+def test_the_expected_dropped_share_is_the_rate(side: int, size: int, dims: int) -> None:
+    """By laying every block out: within 2e-5 of the rate, relative to the smaller of what is dropped and kept."""
+    block = min(size, side)
+    covering = torch.zeros([side] * dims, dtype=torch.float64)
+    for begin in product(range(side - block + 1), repeat=dims):
+        covering[tuple(slice(at, at + block) for at in begin)] += 1
+    sides, blocks = ([1, side], [1, block]) if dims == 1 else ([side, side], [block, block])
+    for rate in (0.02, 0.1, 0.5, 0.9):
+        begins = begin_rate(torch.tensor(rate), sides, blocks).double()
+        share = 1 - ((1 - begins) ** covering).mean().item()
+        assert share == pytest.approx(rate, abs=2e-5 * min(rate, 1 - rate))
+
+
+@pytest.mark.parametrize(
+    ("shape", "size"),
+    [
+        *[((100, 200, side, side), size) for side in (4, 5, 8) for size in (2, 3, 4, 5)],
+        *[((40, 150, 16, 16), size) for size in (2, 5)],
+        *[((20, 150, 32, 32), size) for size in (3, 4)],
+        *[((200, 100, length), size) for length in (4, 9, 32) for size in (2, 3, 4, 7)],
+    ],
+)
+def test_the_realised_dropped_share_is_the_rate_within_two_percent_of_it(shape: tuple[int, ...], size: int) -> None:
+    # a map that is dropped whole or not at all varies most: sqrt(.3 * .7) = 0.46, so that 120,000 maps have a standard
+    # error of 0.0013, a fifth of the 0.006 allowed; the 18,000 maps of 32 x 32 hold many blocks each
+    rate, dropped, cells = 0.3, 0, 0
+    for seed in range(6):
+        h = DropBlock(rate, size).hidden(torch.ones(shape), site(seed=seed), NOW)
+        dropped += int((h == 0).sum())
+        cells += h.numel()
+        torch.testing.assert_close(h.amax(), torch.tensor(1 / 0.7))
+    assert dropped / cells == pytest.approx(rate, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("shape", "size"), [((60, 3, 9, 12), 3), ((60, 3, 9, 12), 4), ((60, 3, 20), 3), ((60, 3, 20), 4)]
+)
+def test_what_is_dropped_is_made_of_whole_blocks(shape: tuple[int, ...], size: int) -> None:
+    h = DropBlock(0.2, size).hidden(torch.ones(shape), site(), NOW)
+    zero = h == 0
+    blocks = [size] * (len(shape) - 2)
+    covered = torch.zeros_like(zero)
+    for begin in product(*[range(side - size + 1) for side in shape[2:]]):
+        inside = [slice(at, at + b) for at, b in zip(begin, blocks, strict=True)]
+        window = (slice(None), slice(None), *inside)
+        whole = zero[window].flatten(2).all(2).view(*shape[:2], *[1] * len(blocks))
+        covered[window] |= whole
+    assert torch.equal(covered, zero)
+    assert not torch.equal(zero[:, 0], zero[:, 1])  # every channel has its own blocks
+    cells = zero.flatten(2).sum(2)
+    assert cells[cells > 0].min() == size ** len(blocks)  # one block alone, of this very size
+
+
+def test_a_block_larger_than_the_map_is_the_map() -> None:
+    h = DropBlock(0.3, 50).hidden(torch.ones(300, 200, 4, 6), site(), NOW).flatten(2)
+    rows = DropBlock(0.3, 5).hidden(torch.ones(200, 100, 4, 6), site(), NOW)  # 4 x 5: every column whole
+    assert torch.equal(h.amin(2), h.amax(2))
+    assert (h[..., 0] == 0).float().mean().item() == pytest.approx(0.3, abs=0.0094)
+    assert torch.equal(rows.amin(2), rows.amax(2))
+
+
+def test_dropblock_leaves_dense_layers_alone() -> None:
+    ones = torch.ones(5, 6)
+    assert DropBlock(0.9, 3).hidden(ones, site(), NOW) is ones
+
+
+BRANCHES = 4
+
+
+def branches(method: Method, seed: int = 5, size: int = 40000) -> list[Tensor]:
+    """The factor that each branch of a residual net gets, for every example: [B] each."""
+    kinds = visits(resnet_mlp((4,), 3, width=2, depth=BRANCHES), torch.zeros(1, 4))
+    ones = torch.ones(size, 1)
+    out = [(met.kind, method.hidden(ones, met, NOW)[:, 0]) for met in sites(kinds, Key.of(seed))]
+    assert all((h == 1).all() for kind, h in out if kind != "branch")
+    return [h for kind, h in out if kind == "branch"]
+
+
+def test_stochastic_depth_skips_each_branch_at_its_own_rate_example_by_example() -> None:
+    # rate 0.4 over 4 branches: 0.1, 0.2, 0.3, 0.4; five standard errors over 40,000 examples are 0.0122 or less
+    skipped = branches(StochasticDepth(0.4))
+    assert len(skipped) == BRANCHES
+    for factor, rate in zip(skipped, (0.1, 0.2, 0.3, 0.4), strict=True):
+        assert (factor == 0).float().mean().item() == pytest.approx(rate, abs=0.0122)
+        torch.testing.assert_close(factor.amax(), torch.tensor(1 / (1 - rate)))
+    both = ((skipped[2] == 0) & (skipped[3] == 0)).float().mean().item()
+    assert both == pytest.approx(0.3 * 0.4, abs=0.0085)  # independent of each other
+
+
+def test_a_skipped_branch_leaves_its_input() -> None:
+    h = torch.randn(6, 3)
+    assert torch.equal(Residual(nn.Sequential(nn.Identity()))(h), 2 * h)
+
+
+def test_shake_drop_disturbs_each_branch_at_its_own_rate_and_keeps_the_mean() -> None:
+    # an undisturbed factor is 1 / (1 - p), a disturbed one uniform between -1 and 1 times that; its mean is
+    # (1 - p + p * 0) / (1 - p) = 1. Variance at p = 0.4: (0.6 + 0.4 / 3) / 0.36 - 1 = 1.04, five errors 0.026
+    for factor, rate in zip(branches(ShakeDrop(0.4)), (0.1, 0.2, 0.3, 0.4), strict=True):
+        calm = (factor * (1 - rate) - 1).abs() < 1e-6
+        assert calm.float().mean().item() == pytest.approx(1 - rate, abs=0.0122)
+        assert factor.mean().item() == pytest.approx(1, abs=0.026)
+        shaken = factor[~calm] * (1 - rate)
+        assert -1 <= shaken.min() < -0.99
+        assert 0.99 < shaken.max() <= 1
+        assert shaken.std().item() == pytest.approx(math.sqrt(1 / 3), rel=0.05)  # uniform on [-1, 1]
+
+
+@pytest.mark.parametrize("functorch", [False, True])
+def test_shake_drop_has_another_factor_for_the_gradient(functorch: bool) -> None:
+    # at p = 0.5: 1 / 0.5 = 2 where undisturbed, else uniform in [0, 2]; its mean (0.5 + 0.5 / 2) / 0.5 = 1.5, its
+    # variance (0.5 + 0.5 / 3) / 0.25 - 1.5^2 = 0.41667, so that five standard errors are 0.0228 over 20,000
+    h = torch.full((20000, 1), 3.0)
+
+    def total(h: Tensor) -> Tensor:
+        return ShakeDrop(0.5).hidden(h, site("branch"), NOW).sum()
+
+    slope = torch.func.grad(total)(h) if functorch else torch.autograd.grad(total(h.requires_grad_()), h)[0]
+    value = ShakeDrop(0.5).hidden(h.detach(), site("branch"), NOW) / 3
+    assert slope.mean().item() == pytest.approx(1.5, abs=0.0228)
+    assert slope.min() >= 0
+    calm = slope == 2
+    assert calm.float().mean().item() == pytest.approx(0.5, abs=0.018)
+    torch.testing.assert_close(value[calm], slope[calm])  # the same examples are calm forward and backward
+    shaken = torch.stack([value[~calm], slope[~calm]])
+    assert abs(torch.corrcoef(shaken)[0, 1].item()) < 0.05  # and the others draw twice
+
+
+def test_hidden_noise_is_of_its_scale() -> None:
+    h = HiddenNoise(0.3).hidden(torch.full((400, 400), 2.0), site(), NOW)
+    assert h.mean().item() == pytest.approx(2, abs=0.004)
+    assert h.std().item() == pytest.approx(0.3, rel=0.01)
+
+
+def elsewhere(kind: str) -> list[Method]:
+    on_hidden = [GaussianDropout(0.5), AlphaDropout(0.5), ChannelDropout(0.5), DropBlock(0.5, 2), HiddenNoise(0.5)]
+    on_branch: list[Method] = [StochasticDepth(0.5), ShakeDrop(0.5)]
+    return {"input": on_hidden + on_branch, "branch": on_hidden, "hidden": on_branch}[kind]
+
+
+@pytest.mark.parametrize(("kind", "method"), [(k, m) for k in ("input", "branch", "hidden") for m in elsewhere(k)])
+def test_what_is_not_theirs_is_left_alone(kind: str, method: Method) -> None:
+    ones = torch.ones(8, 4, 4, 4)
+    assert method.hidden(ones, site(kind), NOW) is ones
+
+
+def small() -> nn.Module:
+    return mlp((4,), 2, width=3, depth=1)
+
+
+REFUSED: list[tuple[Method, Callable[[], nn.Module], str]] = [
+    *[(m, lambda: linear((4,), 2), "hidden layers") for m in elsewhere("branch") if not isinstance(m, DropBlock)],
+    (DropBlock(0.1, 3), small, "no convolutions"),
+    (StochasticDepth(0.1), small, "residual branches"),
+    (ShakeDrop(0.1), lambda: convnet((1, 8, 8), 2, 4, 4), "residual branches"),
+]
+
+
+@pytest.mark.parametrize(("method", "net", "said"), REFUSED)
+def test_a_net_on_which_it_could_do_nothing_is_refused(method: Method, net: Callable[[], nn.Module], said: str) -> None:
+    with pytest.raises(Refusal, match=said):
+        method.build(net())
+
+
+def test_a_net_that_suits_is_left_as_it_is() -> None:
+    net, images = resnet_mlp((4,), 2, width=3, depth=2), convnet((1, 8, 8), 2, 4, 4)
+    assert StochasticDepth(0.1).build(net) is net
+    assert DropBlock(0.1, 3).build(images) is images
+
+
+def test_a_residual_mlp_has_its_marks_in_order_and_slots_before_each_activation() -> None:
+    net = resnet_mlp((2, 3), 5, width=7, depth=2)
+    assert visits(net, torch.zeros(1, 2, 3)) == ("input", "hidden", "branch", "hidden", "branch", "hidden")
+    # 6 * 7 + 7 in the first layer, 2 blocks of 2 * (7 * 7 + 7), 7 * 5 + 5 in the last: 49 + 224 + 40 = 313
+    assert sum(w.numel() for w in net.parameters()) == 313
+    assert net(torch.zeros(3, 2, 3)).shape == (3, 5)
+
+
+def test_a_residual_mlp_without_its_branches_is_its_first_and_last_layer() -> None:
+    net = resnet_mlp((4,), 3, width=5, depth=3)
+    x = torch.randn(6, 4)
+    dense = [m for m in net.modules() if isinstance(m, nn.Linear)]
+    for layer in dense[2:-1:2]:  # the second of every branch
+        nn.init.zeros_(layer.weight)
+        nn.init.zeros_(layer.bias)
+    torch.testing.assert_close(net(x), dense[-1](dense[0](x).relu()))
+
+
+def test_depth_and_key_of_a_site_come_from_the_step() -> None:
+    first, second = (s for s in sites(("branch", "branch"), Key.of(0)))
+    assert (first.depth, second.depth) == (0.5, 1.0)
+    assert first.kinds == ("branch", "branch")
+    ones = torch.ones(64, 1)
+    one, other = (StochasticDepth(0.5).hidden(ones, replace(s, depth=1.0), NOW) for s in (first, second))
+    assert not torch.equal(one, other)
