@@ -62,6 +62,7 @@ def main() -> None:
     """Entry point of the console script."""
     sys.argv[1:] = arranged(sys.argv[1:])
     os.environ["REGRUN_MAIN"] = str(os.getpid())
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # a thread that spins for its core makes small nets 10x as slow
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra hands exceptions on instead of printing them
     with _answers():
         _choices_are_names(sys.argv[1:])

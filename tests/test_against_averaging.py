@@ -46,7 +46,7 @@ def descended(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         (SWA(0.25, 1), STEPS // 4, lambda model: AveragedModel(model)),
         (SWA(0.5, 1), STEPS // 2, lambda model: AveragedModel(model)),
         # the warm-up limits the decay to 1/10 and more, so that 0.1 is 0.1 throughout
-        (EMA(0.1), 0, lambda model: AveragedModel(model, avg_fn=get_ema_avg_fn(0.1))),  # type: ignore[no-untyped-call]
+        (EMA(0.1), 0, lambda model: AveragedModel(model, avg_fn=get_ema_avg_fn(0.1))),
         # with the limit as timm and TensorFlow have it; AveragedModel counts the initial weights
         (
             EMA(0.95),

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import gzip
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from runner.data import fashion_mnist as fashion
 from runner.data.base import Data, Split, Splitter
@@ -135,7 +137,7 @@ def test_a_data_set_without_official_test_needs_a_size() -> None:
         SPLITTER.sizes(digits())
 
 
-def idx(values: np.ndarray) -> bytes:  # type: ignore[type-arg]
+def idx(values: NDArray[np.generic]) -> bytes:
     head = bytes([0, 0, 8, values.ndim]) + b"".join(int(n).to_bytes(4, "big") for n in values.shape)
     return head + values.astype(np.uint8).tobytes()
 
@@ -162,10 +164,10 @@ def test_fashion_mnist_reads_idx_files_plain_and_gzipped(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("damage", [lambda b: b[:-7], lambda b: b"PK\x03\x04" + b[4:], lambda b: b""])
-def test_damaged_fashion_mnist_is_refused(tmp_path: Path, damage: object) -> None:
+def test_damaged_fashion_mnist_is_refused(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
     fashion_files(tmp_path)
     path = tmp_path / fashion.NAMES[0]
-    path.write_bytes(damage(path.read_bytes()))  # type: ignore[operator]
+    path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(Refusal, match=fashion.NAMES[0]):
         fashion.fashion_mnist.__wrapped__(str(tmp_path))
 

@@ -273,7 +273,7 @@ def test_measured_norms_are_those_of_the_training_set() -> None:
     rows = {"train": torch.stack([torch.arange(100), torch.arange(100, 200)]), "test": torch.arange(400).repeat(2, 1)}
     seen = evaluate(net, params, pool, rows, mapped=True)
     for lane in range(2):
-        plain = nn.Sequential(*(nn.BatchNorm1d(12) if isinstance(m, BatchNormLayer) else m for m in net))  # type: ignore[arg-type]
+        plain = nn.Sequential(*(nn.BatchNorm1d(12) if isinstance(m, BatchNormLayer) else m for m in net.children()))
         plain.load_state_dict(
             {n.replace("scale", "weight").replace("shift", "bias"): w[lane] for n, w in params.items()}, strict=False
         )

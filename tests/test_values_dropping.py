@@ -265,14 +265,13 @@ def test_a_residual_mlp_has_its_marks_in_order_and_slots_before_each_activation(
     assert net(torch.zeros(3, 2, 3)).shape == (3, 5)
 
 
-def test_a_residual_mlp_without_its_branches_is_its_first_and_last_layer() -> None:
-    net = resnet_mlp((4,), 3, width=5, depth=3)
-    x = torch.randn(6, 4)
-    dense = [m for m in net.modules() if isinstance(m, nn.Linear)]
-    for layer in dense[2:-1:2]:  # the second of every branch
-        nn.init.zeros_(layer.weight)
-        nn.init.zeros_(layer.bias)
-    torch.testing.assert_close(net(x), dense[-1](dense[0](x).relu()))
+def test_a_residual_mlp_adds_each_branch_to_what_went_around_it() -> None:
+    net, x = resnet_mlp((4,), 3, width=5, depth=2), torch.randn(6, 4)
+    first, up, down, further_up, further_down, last = (m for m in net.modules() if isinstance(m, nn.Linear))
+    h = first(x).relu()
+    h = (h + down(up(h).relu())).relu()
+    h = (h + further_down(further_up(h).relu())).relu()
+    torch.testing.assert_close(net(x), last(h))
 
 
 def test_depth_and_key_of_a_site_come_from_the_step() -> None:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from runner.errors import Refusal
 from runner.keys import Key
 from runner.methods.base import Method, Site
+from runner.methods.dropping import Dropout
 from runner.methods.smoothness import (
     FGSM,
     ActivityL1,
@@ -185,6 +186,17 @@ def test_fgsm() -> None:
     assert value(FGSM(0.5, 0.25), seen) == pytest.approx(0.756200, abs=1e-6)
     assert value(FGSM(0.5, 1.0), seen) == 0
     assert value(FGSM(0.0, 0.25), seen) == 0
+
+
+@pytest.mark.parametrize("mapped", [False, True])
+def test_fgsm_at_epsilon_zero_is_the_baseline_bit_for_bit_even_among_noise(mapped: bool) -> None:
+    # 0.3 L + 0.7 L is not L to the last bit, and the second pass would have a mask of its own
+    dropout = Dropout(0.3, 0.0)
+    with_it, _ = Trainer(Stack({"dropout": dropout, "fgsm": FGSM(0.0, 0.3)}), "table").train(
+        [1, 2][: 1 + mapped], mapped
+    )
+    without, _ = Trainer(Stack({"dropout": dropout}), "table").train([1, 2][: 1 + mapped], mapped)
+    assert all(torch.equal(with_it.params[name], w) for name, w in without.params.items())
 
 
 def test_virtual_adversarial() -> None:

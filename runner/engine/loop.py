@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice, takewhile
 from typing import NamedTuple
 
@@ -22,6 +23,7 @@ from torch.utils._pytree import tree_map
 
 from runner.engine.evaluate import Measured, Pool, evaluate
 from runner.engine.lanes import LaneStep, lane_step, over_copies, over_lanes
+from runner.engine.machine import prepare
 from runner.engine.step import State
 from runner.engine.weights import built_net, initial, size, summary
 from runner.experiment import Experiment
@@ -142,18 +144,17 @@ def train(experiment: Experiment, runs: Sequence[Run], watch: Watch = lambda pro
     """The outcomes of the runs, pack after pack, each pack's in the order of `runs`.
 
     A pack is at most `experiment.lanes` runs (all of them if that is None) and is mapped even if it is a single one, so
-    that a run's numbers do not depend on the size of its pack; with `lanes` at 1 runs train one by one, unmapped. A pack
-    that does not fit in the accelerator's memory is halved and begun
-    again. Runs that differ in a strength which shapes the net go into packs of their own.
+    that a run's numbers do not depend on the size of its pack; with `lanes` at 1 runs train one by one, unmapped. A
+    pack that does not fit in the accelerator's memory is halved and begun again. Runs that differ in a strength which
+    shapes the net go into packs of their own.
     """
     done, width = 0, experiment.lanes or len(runs)
     while done < len(runs):
         shared = shaping(experiment.stack, runs[done].point)
-        alike = takewhile(lambda run, shared=shared: shaping(experiment.stack, run.point) == shared, runs[done:])
-        pack = list(islice(alike, width))
+        pack = list(islice(_alike(experiment.stack, runs[done:]), width))
         shaped = replace(experiment, stack=experiment.stack.at(shared))
         try:
-            outcomes = _train_pack(shaped, pack, lambda seen, done=done: watch(replace(seen, ended=done + seen.ended)))
+            outcomes = _train_pack(shaped, pack, partial(_watch_on, watch, done))
         except torch.OutOfMemoryError:
             if len(pack) == 1:
                 raise
@@ -172,6 +173,15 @@ def shaping(stack: Stack, point: Mapping[str, float]) -> dict[str, float]:
         for field, allowed in ranges(method).items()
         if allowed.built and f"{name}.{field}" in point
     }
+
+
+def _alike(stack: Stack, runs: Sequence[Run]) -> Iterator[Run]:
+    """The runs from the first on, as long as their strengths shape the same net."""
+    return takewhile(lambda run: shaping(stack, run.point) == shaping(stack, runs[0].point), runs)
+
+
+def _watch_on(watch: Watch, done: int, seen: Progress) -> None:
+    watch(replace(seen, ended=done + seen.ended))
 
 
 def rehearse(experiment: Experiment, run: Run) -> None:
@@ -220,7 +230,7 @@ def _train_pack(experiment: Experiment, runs: Sequence[Run], watch: Watch) -> li
 
 def begin(experiment: Experiment, runs: Sequence[Run]) -> tuple[Pack, Lanes]:
     """A pack and its lanes before their first step."""
-    torch.set_flush_denormal(True)  # weights that a penalty drives to zero would pass through numbers 100x as slow
+    prepare()
     data, device = experiment.data, experiment.device
     dtype = torch.float64 if experiment.dtype == torch.float64 else torch.float32  # of the weights
     mapped = experiment.lanes != 1
@@ -250,7 +260,8 @@ def begin(experiment: Experiment, runs: Sequence[Run]) -> tuple[Pack, Lanes]:
     } | {p.removeprefix("optimizer."): v for p, v in axes.items() if p.startswith("optimizer.")}
 
     def recall(params: Params, strengths: dict[str, Tensor]) -> Params:
-        return over_copies(experiment.stack.at(strengths).recall, copies, mapped)(params)
+        first: Params = over_copies(experiment.stack.at(strengths).recall, copies, mapped)(params)
+        return first
 
     memory: Params = {}
     if experiment.stack.overrides("recall"):

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from runner.methods.base import Now, Params, Strength, penalized, strength
+from runner.methods.base import Now, Params, Strength, given, penalized, strength
 
 Hyper: TypeAlias = Mapping[str, Tensor | float]  # the optimizer's numbers at this step, by field name
 
@@ -37,7 +37,7 @@ class SGD(Optimizer):
     """v <- momentum v + g;  w <- w - lr v, or w - lr (g + momentum v) with Nesterov's look ahead  (Sutskever 2013)."""
 
     momentum: Strength = strength(0, 1, open_high=True)
-    nesterov: bool
+    nesterov: bool = given()
 
     def begin(self, params: Params) -> Params:
         """One velocity for each weight, at zero."""
@@ -86,7 +86,7 @@ class AdamW(Adam):
     """Adam after w <- (1 - lr weight_decay) w  (Loshchilov and Hutter 2019)."""
 
     weight_decay: Strength = strength(0, off=0)
-    biases: bool
+    biases: bool = given()
 
     def move(self, params: Params, gradient: Params, moments: Params, hyper: Hyper, now: Now) -> tuple[Params, Params]:
         """One step of AdamW."""

@@ -73,7 +73,8 @@ def train_step(
                 return h
 
             with tapped(tap):
-                return functional_call(net, stack.weights(at, now), (x,))
+                logits: Tensor = functional_call(net, stack.weights(at, now), (x,))
+            return logits
 
         logits = forward(batch.x, now.key)
         seen = Seen(params, batch, logits, tuple(hidden), forward)

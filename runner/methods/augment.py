@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from runner.errors import Refusal
 from runner.keys import Key
-from runner.methods.base import Batch, Method, Now, Strength, strength
+from runner.methods.base import Batch, Method, Now, Strength, given, strength
 
 # What each operation does at amount a (already times the method's strength), and the kinds of data it suits.
 OPERATIONS = {
@@ -36,7 +36,7 @@ class Augment(Method):
 
     family: ClassVar[str] = "input"
     magnitude: Strength = strength(0, off=0)
-    policy: dict[str, float] = field()
+    policy: dict[str, float] = given()
 
     def batch(self, batch: Batch, now: Now) -> Batch:
         """x [B, ...] changed by each operation of the policy in turn."""

@@ -112,6 +112,11 @@ def strength(
     return field(metadata={"range": Range(low, high, off, open_low, open_high, whole, built)})
 
 
+def given() -> Any:  # Any: as above
+    """A field that holds a setting which is no number of its own; it has no default, conf/method has it."""
+    return field()
+
+
 def choice(*options: str) -> Any:  # Any: as above
     """A field that holds one of a few words; it has no default, conf/method has it."""
     return field(metadata={"options": options})

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from runner.methods.base import Method, Now, Params, Strength, lengths, penalized, strength
+from runner.methods.base import Method, Now, Params, Strength, given, lengths, penalized, strength
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class NonNegative(Method):
 
     family: ClassVar[str] = "constraint"
     rate: Strength = strength(0, 1, off=0)
-    biases: bool
+    biases: bool = given()
 
     def project(self, params: Params, now: Now) -> Params:
         """Every weight, its negative part times 1 - rate."""

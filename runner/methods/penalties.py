@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from runner.methods.base import Method, Now, Params, Seen, Strength, choice, penalized, strength, total
+from runner.methods.base import Method, Now, Params, Seen, Strength, choice, given, penalized, strength, total
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class L1(Method):
     family: ClassVar[str] = "penalty"
     rate: Strength = strength(0, off=0)
     form: str = choice("proximal", "subgradient")
-    biases: bool
+    biases: bool = given()
 
     def penalty(self, seen: Seen, now: Now) -> Tensor | float:
         """rate * sum |w|, in the subgradient form: []."""
@@ -46,7 +46,7 @@ class L2(Method):
 
     family: ClassVar[str] = "penalty"
     rate: Strength = strength(0, off=0)
-    biases: bool
+    biases: bool = given()
 
     def penalty(self, seen: Seen, now: Now) -> Tensor | float:
         """rate/2 * sum w^2: []."""
@@ -59,7 +59,7 @@ class WeightDecay(Method):
 
     family: ClassVar[str] = "penalty"
     rate: Strength = strength(0, off=0)
-    biases: bool
+    biases: bool = given()
 
     def project(self, params: Params, now: Now) -> Params:
         """(1 - lr * rate) * w."""

@@ -19,6 +19,7 @@ from runner.methods.base import (
     Strength,
     beside_last,
     choice,
+    given,
     last_layer,
     lengths,
     penalized,
@@ -152,7 +153,7 @@ class WeightStandardization(Method):
     family: ClassVar[str] = "normalization"
     finishes: ClassVar[bool] = True
     epsilon: Strength = strength(0, open_low=True)
-    scaled: bool
+    scaled: bool = given()
 
     def build(self, net: nn.Module) -> nn.Module:
         """The net as it is; refuses one whose only layer is its last."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from runner.methods.base import Method, Now, Params, Strength, penalized, strength
+from runner.methods.base import Method, Now, Params, Strength, given, penalized, strength
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class WeightNoise(Method):
 
     family: ClassVar[str] = "noise"
     scale: Strength = strength(0, off=0)
-    biases: bool
+    biases: bool = given()
 
     def weights(self, params: Params, now: Now) -> Params:
         """w + scale * N(0, 1)."""

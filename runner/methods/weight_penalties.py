@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from runner.errors import Refusal
 from runner.keys import Key
-from runner.methods.base import Method, Now, Params, Seen, Strength, choice, penalized, strength, total
+from runner.methods.base import Method, Now, Params, Seen, Strength, choice, given, penalized, strength, total
 from runner.nets.sites import Mark, Slot
 
 # The hard concrete distribution (Louizos et al. 2018): its temperature, and the interval it is stretched to.
@@ -38,7 +38,7 @@ class ElasticNet(Method):
     rate: Strength = strength(0, off=0)
     share: Strength = strength(0, 1)
     form: str = choice("proximal", "subgradient")
-    biases: bool
+    biases: bool = given()
 
     def penalty(self, seen: Seen, now: Now) -> Tensor | float:
         """rate * (share * sum |w| + (1 - share)/2 * sum w^2), in the subgradient form: []."""
@@ -71,7 +71,7 @@ class GroupLasso(Method):
     family: ClassVar[str] = "penalty"
     rate: Strength = strength(0, off=0)
     form: str = choice("proximal", "subgradient")
-    biases: bool
+    biases: bool = given()
 
     def penalty(self, seen: Seen, now: Now) -> Tensor | float:
         """rate * sum sqrt(fan-in) * |row|, in the subgradient form: []."""
@@ -147,7 +147,7 @@ class L2SP(Method):
 
     family: ClassVar[str] = "penalty"
     rate: Strength = strength(0, off=0)
-    biases: bool
+    biases: bool = given()
 
     def penalty(self, seen: Seen, now: Now) -> Tensor | float:
         """rate/2 * sum (w - w0)^2: []."""
@@ -172,7 +172,7 @@ class PathNorm(Method):
 
     family: ClassVar[str] = "penalty"
     rate: Strength = strength(0, off=0)
-    biases: bool
+    biases: bool = given()
 
     def build(self, net: nn.Module) -> nn.Module:
         """The net as it is; refuses one in which a path's weights do not say it all."""

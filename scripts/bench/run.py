@@ -92,7 +92,7 @@ def plain(make: Callable[[Iterable[Tensor]], torch.optim.Optimizer], width: int,
         for i in range(steps):
             rows = order[i * BATCH : (i + 1) * BATCH]
             optimizer.zero_grad(set_to_none=True)
-            F.cross_entropy(net(x[rows]), y[rows]).backward()  # type: ignore[no-untyped-call]
+            F.cross_entropy(net(x[rows]), y[rows]).backward()
             optimizer.step()
 
     return train
