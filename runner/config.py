@@ -37,13 +37,15 @@ from runner.paths import conf_dir, options
 TRUSTED = ("runner.", "torch.nn.", "torch.optim.", "torchvision.models.", "timm.")
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
 SPLIT_KEYS = ("train_size", "val_size", "test_size", "resplit", "standardize")
+MARGINS = ("acc", "gap", "loss")
 PROTOCOLS = ("fixed", "tuned", "smoke")
 TOP = (
-    "study", "seeds", "seed0", "epochs", "batch_size", "device", "dtype", "evaluate", "penalize_biases", "lanes",
-    "threads", "progress", "out", "allow", "axes", "data", "model", "optimizer", "schedule", "method", "protocol",
+    "study", "seeds", "seed0", "epochs", "batch_size", "device", "dtype", "evaluate", "penalize_biases", "margins",
+    "lanes", "threads", "progress", "out", "allow", "axes", "data", "model", "optimizer", "schedule", "method",
+    "protocol",
 )  # fmt: skip
 # What changes no number of a run that is trained: it is no part of a job's identity
-OUTSIDE = ("study", "seeds", "lanes", "threads", "progress", "out", "allow", "axes")
+OUTSIDE = ("study", "seeds", "margins", "lanes", "threads", "progress", "out", "allow", "axes")
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,7 @@ class Job:
     model: str
     setting: str  # the axes of the sweep other than methods, "optimizer.lr=0.01"; usually empty
     protocol: Protocol
+    margins: Mapping[str, float]  # differences that count as none, by metric
     experiment: Experiment
     axes: Mapping[str, Sequence[float]]  # numbers written as lists, or the grid of a tuned method
     points: Sequence[Mapping[str, float]]  # the configurations of the job
@@ -169,6 +172,7 @@ def read(cfg: DictConfig, overrides: Sequence[str] = ()) -> Job:
         model=str(values["model"]["name"]),
         setting=_setting(values),
         protocol=protocol,
+        margins=_margins(_section(values, "margins")),
         experiment=experiment,
         axes=axes,
         points=points,
@@ -289,6 +293,17 @@ def _protocol(node: object) -> Protocol:
         raise Refusal(f"protocol.select is {node.get('select')!r}; it must be val_acc or val_loss (conf/protocol)")
     tune = _whole("protocol.tune_seeds", node.get("tune_seeds"), 1 if node["name"] == "tuned" else 0)
     return Protocol(node["name"], tune if node["name"] == "tuned" else 0, node["select"])
+
+
+def _margins(node: dict[str, Any]) -> dict[str, float]:
+    for key in node:
+        if key not in MARGINS:
+            raise unknown("margin", key, MARGINS, "conf/config.yaml")
+    margins = {key: _number(f"margins.{key}", node.get(key), f"margins.{key}=...") for key in MARGINS}
+    for key, value in margins.items():
+        if value <= 0:
+            raise Refusal(f"margins.{key} is {value:g}; it must be above 0 (margins.{key}=...)")
+    return margins
 
 
 def _data(node: dict[str, Any], seed0: int, trusted: Sequence[str]) -> tuple[Data, Splitter]:

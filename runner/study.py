@@ -56,14 +56,28 @@ def admit(jobs: Sequence[Job], axes: Sequence[str], folder: Path) -> None:
                 f"study {folder.name!r} has {key}={theirs.get(key)} and this command says {mine.get(key)}{more}; "
                 f"results would not compare, so use another name (study=...) or {key}={theirs.get(key)}"
             )
+        fixed = standing.get("margins", job.margins)
+        if fixed != job.margins:
+            raise Refusal(
+                f"study {folder.name!r} was begun with margins {_said(fixed)} and this command says "
+                f"{_said(job.margins)}; verdicts under other margins: regrun-report {folder} --margin acc=..."
+            )
     _writable(folder)
+
+
+def _said(margins: Mapping[str, float]) -> str:
+    return ", ".join(f"{name}={value:g}" for name, value in margins.items())
 
 
 def begin(jobs: Sequence[Job], axes: Sequence[str], folder: Path) -> None:
     """Write down what the study's jobs share; a study that stands gains the data sets, models and axes that are new."""
     standing = _standing(folder)
     settings = {f"{job.dataset}/{job.model}": _comparable(job) for job in jobs} | dict(standing.get("settings", {}))
-    noted = {"axes": sorted(set(standing.get("axes", ())) | set(axes)), "settings": settings}
+    noted = {
+        "axes": sorted(set(standing.get("axes", ())) | set(axes)),
+        "margins": standing.get("margins", dict(jobs[0].margins)),
+        "settings": settings,
+    }
     if noted != {key: standing.get(key) for key in noted}:
         begun = standing.get("begun_at", records.now())
         records.write(folder / "study.json", json.dumps({"begun_at": begun, **noted}, indent=1) + "\n")

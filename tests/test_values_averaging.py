@@ -16,7 +16,7 @@ from runner.errors import Refusal
 from runner.keys import Key
 from runner.methods.averaging import EMA, SWA, Lookahead, MeanTeacher
 from runner.methods.base import Batch, Method, Now, Params, Seen
-from runner.methods.constraints import MaxNorm
+from runner.methods.constraints import MaxNorm, Prune
 from runner.methods.dropping import Dropout
 from runner.methods.flatness import ASAM, SAM
 from runner.methods.normalization import BatchNorm
@@ -184,6 +184,6 @@ def test_averages_are_evaluated_with_batch_norm_and_others(method: Method, seeds
 
 def test_two_averages_in_one_stack_are_refused() -> None:
     net = mlp((4,), 2, width=3, depth=1)
-    Stack({"ema": EMA(0.9), "max_norm": MaxNorm(3.0)}).build(net)
+    Stack({"ema": EMA(0.9), "prune": Prune(0.5, 0.0, 0.5, 1)}).build(net)  # which shapes what others average
     with pytest.raises(Refusal, match="method has swa and ema, which each choose the weights to evaluate"):
         Stack({"swa": SWA(0.5, 1), "l2": L2(0.1, False), "ema": EMA(0.9)}).build(net)

@@ -23,7 +23,7 @@ from runner.grid import Run
 from runner.keys import Key
 from runner.methods.averaging import EMA, Lookahead
 from runner.methods.base import Method, Now
-from runner.methods.constraints import MaxNorm
+from runner.methods.constraints import MaxNorm, Prune
 from runner.methods.dropping import Dropout
 from runner.methods.ensembles import Ensemble, MCDropout, SnapshotEnsemble
 from runner.methods.flatness import SAM
@@ -154,8 +154,8 @@ def test_an_ensemble_is_trained_and_evaluated_through_the_loop(seeds: int) -> No
 
 def test_ensembles_of_averages_of_snapshots_and_with_early_stopping() -> None:
     for others in (
-        {"ema": EMA(0.9), "max_norm": MaxNorm(3.0)},
-        {"snapshot_ensemble": SnapshotEnsemble(2, 2), "max_norm": MaxNorm(3.0)},
+        {"ema": EMA(0.9), "prune": Prune(0.5, 0.0, 0.5, 1)},
+        {"snapshot_ensemble": SnapshotEnsemble(2, 2), "prune": Prune(0.5, 0.0, 0.5, 1)},
         {"early_stopping": EarlyStopping(1, 0.0)},
         {"mc_dropout": MCDropout(0.2, 3), "batch_norm": BatchNorm(1e-5)},
     ):
@@ -175,7 +175,7 @@ def test_neutral_strengths_are_the_baseline_in_evaluation_too() -> None:
     for name, method in (
         ("ensemble", Ensemble(1)),
         ("snapshot_ensemble", SnapshotEnsemble(1, 3)),
-        ("mc_dropout", MCDropout(0.0, 5)),
+        ("mc_dropout", MCDropout(0.0, 3)),
     ):
         assert all(
             same(a, b) for a, b in zip(outcomes(experiment(Stack({name: method}), epochs=2), 2), plain, strict=True)
@@ -201,9 +201,17 @@ def test_mc_dropout_averages_probabilities() -> None:
     p = net(torch.zeros(50, 1)).exp()
     torch.testing.assert_close(p.sum(1), torch.ones(50))
     assert p[:, 0].mean().item() == pytest.approx(0.7, abs=0.006)
+    assert p[:, 0].std() < 0.02  # passes have masks of their own: 0.2 / sqrt(400) = 0.01
     assert torch.equal(net(torch.zeros(50, 1)).exp(), p)
     # in training it is one plain pass, for the step's own noise to act on: logits
     assert net.train()(torch.zeros(1, 1))[0, 0].item() == pytest.approx(math.log(3))
+
+
+def test_mc_dropout_at_rate_0_is_one_plain_pass() -> None:
+    torch.manual_seed(0)
+    net, x = mlp((4,), 2, width=3, depth=1).eval(), torch.ones(2, 4)
+    logits = net(x)
+    assert torch.equal(MCDropout(0.0, 3).build(net)(x), logits)  # not log-probabilities
 
 
 def test_mc_dropout_drops_in_training() -> None:

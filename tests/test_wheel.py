@@ -34,7 +34,8 @@ def test_the_wheel_is_whole_and_works_elsewhere(tmp_path: Path) -> None:
     packed = {name for name in names if name.startswith("runner/conf/")}
     assert packed == {f"runner/{path.relative_to(ROOT)}" for path in (ROOT / "conf").rglob("*.yaml")}
     modules = {str(path.relative_to(ROOT)) for path in (ROOT / "runner").rglob("*.py") if "_plugins" not in path.parts}
-    assert {name for name in names if name.startswith("runner/")} - packed - {"runner/py.typed"} == modules
+    data = {"runner/py.typed", "runner/report/report.html.jinja"}
+    assert {name for name in names if name.startswith("runner/")} - packed == modules | data
     assert {name for name in names if name.startswith("hydra_plugins/")} == {"hydra_plugins/regrun_sweeper/__init__.py"}
 
     venv.create(tmp_path / "env", with_pip=False)

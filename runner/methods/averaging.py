@@ -118,7 +118,7 @@ class MeanTeacher(Method):
 
     def penalty(self, seen: Seen, now: Now) -> Tensor:
         """rate * exp(-5 (1 - t)^2) * mean (p - teacher's p)^2: []."""
-        teacher = seen.forward(seen.batch.x, now.key.fold("teacher"), now.memory)
+        teacher = seen.forward(seen.batch.x, now.key, now.memory)
         apart = (seen.logits.softmax(1) - teacher.detach().softmax(1)) ** 2
         passed = (now.step + 1) / torch.as_tensor(self.ramp * now.steps).clamp_min(1)
         return self.rate * torch.exp(-5 * (1 - passed.clamp_max(1)) ** 2) * apart.mean()

@@ -22,6 +22,7 @@ from runner.report.sheet import (
     limits_of,
     named,
     percent,
+    settle,
     sheet,
     shortened,
     styled,
@@ -231,8 +232,7 @@ def _forest(runs: pd.DataFrame, headline: pd.DataFrame) -> Drawing | None:
     more = [f"+{number(row, 'more_seeds'):.0f}" if math.isfinite(number(row, "more_seeds")) else "" for row in rows]
     if any(more):
         _text_column(text, 1.0, "+seeds", more, "right", grey, False)
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")
+    settle(figure)
     columns = ["method", "strengths", "n_pairs", *(f"{n}{e}" for n in ("diff", "gap_diff") for e in _ENDS)]
     return Drawing(figure, shown[[*columns, "rope", "gap_rope", "p_holm", "verdict", "more_seeds"]])
 
@@ -297,8 +297,7 @@ def _gap_decomposition(headlines: Sequence[pd.DataFrame]) -> Drawing | None:
             f"{value:+.1f}".replace("-", MINUS) if math.isfinite(value) else "" for value in percent(part, "gap_diff")
         ]
         _text_column(words, 1.0, "Δ gap", gaps, "right", [LEVEL] * len(rows), False)
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")
+    settle(figure)
     columns = ["checkpoint", "method", "strengths", "d_train", "d_train_lo", "d_train_hi", "diff", "diff_lo", "diff_hi"]
     return Drawing(figure, pd.concat(merged)[[*columns, "gap_diff", "gap_share_from_test"]])
 
@@ -371,8 +370,7 @@ def _cost_benefit(runs: pd.DataFrame, headline: pd.DataFrame) -> Drawing | None:
         _budget(panels[0], curves, headline)
     if len(timed):
         _times(panels[-1], timed, level)
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")
+    settle(figure)
     drawn = [
         pd.DataFrame({"panel": "budget", "method": name, "runs": np.arange(1, len(curve) + 1), "test_acc": curve / 100})
         for name, curve in curves.items()

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.patches import Patch
 
-from runner.report.sheet import Drawing, sheet, shortened, styled
+from runner.report.sheet import Drawing, settle, sheet, shortened, styled
 from runner.report.stats import Values, holm, paired_difference, pooled, sign_flip
 from runner.report.style import mark_of
 from runner.report.tables import BASELINE, groups, in_order, pairs_of
@@ -236,8 +236,7 @@ def _heat_strip(headline: pd.DataFrame, over: pd.DataFrame | None) -> Drawing | 
     axes.xaxis.tick_top()
     for side in ("left", "bottom"):
         axes.spines[side].set_visible(False)
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")
+    settle(figure)
     frame = pd.DataFrame(table / 100, columns=titles)
     frame.insert(0, "method", [method for method, _ in keys])
     frame.insert(1, "strengths", [strengths for _, strengths in keys])
@@ -342,8 +341,7 @@ def _ranks(headline: pd.DataFrame) -> Drawing | None:
     axes.set_yticks(range(len(order)), [shortened(f"{name}  {mean[name]:.1f}", 26, 2) for name in order])
     axes.set_xticks(range(1, len(order) + 1))
     axes.set_xlabel("rank   ← better")
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")
+    settle(figure)
     frame = standing.loc[order].reset_index(names="method")
     frame.insert(1, "mean_rank", mean.to_numpy())
     return Drawing(figure, frame)

@@ -29,6 +29,7 @@ from runner.report.sheet import (
     limits_of,
     named,
     percent,
+    settle,
     sheet,
     shortened,
     styled,
@@ -103,8 +104,7 @@ def _gap_vs_test(headline: pd.DataFrame, strengths: pd.DataFrame) -> Drawing | N
     _points(axes, shown, off)
     if right is not None:
         _paths(right, shown, paths)
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")
+    settle(figure)
     inside = shown[~off]
     rows = records(inside)
     labels = [
@@ -414,8 +414,7 @@ def _strength_curves(
                 ]
             ]
         )
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")
+    settle(figure)
     for axes in panels:
         _thin_ticks(axes)
     return Drawing(figure, pd.concat(drawn, ignore_index=True))
@@ -568,8 +567,7 @@ def _learning_curves(runs: pd.DataFrame, headline: pd.DataFrame, curves: pd.Data
         failed = int(number(row, "n_failed"))
         short = shortened(name, 24 if columns == COLUMNS else 40, 2)
         axes.set_title(f"{short} ({failed} failed)" if failed else short)
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")
+    settle(figure)
     return Drawing(figure, shown)
 
 

@@ -80,6 +80,17 @@ def sheet(width: float, body: float, title: str, note: str, handles: Sequence[Ar
     return figure
 
 
+def settle(figure: Figure) -> None:
+    """Lay the figure out once and for all.
+
+    The solver's last bits differ from one call to the next, and an SVG names its clips by all bits: places are rounded.
+    """
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    for axes in figure.axes:
+        axes.set_position(tuple(round(float(value), 5) for value in axes.get_position().bounds))  # type: ignore[arg-type]  # 4 floats
+
+
 def styled(draw: Callable[[], Drawing | None]) -> Drawing | None:
     """Run `draw` under the settings of these figures and put those of the caller back."""
     with own_settings():

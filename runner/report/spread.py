@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from runner.report.sheet import Drawing, Flags, fence, in_view, interval_note, percent, sheet, shortened, styled
+from runner.report.sheet import Drawing, Flags, fence, in_view, interval_note, percent, settle, sheet, shortened, styled
 from runner.report.stats import Values
 from runner.report.style import NONE_COLOR, mark_of
 from runner.report.tables import BASELINE, groups
@@ -108,8 +108,7 @@ def _weights(runs: pd.DataFrame, headline: pd.DataFrame) -> Drawing | None:
             axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.set_xlabel(label)
         axes.set_yticks(range(len(rows)), names if axes is panels[0] else [""] * len(rows))
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")
+    settle(figure)
     return Drawing(figure, pd.concat(drawn, ignore_index=True)) if drawn else None
 
 
@@ -174,8 +173,7 @@ def _seed_spread(runs: pd.DataFrame, headline: pd.DataFrame) -> Drawing | None:
         drawn.append(part[["method", "strengths", "seed", "status", column]])
     axes.set_yticks(range(len(rows)), names)
     axes.set_xlabel("test accuracy (%)")
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")
+    settle(figure)
     return Drawing(figure, pd.concat(drawn, ignore_index=True))
 
 
