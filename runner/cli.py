@@ -62,7 +62,9 @@ def main() -> None:
     """Entry point of the console script."""
     sys.argv[1:] = arranged(sys.argv[1:])
     os.environ["REGRUN_MAIN"] = str(os.getpid())
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # a thread that spins for its core makes small nets 10x as slow
+    # A thread that spins for a core which another process has makes a step up to 80 times as slow, one that never spins
+    # doubles a large net's step on a quiet machine: spin for some microseconds (docs/benchmarks.md).
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra hands exceptions on instead of printing them
     with _answers():
         _choices_are_names(sys.argv[1:])

@@ -80,7 +80,11 @@ def begin(jobs: Sequence[Job], axes: Sequence[str], folder: Path) -> None:
     }
     if noted != {key: standing.get(key) for key in noted}:
         begun = standing.get("begun_at", records.now())
-        records.write(folder / "study.json", json.dumps({"begun_at": begun, **noted}, indent=1) + "\n")
+        text = json.dumps({"begun_at": begun, **noted}, indent=1) + "\n"
+        try:
+            records.write(folder / "study.json", text)
+        except OSError as error:  # the first thing that a study writes, where permissions did not say no
+            raise Refusal(f"out is {str(folder.parent)!r}, which cannot be written to: {error} (out=...)") from error
 
 
 def run_job(job: Job, folder: Path, command: Sequence[str], say: Say, watch: Callable[[Progress], None]) -> list[Row]:

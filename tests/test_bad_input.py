@@ -20,7 +20,7 @@ CASES: list[tuple[str, list[str]]] = [
     # names that are not on the menu
     ("method=dropuot", ["no method 'dropuot'", "did you mean 'dropout'?", "conf/method"]),
     ("method=dropout,dropuot -m", ["no method 'dropuot'", "did you mean 'dropout'?"]),
-    ("method=", ["no method ''", "dropout"]),
+    ("method=", ["no method ''", "conf/method has"]),
     ("data=mnist1dd", ["no data 'mnist1dd'", "did you mean 'mnist1d'?"]),
     ("model=mpl", ["no model 'mpl'", "did you mean 'mlp'?"]),
     ("optimizer=sgdd", ["no optimizer 'sgdd'", "did you mean 'sgd'?"]),
@@ -132,6 +132,7 @@ CASES: list[tuple[str, list[str]]] = [
     # where results go
     ("out=file", ["out is 'file'", "cannot be written to"]),
     ("out=file/below -m method=l2", ["out is 'file/below'", "cannot be written to"]),
+    ("out=/proc/regrun", ["out is '/proc/regrun'", "cannot be written to"]),
     ("out=null", ["out is None"]),
     ("study=a/b", ["study is 'a/b'"]),
     ("study=..", ["study is '..'"]),
