@@ -11,7 +11,7 @@ Nothing here acts at evaluation except `build`, which changes the net itself, an
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, NamedTuple, TypeAlias
 
@@ -130,6 +130,8 @@ class Method:
     restores: ClassVar[bool] = False  # whether a run ends with the weights of its best validation loss
     finishes: ClassVar[bool] = False  # whether `average` shapes what others average, so that it comes after theirs
     passes: ClassVar[float] = 1.0  # gradient passes of a step, in those of the baseline: what the method costs
+    sole: ClassVar[str] = ""  # what at most one method of a stack may do, in words that follow "which each"
+    refuses: ClassVar[Mapping[str, str]] = {}  # the classes of methods that it cannot stand beside, and why
 
     @property
     def members(self) -> int:

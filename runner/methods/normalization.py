@@ -26,6 +26,7 @@ class BatchNorm(Method):
     """
 
     family: ClassVar[str] = "normalization"
+    sole: ClassVar[str] = "fill the model's slots with a norm"
     epsilon: Strength = strength(0, open_low=True, built=True)
 
     def build(self, net: nn.Module) -> nn.Module:
@@ -43,6 +44,7 @@ class GhostBatchNorm(Method):
     """
 
     family: ClassVar[str] = "normalization"
+    sole: ClassVar[str] = "fill the model's slots with a norm"
     size: Strength = strength(2, whole=True, built=True)
     epsilon: Strength = strength(0, open_low=True, built=True)
 
@@ -61,6 +63,7 @@ class LayerNorm(Method):
     """
 
     family: ClassVar[str] = "normalization"
+    sole: ClassVar[str] = "fill the model's slots with a norm"
     epsilon: Strength = strength(0, open_low=True, built=True)
 
     def build(self, net: nn.Module) -> nn.Module:
@@ -76,6 +79,7 @@ class GroupNorm(Method):
     """
 
     family: ClassVar[str] = "normalization"
+    sole: ClassVar[str] = "fill the model's slots with a norm"
     groups: Strength = strength(1, whole=True, built=True)
     epsilon: Strength = strength(0, open_low=True, built=True)
 
@@ -99,6 +103,7 @@ class RMSNorm(Method):
     """
 
     family: ClassVar[str] = "normalization"
+    sole: ClassVar[str] = "fill the model's slots with a norm"
     epsilon: Strength = strength(0, open_low=True, built=True)
 
     def build(self, net: nn.Module) -> nn.Module:
