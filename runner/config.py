@@ -36,7 +36,7 @@ from runner.paths import conf_dir, options
 # What may be named by a configuration file. A user's own package must be named on the command line: allow=[mypackage]
 TRUSTED = ("runner.", "torch.nn.", "torch.optim.", "torchvision.models.", "timm.")
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
-SPLIT_KEYS = ("train_size", "val_size", "test_size", "resplit", "standardize")
+SPLIT_KEYS = ("train_size", "val_size", "test_size", "resplit", "standardize", "smoke")
 MARGINS = ("acc", "gap", "loss")
 PROTOCOLS = ("fixed", "tuned", "smoke")
 TOP = (
@@ -162,6 +162,7 @@ def read(cfg: DictConfig, overrides: Sequence[str] = ()) -> Job:
     )
     _rehearse(experiment, points, seed0)
     settings = {key: value for key, value in values.items() if key not in OUTSIDE} | {"device": device.type}
+    settings["data"] = {key: value for key, value in values["data"].items() if key != "smoke"}
     return Job(
         settings=settings,
         study=_name(values["study"]),

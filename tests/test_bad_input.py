@@ -30,7 +30,7 @@ CASES: list[tuple[str, list[str]]] = [
     ("data=null", ["no data 'null'", "digits"]),
     ("model=3", ["no model '3'", "mlp"]),
     ("-m data=digits,null", ["no data 'null'"]),
-    ("data=[digits,mnist1d]", ["data is [digits,mnist1d]", "one of digits"]),
+    ("data=[digits,mnist1d]", ["data is [digits,mnist1d]", "one of breast_cancer, digits"]),
     # misspelt settings
     ("epochz=3", ["no setting 'epochz'", "did you mean 'epochs'?", "conf/config.yaml"]),
     ("+epochz=3", ["no setting 'epochz'", "did you mean 'epochs'?"]),
