@@ -130,7 +130,7 @@ def explain(error: Exception) -> str:
     """A mistake that Hydra or OmegaConf found, in one line.
 
     >>> explain(HydraException("Could not find 'protocol/tund'"))
-    "no protocol 'tund'; did you mean 'tuned'? (conf/protocol has: fixed, smoke, tuned)"
+    "no protocol 'tund'; did you mean 'tuned'? (conf/protocol has: fixed, search, smoke, tuned)"
     """
     if isinstance(error, OverrideParseException):
         why = error.message.splitlines()[0]

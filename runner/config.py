@@ -23,22 +23,24 @@ from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
 from runner.data.base import Data, Splitter
-from runner.engine.loop import rehearse, shaping
+from runner.engine.loop import rehearse
 from runner.engine.optimizers import Optimizer
 from runner.engine.schedules import Constant, Cosine, Cyclic, Step
 from runner.errors import Refusal, unknown
 from runner.experiment import Budget, Experiment
 from runner.grid import Run, along, crossed, runs
+from runner.keys import Key
 from runner.methods.base import Method, ranges
 from runner.methods.stack import Stack
 from runner.paths import conf_dir, options
+from runner.search import drawn
 
 # What may be named by a configuration file. A user's own package must be named on the command line: allow=[mypackage]
 TRUSTED = ("runner.", "torch.nn.", "torch.optim.", "torchvision.models.", "timm.")
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
 SPLIT_KEYS = ("train_size", "val_size", "test_size", "resplit", "standardize", "smoke")
 MARGINS = ("acc", "gap", "loss")
-PROTOCOLS = ("fixed", "tuned", "smoke")
+PROTOCOLS = ("fixed", "tuned", "search", "smoke")
 TOP = (
     "study", "seeds", "seed0", "epochs", "batch_size", "device", "dtype", "evaluate", "penalize_biases", "margins",
     "lanes", "threads", "progress", "out", "allow", "axes", "data", "model", "optimizer", "schedule", "method",
@@ -52,8 +54,11 @@ OUTSIDE = ("study", "seeds", "margins", "lanes", "threads", "progress", "out", "
 class Protocol:
     """How seeds are spent."""
 
-    name: str  # fixed, tuned or smoke
+    name: str  # one of PROTOCOLS
     tune_seeds: int  # seeds that choose a strength; 0 where nothing is chosen
+    trials: int  # points that a search draws for each stack; 0 where they are not drawn
+    alternatives: Sequence[Sequence[str]]  # methods of which a search takes one at most
+    requires: Mapping[str, str]  # methods that a search takes together with another
     select: str  # the validation figure that chooses: val_acc or val_loss
 
 
@@ -71,16 +76,12 @@ class Job:
     setting: str  # the axes of the sweep other than methods, "optimizer.lr=0.01"; usually empty
     protocol: Protocol
     margins: Mapping[str, float]  # differences that count as none, by metric
+    method: str  # the stack in one word: "dropout+l2", or "none"
     experiment: Experiment
     axes: Mapping[str, Sequence[float]]  # numbers written as lists, or the grid of a tuned method
     points: Sequence[Mapping[str, float]]  # the configurations of the job
     seeds: Sequence[int]  # of the runs to report
     tune_seeds: Sequence[int]
-
-    @property
-    def method(self) -> str:
-        """The stack in one word: "dropout+l2", or "none"."""
-        return "+".join(self.experiment.stack.methods) or "none"
 
     @property
     def name(self) -> str:
@@ -140,13 +141,14 @@ def read(cfg: DictConfig, overrides: Sequence[str] = ()) -> Job:
     if not isinstance(values["dtype"], str) or values["dtype"] not in DTYPES:
         raise Refusal(f"dtype is {values['dtype']!r}; it must be one of {', '.join(DTYPES)} (dtype=...)")
 
+    named = _named_stacks(values["method"])
     stack, axes, grids = _stack(values["method"], trusted)
     optimizer, more = _build("optimizer", _section(values, "optimizer"), Optimizer, trusted)
     schedule, _ = _build("schedule", _section(values, "schedule"), (Constant, Cosine, Cyclic, Step), trusted)
     axes |= more
     if protocol.tune_seeds:
         axes = grids | axes  # a list on the command line takes the place of a method's own grid
-        points = _tuned_points(axes)
+        points = _searched_points(axes, stack, optimizer, protocol, seed0) if protocol.trials else _tuned_points(axes)
     else:
         points = crossed(axes)
     if n_val == 0 and (stack.ends_at_best or (protocol.tune_seeds and len(points) > 1)):
@@ -173,6 +175,7 @@ def read(cfg: DictConfig, overrides: Sequence[str] = ()) -> Job:
         model=str(values["model"]["name"]),
         setting=_setting(values),
         protocol=protocol,
+        method=_label(list(stack.methods), named),
         margins=_margins(_section(values, "margins")),
         experiment=experiment,
         axes=axes,
@@ -184,7 +187,7 @@ def read(cfg: DictConfig, overrides: Sequence[str] = ()) -> Job:
 
 def _rehearse(experiment: Experiment, points: Sequence[Mapping[str, float]], seed: int) -> None:
     """Let the methods refuse data or a model that they do not suit, before anything is written."""
-    shapes = {tuple(shaping(experiment.stack, point).items()): point for point in points}
+    shapes = {tuple(experiment.stack.shaping(point).items()): point for point in points}
     for point in shapes.values():
         try:
             rehearse(experiment, Run(seed, "report", point, 0))
@@ -292,8 +295,19 @@ def _protocol(node: object) -> Protocol:
         raise unknown("protocol", str(name), PROTOCOLS, "conf/protocol")
     if node.get("select") not in ("val_acc", "val_loss"):
         raise Refusal(f"protocol.select is {node.get('select')!r}; it must be val_acc or val_loss (conf/protocol)")
-    tune = _whole("protocol.tune_seeds", node.get("tune_seeds"), 1 if node["name"] == "tuned" else 0)
-    return Protocol(node["name"], tune if node["name"] == "tuned" else 0, node["select"])
+    tunes, searches = name in ("tuned", "search"), name == "search"
+    tune = _whole("protocol.tune_seeds", node.get("tune_seeds"), 1 if tunes else 0)
+    trials = _whole("protocol.trials", node.get("trials"), 2) if searches else 0
+    alternatives = node.get("alternatives") if searches else []
+    if not isinstance(alternatives, list):
+        raise Refusal(
+            f"protocol.alternatives is {alternatives!r}; it must be a list of lists of methods (conf/protocol)"
+        )
+    groups = [_names("protocol.alternatives", group) for group in alternatives]
+    requires = node.get("requires") if searches else {}
+    if not isinstance(requires, dict) or not all(isinstance(other, str) for other in requires.values()):
+        raise Refusal(f"protocol.requires is {requires!r}; it must name a method for a method (conf/protocol)")
+    return Protocol(name, tune if tunes else 0, trials, groups, requires, node["select"])
 
 
 def _margins(node: dict[str, Any]) -> dict[str, float]:
@@ -354,6 +368,26 @@ def _model(node: dict[str, Any], data: Data, trusted: Sequence[str]) -> Callable
     return model
 
 
+def _named_stacks(node: dict[str, Any]) -> dict[str, list[str]]:
+    """The stacks that have a name of their own, with their methods; taken out of the stack's settings."""
+    stacks = node.pop("stacks", {})
+    if not isinstance(stacks, dict):
+        raise Refusal(f"method.stacks is {stacks!r}; it must give each named stack its methods (conf/method)")
+    return {name: _names(f"method.stacks.{name}", methods) for name, methods in stacks.items()}
+
+
+def _label(methods: list[str], named: Mapping[str, list[str]]) -> str:
+    """The stack in one word.
+
+    >>> _label(["l2", "dropout", "mixup"], {"cocktail": ["dropout", "l2"]}), _label([], {})
+    ('cocktail+mixup', 'none')
+    """
+    for name, parts in named.items():
+        if set(parts) <= set(methods):
+            methods = [name, *(method for method in methods if method not in parts)]
+    return "+".join(methods) or "none"
+
+
 def _stack(
     node: Mapping[str, Any], trusted: Sequence[str]
 ) -> tuple[Stack, dict[str, list[float]], dict[str, list[float]]]:
@@ -388,6 +422,16 @@ def _tuned_points(axes: Mapping[str, Sequence[float]]) -> list[dict[str, float]]
         said = ", ".join(f"{path} has {length}" for path, length in lengths.items())
         raise Refusal(f"protocol=tuned walks the grids of a stack together, so they must be equally long: {said}")
     return along(axes)
+
+
+def _searched_points(
+    axes: Mapping[str, Sequence[float]], stack: Stack, optimizer: Optimizer, protocol: Protocol, seed0: int
+) -> list[dict[str, float]]:
+    """The points that a search draws; a single empty one where there is nothing to draw."""
+    allowed = {f"{name}.{field}": r for name, method in stack.methods.items() for field, r in ranges(method).items()}
+    allowed |= {f"optimizer.{field}": r for field, r in ranges(optimizer).items()}
+    key = Key.of(seed0).fold("search")
+    return drawn(axes, allowed, protocol.alternatives, protocol.requires, protocol.trials, key) if axes else [{}]
 
 
 def _build(

@@ -94,7 +94,7 @@ def run_job(job: Job, folder: Path, command: Sequence[str], say: Say, watch: Cal
     traceback in error.txt, if training breaks.
     """
     place = folder / job.name
-    torch.set_num_threads(job.threads or threads(job.experiment))
+    torch.set_num_threads(job.threads or threads(job.experiment.shaped(job.points[0])))
     rows = records.read_table(place / "runs.csv")
     curves = records.read_table(place / "curves.csv")
     records.write(place / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(job.settings))))
@@ -183,9 +183,10 @@ def _run_id(job: Job, run: Run) -> str:
 def _row(job: Job, study: str, outcome: Outcome, began: str) -> Row:
     """A run as a row of runs.csv. A diverged run keeps its identity and cost and loses its figures."""
     run, experiment = outcome.run, job.experiment
-    methods = experiment.stack.methods
+    methods = experiment.shaped(run.point).stack.methods
     family = next((method.family for method in methods.values()), "baseline")
-    first = next(((name, next(iter(ranges(m)), None)) for name, m in methods.items()), ("", None))
+    drawn = job.protocol.trials > 0 and len(experiment.stack.methods) > 1  # points that no single strength orders
+    first = next(((n, next(iter(ranges(m)), None)) for n, m in methods.items() if not drawn), ("", None))
     strength_name = f"{first[0]}.{first[1]}" if first[1] else ""
     strengths = {
         f"{name}.{field}": run.point.get(f"{name}.{field}", getattr(method, field))

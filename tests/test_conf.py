@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import pkgutil
+import re
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -19,10 +20,10 @@ from runner.config import Job, read
 from runner.errors import Refusal
 from runner.methods.base import Method, ranges
 from runner.methods.stack import Stack
-from runner.paths import conf_dir, options
+from runner.paths import conf_dir, options, stacked
 
 FILES = [path.relative_to(conf_dir()) for path in sorted(conf_dir().rglob("*.yaml"))]
-METHODS = [name for name in options("method") if name != "none"]
+METHODS = [name for name in options("method") if name != "none" and stacked(name) == [name]]
 DATA_OF = {"convnet": "digits"}  # the data set that a model suits, where it is not the default one
 SMALL = ["protocol=smoke", "out=nowhere"]
 
@@ -124,7 +125,7 @@ def test_every_job_of_an_experiment_composes(name: str) -> None:
         cfg = compose("config", [f"experiment={name}"], return_hydra_config=True)
     params = OmegaConf.to_container(cfg.hydra.sweeper.params or OmegaConf.create({}))
     assert isinstance(params, dict)
-    for method in str(params.get("method", "none")).split(","):
+    for method in re.split(r",(?![^[]*\])", str(params.get("method", "none"))):  # no comma within brackets
         assert composed(f"experiment={name}", f"method={method}").study == name
 
 

@@ -195,7 +195,7 @@ def test_path_norm_refuses_what_is_built_in_after_it(later: BatchNorm | L0) -> N
 
 
 def test_path_norm_accepts_the_nets_of_this_project() -> None:
-    for net in (linear((2,), 2), mlp((2,), 2, width=3, depth=2), resnet_mlp((2,), 2, width=3, depth=1)):
+    for net in (linear((2,), 2), mlp((2,), 2, width=3, depth=2), resnet_mlp((2,), 2, width=3, depth=1, skip=1.0)):
         assert PathNorm(1.0, False).build(net) is net
 
 

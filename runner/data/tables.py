@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 
 import torch
@@ -25,6 +26,12 @@ def wine() -> Data:
 def breast_cancer() -> Data:
     """Thirty measurements of cell nuclei of 569 tumours, malignant (0) or benign (1) (Street et al. 1993)."""
     return _table("breast_cancer")
+
+
+@lru_cache(maxsize=1)
+def optdigits() -> Data:
+    """Sixty-four counts of ink of 1,797 handwritten digits (Alpaydin and Kaynak 1998), as a table."""
+    return replace(_table("digits"), name="optdigits")
 
 
 def _table(name: str) -> Data:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import islice, takewhile
+from itertools import takewhile
 from typing import NamedTuple
 
 import torch
@@ -29,7 +29,7 @@ from runner.engine.weights import built_net, initial, size, summary
 from runner.experiment import Experiment
 from runner.grid import Run
 from runner.keys import Key
-from runner.methods.base import Batch, Now, Params, ranges
+from runner.methods.base import Batch, Now, Params
 from runner.methods.stack import Stack
 from runner.nets.sites import visits
 
@@ -150,11 +150,9 @@ def train(experiment: Experiment, runs: Sequence[Run], watch: Watch = lambda pro
     """
     done, width = 0, experiment.lanes or len(runs)
     while done < len(runs):
-        shared = shaping(experiment.stack, runs[done].point)
-        pack = list(islice(_alike(experiment.stack, runs[done:]), width))
-        shaped = replace(experiment, stack=experiment.stack.at(shared))
+        pack = alike(experiment.stack, runs[done:])[:width]
         try:
-            outcomes = _train_pack(shaped, pack, partial(_watch_on, watch, done))
+            outcomes = _train_pack(experiment.shaped(pack[0].point), pack, partial(_watch_on, watch, done))
         except torch.OutOfMemoryError:
             if len(pack) == 1:
                 raise
@@ -165,19 +163,9 @@ def train(experiment: Experiment, runs: Sequence[Run], watch: Watch = lambda pro
         done += len(pack)
 
 
-def shaping(stack: Stack, point: Mapping[str, float]) -> dict[str, float]:
-    """Those of a point's strengths that shape the net, so that the runs of one pack share them."""
-    return {
-        f"{name}.{field}": point[f"{name}.{field}"]
-        for name, method in stack.methods.items()
-        for field, allowed in ranges(method).items()
-        if allowed.built and f"{name}.{field}" in point
-    }
-
-
-def _alike(stack: Stack, runs: Sequence[Run]) -> Iterator[Run]:
-    """The runs from the first on, as long as their strengths shape the same net."""
-    return takewhile(lambda run: shaping(stack, run.point) == shaping(stack, runs[0].point), runs)
+def alike(stack: Stack, runs: Sequence[Run]) -> list[Run]:
+    """The runs from the first on, as long as they share what shapes the net."""
+    return list(takewhile(lambda run: stack.shaping(run.point) == stack.shaping(runs[0].point), runs))
 
 
 def _watch_on(watch: Watch, done: int, seen: Progress) -> None:
@@ -186,9 +174,8 @@ def _watch_on(watch: Watch, done: int, seen: Progress) -> None:
 
 def rehearse(experiment: Experiment, run: Run) -> None:
     """Take the first step of a run on a small batch and forget it: what would be refused in training is refused now."""
-    stack = experiment.stack.at(shaping(experiment.stack, run.point))
     budget = replace(experiment.budget, batch_size=min(experiment.budget.batch_size, 16))
-    small = replace(experiment, stack=stack, budget=budget, lanes=1, device=torch.device("cpu"))
+    small = replace(experiment.shaped(run.point), budget=budget, lanes=1, device=torch.device("cpu"))
     few_steps(*begin(small, [run]), 1)
 
 
@@ -251,7 +238,7 @@ def begin(experiment: Experiment, runs: Sequence[Run]) -> tuple[Pack, Lanes]:
     step = lane_step(net, kinds, experiment.stack, experiment.optimizer, mapped)
 
     axes = {p: torch.tensor([run.point[p] for run in runs], dtype=torch.float64, device=device) for p in runs[0].point}
-    fixed = shaping(experiment.stack, runs[0].point)
+    fixed = experiment.stack.shaping(runs[0].point)
     strengths = {p: v.to(dtype) for p, v in axes.items() if p not in fixed and not p.startswith("optimizer.")}
     hyper = {
         name: torch.full((len(runs),), float(value), dtype=torch.float64, device=device)

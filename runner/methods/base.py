@@ -13,13 +13,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from runner.errors import Refusal
 from runner.keys import Key
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 Params: TypeAlias = dict[str, Tensor]
 Strength: TypeAlias = float  # a float from YAML; a 0-d tensor inside a step
@@ -51,7 +54,7 @@ class Now:
 class Site:
     """A marked place in the net. `key` is new at every visit in every forward pass."""
 
-    kind: str  # "input", "hidden" or "branch" (the end of a residual branch)
+    kind: str  # one of runner.nets.sites.KINDS
     index: int  # among all the sites of a forward pass, in order
     of: int  # how many sites a forward pass has
     depth: float  # among the sites of this kind: in (0, 1], the last is 1
@@ -191,9 +194,9 @@ class Method:
         return torch.zeros((), dtype=torch.bool, device=curve.device)
 
 
-def ranges(method: Method | type[Method]) -> dict[str, Range]:
-    """The strengths of a method, in order, with their ranges."""
-    return {f.name: f.metadata["range"] for f in fields(method) if "range" in f.metadata}
+def ranges(of: DataclassInstance | type[DataclassInstance]) -> dict[str, Range]:
+    """The strengths of a method, or the numbers of an optimizer, in order, with their ranges."""
+    return {f.name: f.metadata["range"] for f in fields(of) if "range" in f.metadata}
 
 
 def penalized(params: Params, biases: bool) -> Params:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.func import vmap
 
 from runner.errors import Refusal
-from runner.methods.base import Batch, Method, Now, Params, Seen, Site
+from runner.methods.base import Batch, Method, Now, Params, Seen, Site, ranges
 
 
 @dataclass(frozen=True)
@@ -25,12 +25,18 @@ class Stack(Method):
     methods: Mapping[str, Method] = field(default_factory=dict)
 
     def at(self, strengths: Mapping[str, Tensor | float]) -> Stack:
-        """The same stack at other strengths, given as {"mixup.alpha": value}."""
-        methods = dict(self.methods)
+        """The same stack at other strengths, {"mixup.alpha": 0.2}, and without methods that are off, {"l2": 0}."""
+        methods = {name: method for name, method in self.methods.items() if strengths.get(name, 1)}
         for path, value in strengths.items():
-            name, strength = path.split(".")
-            methods[name] = replace(methods[name], **{strength: value})
+            name, _, strength = path.partition(".")
+            if strength:
+                methods[name] = replace(methods[name], **{strength: value})
         return Stack(methods)
+
+    def shaping(self, point: Mapping[str, float]) -> dict[str, float]:
+        """What of a point shapes the net or the stack itself, so that the runs of one pack share it."""
+        built = {f"{n}.{f}" for n, m in self.methods.items() for f, allowed in ranges(m).items() if allowed.built}
+        return {path: value for path, value in point.items() if "." not in path or path in built}
 
     @property
     def ends_at_best(self) -> bool:

@@ -9,13 +9,17 @@ import torch
 from torch import Tensor, nn
 
 Tap = Callable[[Tensor, str], Tensor]
-KINDS = ("input", "hidden", "branch")
+KINDS = ("input", "hidden", "branch", "pair")
 
 _tap: Tap | None = None  # the tap of the enclosing `tapped` block; the design's one dynamic variable
 
 
 class Mark(nn.Module):
-    """A place of a kind: "input", "hidden" or "branch" (the end of a residual branch). The identity unless tapped."""
+    """A place of a kind, one of KINDS; the identity unless tapped.
+
+    "input" and "hidden" are values [B, ...] of whole layers, "branch" the end of a residual branch, "pair" the values
+    [B, 2, ...] of two branches side by side before their mean is taken.
+    """
 
     def __init__(self, kind: str) -> None:
         """Mark a place of this kind, one of KINDS."""

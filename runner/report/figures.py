@@ -142,6 +142,8 @@ def _path(strengths: pd.DataFrame, method: str, checkpoint: str) -> pd.DataFrame
     tune = rows[rows["role"] == "tune"]
     part = tune if len(tune) else rows
     part = part[part["test_acc_mean"].notna() & part["gap_acc_mean"].notna()]
+    if part["strength"].isna().any():  # points of several strengths drawn at random have no order
+        part = part.iloc[:0]
     return part.sort_values(["strength", "strengths"], kind="stable").reset_index(drop=True)
 
 

@@ -186,6 +186,7 @@ def by_strength(runs: pd.DataFrame, level: float = 0.95) -> pd.DataFrame:
     rows: list[dict[Hashable, object]] = []
     for key, group in _parts(runs, [*GROUP, "method"]):
         grid = sorted(set(group.loc[group["role"] == "tune", "strengths"]))
+        drawn = "search" in set(group["protocol"])  # at random, so that an outermost point means little
         for (role, strengths), part in _parts(group, ["role", "strengths"]):
             chosen = bool(group.loc[group["strengths"] == strengths, "selected"].any())
             for checkpoint in ("last", "best"):
@@ -202,7 +203,7 @@ def by_strength(runs: pd.DataFrame, level: float = 0.95) -> pd.DataFrame:
                     "n_ok": done,
                     "n_failed": len(part) - done,
                     "selected": chosen,
-                    "edge_of_grid": chosen and at_edge(strengths, grid),
+                    "edge_of_grid": chosen and not drawn and at_edge(strengths, grid),
                 }
                 names = [f"{split}_{kind}" for split in ("train", "val", "test", "gap") for kind in ("loss", "acc")]
                 for name in [*names, "train_s"]:
@@ -277,7 +278,7 @@ def _row(
         "gap_lo": gap_mean.low,
         "gap_hi": gap_mean.high,
         "base_mean": t_interval(_finite(_numbers(baseline, column)), level).mean,
-        "edge_of_grid": at_edge(strengths, sorted(set(tuning["strengths"]))),
+        "edge_of_grid": row["protocol"] != "search" and at_edge(strengths, sorted(set(tuning["strengths"]))),
         "interval_covers": _covers(known),
         "underfit": False,
         "pairs": "",
