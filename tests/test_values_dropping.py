@@ -247,7 +247,7 @@ def test_shake_shake_gives_every_branch_a_twin_and_leaves_the_first_its_weights(
     start, twins = (initial(n, [7]) for n in (plain, net))
     assert all(torch.equal(w, twins[name]) for name, w in start.items())
     assert len(twins) == len(start) + 8  # two blocks of two layers of a weight and a bias
-    assert not torch.equal(twins["5.branch.0.weight"], twins["5.branch.other.0.weight"])
+    assert not torch.equal(twins["6.branch.0.weight"], twins["6.branch.other.0.weight"])
     block = TwoBranches(nn.Sequential(nn.Linear(2, 2), Mark("branch")))
     x, (first, other) = torch.randn(3, 2), (m for m in block.modules() if isinstance(m, nn.Linear))
     torch.testing.assert_close(block(x), (first(x) + other(x)) / 2)

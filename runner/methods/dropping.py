@@ -26,5 +26,5 @@ class Dropout(Method):
         if site.kind not in ("input", "hidden"):
             return h
         rate = self.input_rate if site.kind == "input" else self.rate
-        keep = site.key.uniform(*h.shape) >= rate
+        keep = site.key.kept(rate, *h.shape)
         return h * (keep / (1 - rate))

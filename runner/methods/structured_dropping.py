@@ -70,7 +70,7 @@ class AlphaDropout(Method):
             return h
         q = 1 - torch.as_tensor(self.rate)
         a = (q + SELU_FLOOR**2 * q * self.rate).rsqrt()
-        kept = torch.where(site.key.uniform(*h.shape) >= self.rate, h, SELU_FLOOR)
+        kept = torch.where(site.key.kept(self.rate, *h.shape), h, SELU_FLOOR)
         return a * kept - a * self.rate * SELU_FLOOR
 
 
@@ -92,7 +92,7 @@ class ChannelDropout(Method):
         """h [B, C, ...] with a share of its channels zeroed and the rest over (1 - rate)."""
         if site.kind != "hidden":
             return h
-        keep = site.key.uniform(*h.shape[:2], *[1] * (h.ndim - 2)) >= self.rate
+        keep = site.key.kept(self.rate, *h.shape[:2], *[1] * (h.ndim - 2))
         return h * (keep / (1 - self.rate))
 
 
@@ -184,7 +184,7 @@ class StochasticDepth(Method):
         if site.kind != "branch":
             return h
         rate = self.rate * site.depth
-        keep = site.key.uniform(h.shape[0], *[1] * (h.ndim - 1)) >= rate
+        keep = site.key.kept(rate, h.shape[0], *[1] * (h.ndim - 1))
         return h * (keep / (1 - rate))
 
 
