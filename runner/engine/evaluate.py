@@ -129,7 +129,8 @@ def chunks(
 
     for some in rows.split(EXAMPLES, dim=1) if rows.shape[1] else ():
         y = pool.y[some]
-        yield Chunk(*over_lanes(one, mapped)(params, buffers, pool.inputs(some), y), y)
+        loss, hits, logp = over_lanes(one, mapped)(params, buffers, pool.inputs(some), y)
+        yield Chunk(loss, hits, logp, y)
 
 
 def measure(seen: Iterable[Chunk], rows: Tensor) -> Measured:

@@ -163,7 +163,11 @@ def _kind(frame: pd.DataFrame) -> tuple[str, str]:
     return str(frame["checkpoint"].iloc[0]), str(frame["metric"].iloc[0])
 
 
-def _secondary(runs: pd.DataFrame, margins: Margins, stored: Margins | None) -> Iterator[pd.DataFrame]:
+def secondary(
+    runs: pd.DataFrame,
+    margins: Margins = Margins(),  # noqa: B008  # frozen
+    stored: Margins | None = None,
+) -> Iterator[pd.DataFrame]:
     """The headlines of the other metrics and checkpoint, of the groups that have them, without tests."""
     for checkpoint, metric in SECONDARY:
         column = f"{checkpoint}_{metric}"
@@ -269,7 +273,7 @@ def build(study_dir: Path, margins: Margins | None = None) -> Report:
     margins = margins or stored or Margins()
     said = read_predictions(study_dir, runs)
     primary = headline(runs, *PRIMARY, margins=margins, stored=stored, said=said)
-    secondary = tuple(_secondary(runs, margins, stored))
+    others = tuple(secondary(runs, margins, stored))
     further = []
     if (over := datasets.pool(runs, primary)) is not None:
         tables.append(write_atomic(folder / "pooled.csv", to_csv(over)))
@@ -281,13 +285,13 @@ def build(study_dir: Path, margins: Margins | None = None) -> Report:
             further.append(f"## {title}: strengths chosen by leaving one seed out\n\n{table}")
     lost = _failed_runs(runs)
     tables += [
-        write_atomic(folder / "headline.csv", to_csv(pd.concat([primary, *secondary], ignore_index=True))),
-        write_atomic(folder / "headline.md", _markdown(study_dir.name, primary, secondary, failures, lost, further)),
+        write_atomic(folder / "headline.csv", to_csv(pd.concat([primary, *others], ignore_index=True))),
+        write_atomic(folder / "headline.md", _markdown(study_dir.name, primary, others, failures, lost, further)),
         write_atomic(folder / "headline.tex", to_latex(primary)),
     ]
     paths: list[Path] = []
     shown: list[page.Shown] = []
-    accuracies = [primary, *(frame for frame in secondary if frame["metric"].iloc[0] == "test_acc")]
+    accuracies = [primary, *(frame for frame in others if frame["metric"].iloc[0] == "test_acc")]
     for name, title, drawing in _draw(runs, accuracies, strengths, read_curves(study_dir), over, said):
         made = save(drawing, folder / "figures", name)
         paths += made
@@ -296,7 +300,7 @@ def build(study_dir: Path, margins: Margins | None = None) -> Report:
         study_dir,
         runs,
         primary,
-        secondary,
+        others,
         over,
         left_out,
         tuple(describe(failure) for failure in failures),
@@ -304,5 +308,5 @@ def build(study_dir: Path, margins: Margins | None = None) -> Report:
     )
     tables.append(write_atomic(folder / "report.html", page.render(found, shown)))
     return Report(
-        study_dir.name, primary, secondary, strengths, failures, tuple(tables), tuple(paths), tuple(answers(primary))
+        study_dir.name, primary, others, strengths, failures, tuple(tables), tuple(paths), tuple(answers(primary))
     )

@@ -68,6 +68,7 @@ def pool(runs: pd.DataFrame, headline: pd.DataFrame) -> pd.DataFrame | None:
         family: list[dict[Hashable, object]] = []
         for (method, strengths), own in _shared(part).items():
             apart: list[Values] = []
+            reach = {covers(report[report["dataset"] == row["dataset"]]) for row in own}
             for row in own:
                 here = report[report["dataset"] == row["dataset"]]
                 ours = here[(here["method"] == method) & (here["strengths"] == row["strengths"])]
@@ -85,7 +86,7 @@ def pool(runs: pd.DataFrame, headline: pd.DataFrame) -> pd.DataFrame | None:
                     "diff": result.mean, "diff_lo": result.low, "diff_hi": result.high, "freedom": result.freedom,
                     "p": result.p, "p_datasets": over.p if len(own) >= ENOUGH_FOR_TESTS else math.nan,
                     "heterogeneous": up and down, "level": level,
-                    "interval_covers": " / ".join(sorted({covers(report[report["dataset"] == row["dataset"]]) for row in own})),
+                    "interval_covers": " / ".join(sorted(reach)),
                 }
             )  # fmt: skip
         adjusted = holm(np.array([float(str(row["p"])) for row in family]))

@@ -324,6 +324,7 @@ def panels_of(figure: Figure, count: int, columns: int, across: str, up: str) ->
 
 
 def width_of(columns: int) -> float:
+    """The width in inches of a figure with so many panels side by side."""
     return max(4.2, min(7.0, 0.6 + 1.65 * columns))
 
 

@@ -42,7 +42,8 @@ ABOUT = {
 }
 # What a sortable column is sorted by: the number behind its text.
 KEYS = {
-    "Gap": "gap_mean", "p (Holm)": "p_holm", "Wins": "wins", "Time ×": "time_ratio", "Strength": "strength", "Calibrated ≤": "null_mean", "T": "temperature_mean",
+    "Gap": "gap_mean", "p (Holm)": "p_holm", "Wins": "wins", "Time ×": "time_ratio", "Strength": "strength",
+    "Calibrated ≤": "null_mean", "T": "temperature_mean",
 }  # fmt: skip
 CHECKPOINTS = {"last": "last epoch", "best": "lowest validation loss"}
 # The metrics to choose from, and how the heading of a table names them.
@@ -158,7 +159,8 @@ def _groups(study: Study, figures: Sequence[Shown]) -> list[dict[str, object]]:
             left_out = _table(part) | {"caption": loso_caption(part)}
         found.append(
             {
-                "id": f"group{at}", "title": title, "metrics": _metrics(variants), "answer": told[title], "variants": variants, "left_out": left_out,
+                "id": f"group{at}", "title": title, "metrics": _metrics(variants), "answer": told[title],
+                "variants": variants, "left_out": left_out,
                 "figures": [_figure(shown, k) for k, shown in enumerate(figures) if shown.group == title],
             }
         )  # fmt: skip

@@ -46,7 +46,7 @@ def read_predictions(study_dir: Path, runs: pd.DataFrame) -> dict[str, Predictio
 
 def _read(path: Path) -> Predictions:
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             confidence = stored["confidence"]
             correct = np.unpackbits(stored["correct"], count=len(confidence)).astype(np.bool_)
     except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:

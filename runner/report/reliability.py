@@ -20,7 +20,7 @@ from runner.report.sheet import Drawing, named, settle, sheet, shortened, styled
 from runner.report.stats import Values
 from runner.report.style import darker, mark_of
 from runner.report.tables import BASELINE, groups
-from runner.report.writers import Row, number, protocol_text, records
+from runner.report.writers import Row, protocol_text, records
 
 BINS = 15  # those of the engine's calibration error
 FEWEST = 10  # examples in a bin, below which its accuracy says nothing
@@ -91,10 +91,11 @@ def _reliability(runs: pd.DataFrame, headline: pd.DataFrame, said: Mapping[str, 
     if base is not None and len(rows) > 1:
         handles.append(Line2D([], [], color=NONE, linewidth=1.0, label="none"))
     note = (
-        f"{protocol_text(headline)}. Test examples of all report runs in {BINS} bins of their confidence, the probability "
-        f"of the predicted class, at a bin's mean confidence, from {FEWEST} examples on; intervals are for as many examples "
-        "as one run has. Below the diagonal a net is too sure of itself. ECE: expected calibration error, mean over the runs; in brackets what "
-        "it stays below in 95 of 100 cases where a net with these confidences is calibrated."
+        f"{protocol_text(headline)}. Test examples of all report runs in {BINS} bins of their confidence, the "
+        f"probability of the predicted class, at a bin's mean confidence, from {FEWEST} examples on; intervals are for "
+        "as many examples as one run has. Below the diagonal a net is too sure of itself. ECE: expected calibration "
+        "error, mean over the runs; in brackets what it stays below in 95 of 100 cases where a net with these "
+        "confidences is calibrated."
     )
     if without:
         note += f" Without predictions: {', '.join(without)}."
@@ -111,8 +112,9 @@ def _reliability(runs: pd.DataFrame, headline: pd.DataFrame, said: Mapping[str, 
         axes.set_title(shortened(name, 24 if columns == COLUMNS else 40, 2), pad=13)
         if math.isfinite(error):
             axes.text(0, 1.03, f"ECE {100 * error:.1f}% (≤ {100 * least:.1f}%)", fontsize=7, transform=axes.transAxes)
-        same = {"method": row["method"], "strengths": row["strengths"], "n_runs": len(own)}
-        drawn.append(table.assign(**same, ece=error, ece_null=least)[[*same, "ece", "ece_null", *table.columns]])
+        about = {"method": row["method"], "strengths": row["strengths"], "n_runs": len(own), "ece": error}
+        shown = pd.DataFrame([about | {"ece_null": least}] * len(table))
+        drawn.append(pd.concat([shown, table], axis=1))
     settle(figure)
     return Drawing(figure, pd.concat(drawn, ignore_index=True))
 

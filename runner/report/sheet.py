@@ -23,8 +23,6 @@ from runner.report.tables import to_csv
 from runner.report.writers import Row, protocol_text, strength_values, wrapped
 
 
-
-
 @dataclass(frozen=True)
 class Drawing:
     """A figure and the frame of what is drawn in it."""

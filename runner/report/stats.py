@@ -40,8 +40,9 @@ class Paired:
     """Differences value - baseline over `n` pairs, their t-interval and the two-sided paired t-test.
 
     `test_error` is the standard error of the mean from the choice of test examples, as far as the interval and p
-    contain it (`with_test_error`). `kind` says how far the numbers go: "normal"; "identical" (every pair equal: interval [0, 0], p = 1); "constant"
-    (every pair differs by the same amount, so seeds may not be applied: no interval, no p); "few" (below two pairs).
+    contain it (`with_test_error`). `kind` says how far the numbers go: "normal"; "identical" (every pair equal:
+    interval [0, 0], p = 1); "constant" (every pair differs by the same amount, so seeds may not be applied: no
+    interval, no p); "few" (below two pairs).
     """
 
     mean: float
@@ -268,9 +269,7 @@ def pooled(differences: Sequence[Values], level: float = 0.95) -> Pooled:
     return Pooled(mean, mean - half, mean + half, p, freedom, sets)
 
 
-def seeds_needed(
-    sd: float, margin: float, level: float = 0.95, tests: int = 1, test_error: float = 0.0
-) -> int | None:
+def seeds_needed(sd: float, margin: float, level: float = 0.95, tests: int = 1, test_error: float = 0.0) -> int | None:
     """The fewest pairs whose t-interval, corrected for `tests`, reaches no further than `margin` to either side.
 
     None where `test_error`, which no seed makes smaller, reaches further by itself.

@@ -54,12 +54,12 @@ NEEDED = _names(
 )
 HEADLINE = _names(
     "dataset model setting checkpoint metric method family protocol strengths strength n_tune n_report n_failed "
-    "n_pairs n_tune_failed tuning_runs shared_seeds mean sd lo hi gap_mean gap_lo gap_hi base_mean "
-    "diff diff_lo diff_hi diff_lo_sim diff_hi_sim sd_diff rho_paired gap_diff gap_diff_lo gap_diff_hi gap_diff_lo_sim "
-    "gap_diff_hi_sim se_test diff_lo_seeds diff_hi_seeds gap_diff_lo_seeds gap_diff_hi_seeds p p_holm family_size p_signflip dz wins ties rope gap_rope rope_stored gap_rope_stored p_in_rope "
-    "verdict more_seeds more_seeds_max d_train d_train_lo d_train_hi d_test gap_share_from_test time_ratio "
-    "time_ratio_lo time_ratio_hi best tied_best underfit edge_of_grid null_mean temperature_mean pairs level "
-    "interval_covers"
+    "n_pairs n_tune_failed tuning_runs shared_seeds mean sd lo hi gap_mean gap_lo gap_hi base_mean diff diff_lo "
+    "diff_hi diff_lo_sim diff_hi_sim sd_diff rho_paired gap_diff gap_diff_lo gap_diff_hi gap_diff_lo_sim "
+    "gap_diff_hi_sim se_test diff_lo_seeds diff_hi_seeds gap_diff_lo_seeds gap_diff_hi_seeds p p_holm family_size "
+    "p_signflip dz wins ties rope gap_rope rope_stored gap_rope_stored p_in_rope verdict more_seeds more_seeds_max "
+    "d_train d_train_lo d_train_hi d_test gap_share_from_test time_ratio time_ratio_lo time_ratio_hi best tied_best "
+    "underfit edge_of_grid null_mean temperature_mean pairs level interval_covers"
 )
 
 ONE_SET = "one fixed training set: the interval does not cover the choice of training data"
@@ -314,7 +314,8 @@ def _row(
         "n_tune": tuning["seed"].nunique(),
         "n_report": len(values),
         # Of a metric that older runs do not have, the accuracy says which failed.
-        "n_failed": len(part) - len(values if metric in WITH_GAP else _finite(_numbers(part, f"{checkpoint}_test_acc"))),
+        "n_failed": len(part)
+        - len(values if metric in WITH_GAP else _finite(_numbers(part, f"{checkpoint}_test_acc"))),
         "n_tune_failed": int((tuning["status"] != "ok").sum()),
         "tuning_runs": len(tuning),
         "shared_seeds": len(set(part["seed"]) & set(tuning["seed"])),

@@ -42,7 +42,8 @@ UNITS = {
         "units of the score",
     ),
     "test_ece": Unit(
-        100.0, 2, "Expected calibration error on test (%, top label, 15 bins of equal width)", "ECE", "percentage points"
+        100.0, 2, "Expected calibration error on test (%, top label, 15 bins of equal width)", "ECE",
+        "percentage points",
     ),
 }  # fmt: skip
 
@@ -337,8 +338,8 @@ def caption(frame: pd.DataFrame) -> str:
         reach = f", with its {level} t-interval" if bounded else ""
         if sampled:
             reach = (
-                f", with its {level} interval: half-widths of the seeds (t) and of the choice of test examples (normal), "
-                "added in squares"
+                f", with its {level} interval: half-widths of the seeds (t) and of the choice of test examples "
+                "(normal), added in squares"
             )
         parts.append(f"Δ: mean paired difference to none on the same seeds, in {unit.difference}{reach}.")
     if tests:
