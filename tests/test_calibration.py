@@ -166,6 +166,13 @@ def test_examples_of_a_lane_are_those_of_the_run_alone() -> None:
         assert lane.hits.double().mean() == lane.figures["last_test_acc"]
 
 
+def test_kept_examples_are_those_of_the_last_checkpoint() -> None:
+    ended = outcomes(experiment(epochs=12), 3)
+    assert any(one.figures["last_test_acc"] != one.figures["best_test_acc"] for one in ended)
+    for one in ended:
+        assert one.hits.double().mean() == one.figures["last_test_acc"]
+
+
 def test_without_validation_rows_there_is_no_temperature() -> None:
     trial = experiment()
     (outcome,) = outcomes(replace(trial, splitter=replace(trial.splitter, val_size=0)), 1)

@@ -308,6 +308,18 @@ def test_calibration_is_a_choice_on_the_page_and_in_the_tables(tmp_path: Path) -
     assert any(path.name == "reliability.svg" for path in report.figures)
 
 
+def test_less_is_better_of_scaled_losses_and_scores(tmp_path: Path) -> None:
+    runs, frame, _ = frames(tmp_path / "study", Plan(methods=("l2",), report=6, tune=1, predictions=True))
+    acc, loss, score = (headline(runs, "last", name).iloc[1] for name in ("test_acc", "test_nll_t", "test_brier"))
+    # both fall where accuracy rises
+    assert acc["diff"] * loss["diff"] < 0
+    assert str(acc["verdict"]).startswith(("better", "worse"))
+    assert loss["verdict"] == acc["verdict"]
+    assert (loss["rope"], loss["wins"], score["wins"]) == (0.02, acc["wins"], acc["wins"])
+    # no margin was fixed for a score, so nothing is said of it
+    assert score["verdict"] == ""
+
+
 def test_studies_from_before_have_no_such_tables(tmp_path: Path) -> None:
     groups = (("a", "mlp", ""), ("b", "mlp", ""))
     study = write_study(tmp_path / "study", Plan(methods=("l2",), report=2, strengths=(0.1,), groups=groups))

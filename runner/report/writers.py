@@ -296,7 +296,8 @@ def _marks(frame: pd.DataFrame) -> Iterator[str]:
         highest = "highest" if frame["metric"].iloc[0] == "test_acc" else "lowest"
         yield f"Bold: {highest} mean test{' of those without failed runs' if (frame['n_failed'] > 0).any() else ''}."
     if frame["tied_best"].any():
-        yield f"{TIED}: cannot be told from the bold one (paired t against it, Holm over the other rows)."
+        test = "tested as Δ is" if frame["se_test"].notna().any() else "paired t against it"
+        yield f"{TIED}: cannot be told from the bold one ({test}, Holm over the other rows)."
 
 
 def _verdicts(frame: pd.DataFrame) -> str:
