@@ -154,10 +154,10 @@ def test_captions_say_whose_predictions_are_missing(tmp_path: Path) -> None:
     one = next((study / "digits--l2" / "predictions").glob("*report*"))
     one.unlink()
     text = caption(headline(runs, said=read_predictions(study, runs)))
-    assert "test examples, but not for l2, whose predictions of runs are missing (evaluate.predictions=true" in text
+    assert "test examples, but not for l2 (predictions are missing, which evaluate.predictions=true keeps)" in text
     shutil.rmtree(study / "digits--none" / "predictions")
     frame = headline(runs, said=read_predictions(study, runs))
-    assert "seeds only, not test examples, since predictions of runs are missing" in caption(frame)
+    assert "seeds only, not test examples (predictions are missing, which" in caption(frame)
     assert frame["se_test"].isna().all()
 
 
@@ -309,7 +309,7 @@ def test_calibration_is_a_choice_on_the_page_and_in_the_tables(tmp_path: Path) -
 
 
 def test_less_is_better_of_scaled_losses_and_scores(tmp_path: Path) -> None:
-    runs, frame, _ = frames(tmp_path / "study", Plan(methods=("l2",), report=6, tune=1, predictions=True))
+    runs, *_ = frames(tmp_path / "study", Plan(methods=("l2",), report=6, tune=1, predictions=True))
     acc, loss, score = (headline(runs, "last", name).iloc[1] for name in ("test_acc", "test_nll_t", "test_brier"))
     # both fall where accuracy rises
     assert acc["diff"] * loss["diff"] < 0

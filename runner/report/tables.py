@@ -286,11 +286,11 @@ def _reach(rows: pd.DataFrame, metric: str, checkpoint: str) -> str:
         return f"seeds and, for differences to none, test examples; {ONE_SET}"
     if checkpoint != "last":
         return f"seeds only, not test examples, whose predictions are kept at the last epoch; {ONE_SET}"
-    missing = "predictions of runs are missing (evaluate.predictions=true keeps them)"
+    missing = "predictions are missing, which evaluate.predictions=true keeps"
     if len(without) == len(compared):
-        return f"seeds only, not test examples, since {missing}; {ONE_SET}"
+        return f"seeds only, not test examples ({missing}); {ONE_SET}"
     names = ", ".join(dict.fromkeys(without["method"]))
-    return f"seeds and, for differences to none, test examples, but not for {names}, whose {missing}; {ONE_SET}"
+    return f"seeds and, for differences to none, test examples, but not for {names} ({missing}); {ONE_SET}"
 
 
 def _row(
