@@ -273,7 +273,18 @@ def test_methods_without_predictions_are_named_below_the_figure(tmp_path: Path) 
     some = {run: one for run, one in said.items() if "l2" not in run}
     drawing = reliability(runs, frame, some)
     assert drawing is not None
-    assert any("Without predictions: l2." in " ".join(text.get_text().split()) for text in drawing.figure.texts)
+    assert any(
+        "Without predictions of some or all runs: l2." in " ".join(text.get_text().split())
+        for text in drawing.figure.texts
+    )
+    assert set(drawing.data["n_runs"]) == {4}
+    del some[min(run for run in some if "dropout" in run)]
+    drawing = reliability(runs, frame, some)
+    assert drawing is not None
+    assert drawing.data.groupby("method")["n_runs"].max().to_dict() == {"none": 4, "dropout": 3}
+    told = " ".join(" ".join(text.get_text().split()) for text in drawing.figure.texts)
+    order = [name for name in frame["method"] if name != "none"]
+    assert f"some or all runs: {', '.join(order)}." in told
     assert reliability(runs, frame, {}) is None
 
 

@@ -75,12 +75,13 @@ def _of(runs: pd.DataFrame, row: Row) -> pd.DataFrame:
 def _reliability(runs: pd.DataFrame, headline: pd.DataFrame, said: Mapping[str, Predictions]) -> Drawing | None:
     level = float(headline["level"].iloc[0])
     every = records(headline)
-    known = [[said[run] for run in _of(runs, row)["run_id"] if run in said] for row in every]
+    ended = [list(_of(runs, row)["run_id"]) for row in every]
+    known = [[said[run] for run in own if run in said] for own in ended]
     rows = [row for row, own in zip(every, known, strict=True) if own]
     if not rows:
         return None
     names = [name for name, own in zip(named(every), known, strict=True) if own]
-    without = [name for name, own in zip(named(every), known, strict=True) if not own]
+    without = [name for name, own, of in zip(named(every), known, ended, strict=True) if len(own) < len(of)]
     tables = [binned(own, level) for own in known if own]
     base = next((table for row, table in zip(rows, tables, strict=True) if row["method"] == BASELINE), None)
     handles: list[Artist] = [
@@ -98,21 +99,22 @@ def _reliability(runs: pd.DataFrame, headline: pd.DataFrame, said: Mapping[str, 
         "confidences is calibrated."
     )
     if without:
-        note += f" Without predictions: {', '.join(without)}."
+        note += f" Without predictions of some or all runs: {', '.join(without)}."
     columns = min(COLUMNS, len(rows))
     lines = math.ceil(len(rows) / columns)
     title = f"{groups(headline)[0][0]}: reliability on test data, at the last checkpoint"
     figure = sheet(width_of(columns), 0.35 + 1.75 * lines, title, note, handles)
     panels = panels_of(figure, len(rows), columns, "confidence (%)", "accuracy (%)")
     drawn = []
-    for row, name, table, axes in zip(rows, names, tables, panels, strict=True):
+    counts = [len(own) for own in known if own]
+    for row, name, table, count, axes in zip(rows, names, tables, counts, panels, strict=True):
         _panel(axes, row, table, base)
         own = _of(runs, row)
         error, least = (_mean(own, f"last_test_{column}") for column in ("ece", "ece_null"))
         axes.set_title(shortened(name, 24 if columns == COLUMNS else 40, 2), pad=13)
         if math.isfinite(error):
             axes.text(0, 1.03, f"ECE {100 * error:.1f}% (≤ {100 * least:.1f}%)", fontsize=7, transform=axes.transAxes)
-        about = {"method": row["method"], "strengths": row["strengths"], "n_runs": len(own), "ece": error}
+        about = {"method": row["method"], "strengths": row["strengths"], "n_runs": count, "ece": error}
         shown = pd.DataFrame([about | {"ece_null": least}] * len(table))
         drawn.append(pd.concat([shown, table], axis=1))
     settle(figure)
