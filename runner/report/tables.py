@@ -304,6 +304,8 @@ def _row(
     strengths = str(part["strengths"].iloc[0]) if len(part) else ""
     values = _finite(_numbers(part, column))
     mean, gap_mean = t_interval(values, level), t_interval(_finite(_numbers(part, gap)), level)
+    # Of a metric that older runs do not have, the accuracy says which failed.
+    ended = len(values if metric in WITH_GAP else _finite(_numbers(part, f"{checkpoint}_test_acc")))
     row: dict[Hashable, object] = {name: str(known[name].iloc[0]) for name in [*GROUP, "method", "family", "protocol"]}
     row |= {
         "checkpoint": checkpoint,
@@ -313,9 +315,7 @@ def _row(
         "strength": float(part["strength"].iloc[0]) if len(part) else math.nan,
         "n_tune": tuning["seed"].nunique(),
         "n_report": len(values),
-        # Of a metric that older runs do not have, the accuracy says which failed.
-        "n_failed": len(part)
-        - len(values if metric in WITH_GAP else _finite(_numbers(part, f"{checkpoint}_test_acc"))),
+        "n_failed": len(part) - ended,
         "n_tune_failed": int((tuning["status"] != "ok").sum()),
         "tuning_runs": len(tuning),
         "shared_seeds": len(set(part["seed"]) & set(tuning["seed"])),
