@@ -70,6 +70,7 @@ class Job:
     study: str | None
     out: Path
     progress: bool
+    predictions: bool  # whether what each run says about each test example is kept
     threads: int | None  # None: as many as the work is worth
     dataset: str
     model: str
@@ -126,10 +127,12 @@ def read(cfg: DictConfig, overrides: Sequence[str] = ()) -> Job:
     device = _device(values["device"])
     seed0 = _whole("seed0", values["seed0"], 0)
     seeds = _whole("seeds", values["seeds"], 1)
+    evaluate = _section(values, "evaluate")
+    predictions = _true_or_false("evaluate.predictions", evaluate.pop("predictions", None))  # changes no number
     budget = Budget(
         _whole("epochs", values["epochs"], 1),
         _whole("batch_size", values["batch_size"], 1),
-        _whole("evaluate.every", _section(values, "evaluate").get("every"), 1),
+        _whole("evaluate.every", evaluate.get("every"), 1),
     )
     data, splitter = _data(_section(values, "data"), seed0, trusted)
     n_train, n_val, _ = splitter.sizes(data)
@@ -170,6 +173,7 @@ def read(cfg: DictConfig, overrides: Sequence[str] = ()) -> Job:
         study=_name(values["study"]),
         out=_folder(values["out"]),
         progress=_true_or_false("progress", values["progress"]),
+        predictions=predictions,
         threads=None if values["threads"] == "auto" else _whole("threads", values["threads"], 1),
         dataset=str(values["data"]["name"]),
         model=str(values["model"]["name"]),

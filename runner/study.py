@@ -90,8 +90,9 @@ def begin(jobs: Sequence[Job], axes: Sequence[str], folder: Path) -> None:
 def run_job(job: Job, folder: Path, command: Sequence[str], say: Say, watch: Callable[[Progress], None]) -> list[Row]:
     """Train what the job still lacks and give back all its rows.
 
-    Rows are written after each stage, so that a job that was cut off goes on from there. Raises JobFailed, with the
-    traceback in error.txt, if training breaks.
+    Rows are written after each stage, so that a job that was cut off goes on from there; a run's predictions are
+    written before its row, so that no row is without them. Raises JobFailed, with the traceback in error.txt, if
+    training breaks.
     """
     place = folder / job.name
     torch.set_num_threads(job.threads or threads(job.experiment.shaped(job.points[0])))
@@ -110,6 +111,9 @@ def run_job(job: Job, folder: Path, command: Sequence[str], say: Say, watch: Cal
                 began = records.now()
                 experiment = replace(job.experiment, lanes=job.experiment.lanes or width(job.experiment, wanted))
                 for outcome in train(experiment, missing, watch):
+                    if job.predictions and outcome.status == "ok":
+                        run_id = _run_id(job, outcome.run)
+                        records.write_predictions(place, run_id, outcome.hits, outcome.confidence)
                     rows.append(_row(job, folder.name, outcome, began))
                     curves += _curve(job, outcome)
             if stage == "tune" and job.tunes:

@@ -87,6 +87,7 @@ CASES: list[tuple[str, list[str]]] = [
     ("batch_size=0", ["batch_size is 0"]),
     ("batch_size=5000", ["batch_size is 5000", "4000 training examples"]),
     ("evaluate.every=0", ["evaluate.every is 0"]),
+    ("evaluate.predictions=3", ["evaluate.predictions is 3", "true or false"]),
     ("evaluate=3", ["evaluate is 3", "conf/config.yaml"]),
     ("dtype=int8", ["dtype is 'int8'", "float32, float64, bfloat16"]),
     ("dtype=[float32]", ["dtype is ['float32']"]),

@@ -188,7 +188,8 @@ def test_tuned_counts_and_caption(tmp_path: Path) -> None:
         "mean validation metric of 3 other seeds (15 tuning runs per method)."
     )
     assert "Holm over the 1 comparison of this table" in text
-    assert "The intervals cover seeds only; one fixed training set: the interval does not cover the choice" in text
+    assert "The intervals cover seeds only, not test examples (predictions are missing, which" in text
+    assert "; one fixed training set: the interval does not cover the choice of training data." in text
 
 
 def test_shared_seeds_are_said() -> None:

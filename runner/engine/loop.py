@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from runner.engine.evaluate import Measured, Pool, evaluate
+from runner.engine.evaluate import Measured, Pool, evaluate, examine
 from runner.engine.lanes import LaneStep, lane_step, over_copies, over_lanes
 from runner.engine.machine import prepare
 from runner.engine.step import State
@@ -52,6 +52,8 @@ class Outcome:
     steps: int
     curve: Sequence[Point]
     figures: Mapping[str, float]  # last_* and best_* of train, val and test, and what the weights are like
+    hits: Tensor  # bool [n_test], on the CPU: which test rows the last checkpoint predicts correctly
+    confidence: Tensor  # float16 [n_test], on the CPU: the probability of the class that it predicts
     counts: Mapping[str, int]  # n_train, n_val, n_test, n_params
     split_hash: str  # the same for two runs if and only if their three sets are the same
     train_s: float  # this run's share of its pack's training time; evaluation is not in it
@@ -342,17 +344,23 @@ def _finish(
     newest = {n: w[:, 0] if experiment.stack.copies > 1 else w for n, w in lanes.state.params.items()}
     single = last if pack.members == 1 else newest  # of several, the newest of the first copy are described
     columns: dict[str, Tensor] = summary(single, {name: w.to(experiment.device) for name, w in start.items()})
-    for checkpoint, weights, at in (("last", last, last_epoch), ("best", lanes.best, best_epoch)):
-        seen = evaluate(pack.net, weights, pool, lanes.rows, pack.mapped, pack.members)
+    stored = {
+        checkpoint: examine(pack.net, weights, pool, lanes.rows, pack.mapped, pack.members)
+        for checkpoint, weights in (("last", last), ("best", lanes.best))
+    }
+    for checkpoint, at in (("last", last_epoch), ("best", best_epoch)):
+        seen = stored[checkpoint].measured
         columns[f"{checkpoint}_epoch"] = at
         for split, measured in seen.items():
             columns |= {f"{checkpoint}_{split}_{name}": value for name, value in measured._asdict().items()}
         columns[f"{checkpoint}_gap_loss"] = seen["test"].loss - seen["train"].loss
         columns[f"{checkpoint}_gap_acc"] = seen["train"].acc - seen["test"].acc
+        columns |= {f"{checkpoint}_{name}": value for name, value in stored[checkpoint].calibrated._asdict().items()}
     counts = {f"n_{split}": part.shape[1] for split, part in lanes.rows.items()} | {
         "n_params": size(lanes.state.params)
     }
     table = {name: column.tolist() for name, column in columns.items()}
+    hits, confidence = stored["last"].hits.cpu(), stored["last"].confidence.half().cpu()
     for row, run in enumerate(lanes.run.tolist()):
         figures = {name: column[row] for name, column in table.items()}
         if not counts["n_val"]:  # without validation there is no best
@@ -364,6 +372,8 @@ def _finish(
             steps=epoch * pack.steps_per_epoch,
             curve=curves[run],
             figures=figures,
+            hits=hits[row],
+            confidence=confidence[row],
             counts=counts,
             split_hash=_hash(part[row] for part in lanes.rows.values()),
             train_s=seconds[run],

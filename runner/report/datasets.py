@@ -14,7 +14,7 @@ from matplotlib.patches import Patch
 from runner.report.sheet import Drawing, settle, sheet, shortened, styled
 from runner.report.stats import Values, holm, paired_difference, pooled, sign_flip
 from runner.report.style import mark_of
-from runner.report.tables import BASELINE, groups, in_order, pairs_of
+from runner.report.tables import BASELINE, covers, groups, in_order, pairs_of
 from runner.report.writers import MINUS, UNITS, Row, number, p_text, records, with_bounds
 
 FEW = 8
@@ -22,6 +22,7 @@ ENOUGH_FOR_TESTS = 6
 POOLED = [
     "model", "setting", "checkpoint", "metric", "method", "strengths", "n_datasets", "datasets", "diff", "diff_lo",
     "diff_hi", "freedom", "p", "p_holm", "family_size", "p_datasets", "heterogeneous", "level",
+    "interval_covers",
 ]  # fmt: skip
 
 
@@ -67,6 +68,7 @@ def pool(runs: pd.DataFrame, headline: pd.DataFrame) -> pd.DataFrame | None:
         family: list[dict[Hashable, object]] = []
         for (method, strengths), own in _shared(part).items():
             apart: list[Values] = []
+            reach = {covers(report[report["dataset"] == row["dataset"]]) for row in own}
             for row in own:
                 here = report[report["dataset"] == row["dataset"]]
                 ours = here[(here["method"] == method) & (here["strengths"] == row["strengths"])]
@@ -84,6 +86,7 @@ def pool(runs: pd.DataFrame, headline: pd.DataFrame) -> pd.DataFrame | None:
                     "diff": result.mean, "diff_lo": result.low, "diff_hi": result.high, "freedom": result.freedom,
                     "p": result.p, "p_datasets": over.p if len(own) >= ENOUGH_FOR_TESTS else math.nan,
                     "heterogeneous": up and down, "level": level,
+                    "interval_covers": " / ".join(sorted(reach)),
                 }
             )  # fmt: skip
         adjusted = holm(np.array([float(str(row["p"])) for row in family]))
@@ -103,7 +106,8 @@ def pooled_caption(frame: pd.DataFrame) -> str:
     text = (
         f"Mean over data sets of the mean paired difference to none; every data set weighs the same; "
         f"{100 * float(frame['level'].iloc[0]):g}% t-intervals with the stratified error of the seeds. "
-        f"They speak about these {sets} data sets and no others."
+        f"They speak about these {sets} data sets and no others, "
+        f"and cover {' / '.join(sorted(set(frame['interval_covers'])))}."
     )
     if frame["p_datasets"].notna().any():
         text += " p over data sets: paired t-test on the means of the data sets, for data sets like these."

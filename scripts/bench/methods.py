@@ -1,10 +1,10 @@
 """What a step of every method costs, in steps of the baseline on the same net, data and lanes.
 
     python scripts/bench/methods.py                     about ten minutes; writes docs/step_times.json
-    python scripts/bench/methods.py --only l2,sam       prints these and writes nothing
     python scripts/bench/methods.py --only l2,sam       these alone, and writes nothing
-Then `python scripts/methods_table.py` puts the ratios into docs/methods.md. Method and baseline take turns on one thread,
-a ratio is taken within each turn, and the table has the median; the clock counts processor time.
+
+Then `python scripts/methods_table.py` puts the ratios into docs/methods.md. Method and baseline take turns on one
+thread, a ratio is taken within each turn, and the table has the median; the clock counts processor time.
 """
 
 from __future__ import annotations
