@@ -9,6 +9,7 @@ import hashlib
 import inspect
 import json
 import math
+import traceback
 import typing
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -365,8 +366,13 @@ def _model(node: dict[str, Any], data: Data, trusted: Sequence[str]) -> Callable
             logits = model().eval()(data.x[:1].float())
     except Refusal:
         raise
-    except (TypeError, ValueError, RuntimeError, AssertionError, IndexError) as error:
-        said = " ".join(str(error).split()) or type(error).__name__
+    except Exception as error:
+        if ours and not isinstance(error, TypeError | ValueError | RuntimeError | AssertionError):
+            raise
+        said = " ".join(str(error).split())
+        if not ours:
+            last = traceback.extract_tb(error.__traceback__)[-1]
+            said = f"{type(error).__name__}: {said} ({Path(last.filename).name}, line {last.lineno})"
         raise Refusal(
             f"model is {node.get('name')!r}, which cannot take the {data.kind} examples of {data.name}, of shape "
             f"{data.shape}: {said} (another model=... or data=...)"
