@@ -132,7 +132,7 @@ def with_channels(net: nn.Module, channels: int) -> nn.Module:
 def tamed(net: nn.Module) -> tuple[nn.Module, int]:
     """The net without in-place activations, dropout or running averages, and how many dropouts were switched off."""
     off = 0
-    for parent in list(net.modules()):
+    for parent in reversed(list(net.modules())):  # parts before what they are parts of
         if isinstance(parent, nn.MultiheadAttention | nn.RNNBase):
             off += parent.dropout > 0
             parent.dropout = 0.0
@@ -163,8 +163,8 @@ def _norm(theirs: _BatchNorm) -> nn.Module:
             layer.register_buffer(name, value)
     if type(theirs) in PLAIN_NORMS:
         return layer
-    if type(theirs).__module__.startswith("timm.") and hasattr(theirs, "act"):  # BatchNormAct2d: norm, dropout, ReLU
-        return nn.Sequential(OrderedDict(norm=layer, drop=Off(), act=theirs.get_submodule("act")))
+    if type(theirs).__module__.startswith("timm.") and hasattr(theirs, "act"):  # BatchNormAct2d: norm, drop, act
+        return nn.Sequential(OrderedDict(norm=layer, **dict(theirs.named_children())))
     raise Refusal(
         f"the model has a {type(theirs).__name__}, a batch norm of its own kind, whose running averages regrun cannot "
         "measure; it must be one of torch.nn's (model=...)"

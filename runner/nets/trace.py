@@ -103,16 +103,18 @@ class Trace(TorchFunctionMode):
 def places(net: nn.Module, x: Tensor) -> list[Place]:
     """Where marks belong in a net that is given x [B, ...], in the order in which a pass meets them."""
     trace = Trace(x)
-    visits: dict[nn.Module, int] = defaultdict(int)
+    visits: dict[nn.Module, list[range]] = defaultdict(list)  # the numbers of the nodes that each visit made
+    begun: list[int] = []
     units: set[Node] = set()
 
     def enter(module: nn.Module, given: tuple[Any, ...]) -> None:
+        begun.append(len(trace.nodes))
         node = trace.node(given[0]) if given else None
         if node:
             node.taking.append(module)
 
     def leave(module: nn.Module, given: tuple[Any, ...], out: object) -> None:
-        visits[module] += 1
+        visits[module].append(range(begun.pop(), len(trace.nodes)))
         node = trace.node(out)
         if node:
             node.giving.append(module)
@@ -143,22 +145,21 @@ def places(net: nn.Module, x: Tensor) -> list[Place]:
     return found
 
 
-def _placed(node: Node, kinds: Mapping[Node, str], visits: Mapping[nn.Module, int]) -> tuple[nn.Module, bool] | None:
+def _placed(
+    node: Node, kinds: Mapping[Node, str], visits: Mapping[nn.Module, Sequence[range]]
+) -> tuple[nn.Module, bool] | None:
     """A module that gives this value and no other, or alone is given it; and whether the mark stands at its entry."""
     for module in node.giving:
-        if visits[module] == 1:
+        if len(visits[module]) == 1:
             return module, False
     for module in node.giving:  # used again and again: all that it gives must be alike
-        if all(kinds.get(other) == kinds[node] for other in kinds if module in other.giving) and visits[module] == sum(
-            module in other.giving for other in kinds
-        ):
+        if [kinds[other] for other in kinds if module in other.giving] == [kinds[node]] * len(visits[module]):
             return module, False
-    if len(node.children) == 1:
-        for module in node.taking:
-            if visits[module] == 1:
-                return module, True
-        if node.children[0].name in RESHAPES:
-            return _placed(node.children[0], kinds, visits)
+    for module in node.taking:
+        if len(visits[module]) == 1 and all(child.number in visits[module][0] for child in node.children):
+            return module, True
+    if len(node.children) == 1 and node.children[0].name in RESHAPES:
+        return _placed(node.children[0], kinds, visits)
     return None
 
 
