@@ -13,7 +13,6 @@ from conftest import Regrun
 from test_nets import CLASSES, IMAGE, SIGNAL, TABLE, check_lanes
 from test_study import rows_of
 from torch import Tensor, nn
-from torchvision import models
 
 from runner.engine.weights import initial
 from runner.errors import Refusal
@@ -176,10 +175,12 @@ def test_a_lane_of_a_transformer_equals_the_run_alone() -> None:
 
 
 def test_marks_of_the_users_own_stay_and_no_others_come() -> None:
-    net = Adopted(
-        lambda: nn.Sequential(nn.Linear(6, 5), nn.ReLU(), Mark("hidden"), nn.Dropout(), nn.Linear(5, 4)), TABLE
-    )
-    assert found(net, TABLE) == [("input", "before the net"), ("hidden", "net.2")]
+    def make() -> nn.Module:
+        return nn.Sequential(nn.Linear(6, 5), nn.ReLU(), Mark("hidden"), nn.Dropout(), nn.Linear(5, 4))
+
+    assert found(Adopted(make, TABLE), TABLE) == [("input", "before the net"), ("hidden", "net.2")]
+    whole = Adopted(lambda: nn.Sequential(Mark("input"), make()), TABLE)
+    assert found(whole, TABLE) == [("input", "net.0"), ("hidden", "net.1.2")]
 
 
 class Noisy(nn.Linear):
@@ -252,14 +253,10 @@ def _blocks(arch: str) -> list[str]:
 
 
 def test_torchvisions_nets_are_tamed_as_they_come() -> None:
-    """One of each family, on the smallest image that it takes."""
-    for arch, side in (("alexnet", 64), ("vgg11", 32), ("squeezenet1_1", 32), ("googlenet", 32), ("swin_t", 32)):
-        net = torchvision((3, side, side), 3, arch)
+    for arch in ("squeezenet1_1", "googlenet", "swin_t"):
+        net = torchvision((3, 32, 32), 3, arch)
         assert isinstance(net, Adopted)
-        assert len(net.placed) > 4, arch
-        assert type(net.net) is type(
-            models.get_model(arch, weights=None, **({"init_weights": False} if arch == "googlenet" else {}))
-        )
+        assert len(net.placed) > 8, arch
 
 
 PACKAGE = '''

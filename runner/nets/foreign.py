@@ -41,9 +41,9 @@ class Adopted(nn.Module):
         """Adopt what `make` gives, for examples of this shape; refuses one that is random in itself."""
         super().__init__()
         self.make = make
-        self.arrived = Mark("input")
-        self.arrived.place = "before the net"  # type: ignore[assignment]
         self.net, self.switched_off = tamed(make())
+        own = {module.kind for module in self.net.modules() if isinstance(module, Mark)}
+        self.arrived = nn.Identity() if "input" in own else _mark("input", "before the net")
         self.drawn = tuple(name for name, _ in self.net.named_parameters())
         for module in self.net.modules():
             if callable(getattr(module, "reset_parameters", None)):
@@ -51,12 +51,11 @@ class Adopted(nn.Module):
         _refuse_randomness(self, shape)
         self.placed: Sequence[Place] = ()
         self.marks = nn.ModuleList()
-        if not any(isinstance(module, Mark) for module in self.net.modules()):
+        if not own:
             with _plain_attention():
-                self.placed = places(self.net, _example(self, shape))
+                self.placed = places(self.net, _example(shape))
             for place in self.placed:
-                mark = Mark(place.kind)
-                mark.place = f"{'before' if place.entry else 'behind'} {place.name}"  # type: ignore[assignment]
+                mark = _mark(place.kind, f"{'before' if place.entry else 'behind'} {place.name}")
                 self.marks.append(mark)
                 _hook(place, mark)
 
@@ -171,6 +170,12 @@ def _norm(theirs: _BatchNorm) -> nn.Module:
     )
 
 
+def _mark(kind: str, place: str) -> Mark:
+    mark = Mark(kind)
+    mark.place = place
+    return mark
+
+
 def _hook(place: Place, mark: nn.Module) -> None:
     """Let what the place's module is given, or gives, pass through the mark."""
     if place.entry:
@@ -179,18 +184,14 @@ def _hook(place: Place, mark: nn.Module) -> None:
         place.module.register_forward_hook(lambda module, given, out: mark(out))
 
 
-def _example(net: nn.Module, shape: Sequence[int]) -> Tensor:
-    """Two random examples, where the net's weights are."""
-    like = next(net.parameters(), torch.empty(0))
-    generator = torch.Generator().manual_seed(0)
-    return torch.randn(2, *shape, generator=generator).to(like.device)
+def _example(shape: Sequence[int]) -> Tensor:
+    """Two random examples [2, *shape]."""
+    return torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
 
 
 def _refuse_randomness(net: nn.Module, shape: Sequence[int]) -> None:
     """Refuse a net whose training pass does not give the same twice."""
-    x = _example(net, shape)
-    if x.is_meta:
-        return
+    x = _example(shape)
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         seen = []
         for seed in (1, 2):

@@ -18,6 +18,8 @@ _tap: Tap | None = None  # the tap of the enclosing `tapped` block; the design's
 class Mark(nn.Module):
     """A place of a kind: "input", "hidden" or "branch" (the end of a residual branch). The identity unless tapped."""
 
+    place = ""  # where it stands, if its name in the net does not say so
+
     def __init__(self, kind: str) -> None:
         """Mark a place of this kind, one of KINDS."""
         super().__init__()
@@ -77,7 +79,7 @@ class Visit(NamedTuple):
 
 def describe(net: nn.Module, x: Tensor) -> list[Visit]:
     """Every mark that one forward pass on x [B, ...] meets, in order."""
-    names = {module: getattr(module, "place", name) for name, module in net.named_modules()}
+    names = {module: module.place or name for name, module in net.named_modules() if isinstance(module, Mark)}
     met: list[Visit] = []
 
     def note(mark: nn.Module, given: tuple[Tensor, ...], h: Tensor) -> None:
