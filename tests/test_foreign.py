@@ -38,8 +38,7 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.second(self.drop(self.act(self.norm(self.first(x)))))
-        h = h * self.gate(h)
-        out = nn.Identity()(h)
+        out = h * self.gate(h)
         out += x
         return self.act(out)  # type: ignore[no-any-return]
 
@@ -57,7 +56,7 @@ class Small(nn.Module):
         nn.init.constant_(self.head.bias, 0.25)
 
     def forward(self, x: Tensor) -> Tensor:
-        h = F.relu(self.stem(x))
+        h = F.relu(self.stem(x), inplace=True)
         h = self.blocks(h).mean((2, 3))
         return self.head(self.drop(torch.tanh(self.wide(h))))  # type: ignore[no-any-return]
 
@@ -72,9 +71,9 @@ def found(net: nn.Module, shape: tuple[int, ...] = IMAGE) -> list[tuple[str, str
 
 def test_marks_of_a_net_as_people_write_them() -> None:
     net = Adopted(small, IMAGE)
-    # The relu behind the stem is a function, so its mark stands where the first block takes its value; but the block
-    # takes it for its branch and for the sum, and what is given to the block as a whole is the place. The branch's own
-    # relu, dropout and gate are no places where the whole of an example passes; `h * gate` has no module.
+    # The relu behind the stem is a function, so its mark stands before what takes all of its value: not the first
+    # block's convolution, which the sum goes around, but the blocks. The relu, dropout and gate of a branch are no
+    # places where the whole of an example passes. No branch is marked: it ends in `h * gate(h)`, which no module gives.
     assert found(net) == [
         ("input", "before the net"),
         ("hidden", "before blocks"),

@@ -77,12 +77,14 @@ class Trace(TorchFunctionMode):
         parents = list(dict.fromkeys(self.node_of[id(leaf)] for leaf in given if id(leaf) in self.node_of))
         weighs = any(id(leaf) in self.kernels or (isinstance(leaf, nn.Parameter) and leaf.ndim >= 2) for leaf in given)
         out = func(*args, **(kwargs or {}))
+        name = getattr(func, "__name__", "")
+        may_keep = not name.endswith("_") and name not in UNIT_CALLS  # those change a value where it is
         for leaf in tree_leaves(out) if parents or weighs else ():
-            if not isinstance(leaf, Tensor) or (len(parents) == 1 and self.node_of.get(id(leaf)) is parents[0]):
+            if not isinstance(leaf, Tensor) or (may_keep and [self.node_of.get(id(leaf))] == parents):
                 continue  # a number, or the value as it was
             self.kept.append(leaf)
             if parents:
-                self._note(leaf, getattr(func, "__name__", ""), parents, weighs)
+                self._note(leaf, name, parents, weighs)
             elif not isinstance(leaf, nn.Parameter):
                 self.kernels.add(id(leaf))
         return out
