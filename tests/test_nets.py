@@ -243,6 +243,8 @@ def test_columns_of_a_table_are_tokens_of_their_own() -> None:
     one, other = tokens(torch.tensor([[1.0, 2.0, 3.0]])), tokens(torch.tensor([[1.0, 5.0, 3.0]]))
     assert [bool(torch.equal(one[0, i], other[0, i])) for i in range(4)] == [True, True, False, True]
     assert not torch.equal(one[0, 1], one[0, 3])
+    for name, w in tokens.named_parameters():  # 8 numbers a token: uniform within 1 / sqrt(8) = 0.354
+        assert -0.354 < w.min() < -0.1 < 0.1 < w.max() < 0.354, name
 
 
 @pytest.mark.parametrize(
