@@ -39,9 +39,12 @@ def _task(cfg: DictConfig) -> float:
 def _job(cfg: DictConfig, overrides: list[str], alone: bool) -> float:
     from runner import study, sweep
     from runner.config import read
-    from runner.progress import progress_of, show_job
+    from runner.progress import progress_of, show_job, show_marks
 
     job = read(cfg, overrides)
+    if job.marks:
+        show_marks(job)
+        return float("nan")
     name = job.study or sweep.stamp(job.method)
     folder = job.out / name
     if alone:

@@ -9,10 +9,11 @@ import hashlib
 import inspect
 import json
 import math
+import traceback
 import typing
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
 from runner.data.base import Data, Splitter
-from runner.engine.loop import rehearse
+from runner.engine.loop import rehearse, unmappable
 from runner.engine.optimizers import Optimizer
 from runner.engine.schedules import Constant, Cosine, Cyclic, Step
 from runner.errors import Refusal, unknown
@@ -32,6 +33,7 @@ from runner.grid import Run, along, crossed, runs
 from runner.keys import Key
 from runner.methods.base import Method, ranges
 from runner.methods.stack import Stack
+from runner.nets.foreign import Adopted
 from runner.paths import conf_dir, options
 from runner.search import drawn
 
@@ -44,10 +46,10 @@ PROTOCOLS = ("fixed", "tuned", "search", "smoke")
 TOP = (
     "study", "seeds", "seed0", "epochs", "batch_size", "device", "dtype", "evaluate", "penalize_biases", "margins",
     "lanes", "threads", "progress", "out", "allow", "axes", "data", "model", "optimizer", "schedule", "method",
-    "protocol",
+    "protocol", "marks",
 )  # fmt: skip
 # What changes no number of a run that is trained: it is no part of a job's identity
-OUTSIDE = ("study", "seeds", "margins", "lanes", "threads", "progress", "out", "allow", "axes")
+OUTSIDE = ("study", "seeds", "margins", "lanes", "threads", "progress", "out", "allow", "axes", "marks")
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,8 @@ class Job:
     margins: Mapping[str, float]  # differences that count as none, by metric
     method: str  # the stack in one word: "dropout+l2", or "none"
     experiment: Experiment
+    one_by_one: str | None  # why its runs cannot be trained side by side, if they cannot
+    marks: bool  # whether to show where the model's marks are, and train nothing
     axes: Mapping[str, Sequence[float]]  # numbers written as lists, or the grid of a tuned method
     points: Sequence[Mapping[str, float]]  # the configurations of the job
     seeds: Sequence[int]  # of the runs to report
@@ -165,7 +169,7 @@ def read(cfg: DictConfig, overrides: Sequence[str] = ()) -> Job:
     experiment = Experiment(
         data, splitter, model, stack, optimizer, schedule, budget, device, DTYPES[values["dtype"]], lanes
     )
-    _rehearse(experiment, points, seed0)
+    why = _rehearse(experiment if len(points) * max(seeds, tune) > 1 else replace(experiment, lanes=1), points, seed0)
     settings = {key: value for key, value in values.items() if key not in OUTSIDE} | {"device": device.type}
     settings["data"] = {key: value for key, value in values["data"].items() if key != "smoke"}
     return Job(
@@ -181,7 +185,9 @@ def read(cfg: DictConfig, overrides: Sequence[str] = ()) -> Job:
         protocol=protocol,
         method=_label(list(stack.methods), named),
         margins=_margins(_section(values, "margins")),
-        experiment=experiment,
+        experiment=replace(experiment, lanes=1) if why else experiment,
+        one_by_one=why,
+        marks=_marks(values["marks"]),
         axes=axes,
         points=points,
         seeds=range(seed0 + tune, seed0 + tune + seeds),
@@ -189,8 +195,11 @@ def read(cfg: DictConfig, overrides: Sequence[str] = ()) -> Job:
     )
 
 
-def _rehearse(experiment: Experiment, points: Sequence[Mapping[str, float]], seed: int) -> None:
-    """Let the methods refuse data or a model that they do not suit, before anything is written."""
+def _rehearse(experiment: Experiment, points: Sequence[Mapping[str, float]], seed: int) -> str | None:
+    """Let the methods refuse data or a model that they do not suit, before anything is written.
+
+    Gives the reason why runs cannot be trained side by side, if there is one.
+    """
     shapes = {tuple(experiment.stack.shaping(point).items()): point for point in points}
     for point in shapes.values():
         try:
@@ -198,7 +207,8 @@ def _rehearse(experiment: Experiment, points: Sequence[Mapping[str, float]], see
         except Refusal:
             raise
         except Exception:
-            return  # a method that breaks does so again in its job, whose folder then says how
+            return None  # a method that breaks does so again in its job, whose folder then says how
+    return unmappable(experiment, Run(seed, "report", points[0], 0)) if experiment.lanes != 1 else None
 
 
 def flatten(settings: Mapping[str, Any], lead: str = "") -> dict[str, Any]:
@@ -282,6 +292,12 @@ def _true_or_false(key: str, value: object) -> bool:
     return value
 
 
+def _marks(value: object) -> bool:
+    if value not in (None, "show"):
+        raise Refusal(f"marks is {value!r}; it must be null or show (marks=...)")
+    return value == "show"
+
+
 def _device(name: object) -> torch.device:
     if name not in ("auto", "cpu", "cuda"):
         raise Refusal(f"device is {name!r}; it must be auto, cpu or cuda (device=...)")
@@ -353,22 +369,39 @@ def _data(node: dict[str, Any], seed0: int, trusted: Sequence[str]) -> tuple[Dat
 
 def _model(node: dict[str, Any], data: Data, trusted: Sequence[str]) -> Callable[[], nn.Module]:
     given = {key: value for key, value in node.items() if key not in ("name", "_target_")}
-    make = _called("model", node, given | {"shape": data.shape, "classes": data.classes}, trusted)
+    target = _locate("model", node.get("_target_"), trusted)
+    about = {"shape": data.shape, "classes": data.classes}
+    known = _parameters(target)
+    make = _called("model", node, given | {key: value for key, value in about.items() if key in known}, trusted)
+    ours = str(node["_target_"]).startswith("runner.")
 
     def model() -> nn.Module:
-        net = make()
+        net = make() if ours else Adopted(_net_of(node, make), data.shape)
         assert isinstance(net, nn.Module)
         return net
 
     try:
         with torch.no_grad():
-            model().eval()(data.x[:1].float())
-    except (TypeError, ValueError, RuntimeError) as error:
+            logits = model().eval()(data.x[:1].float())
+    except Refusal:
+        raise
+    except Exception as error:
+        if ours and not isinstance(error, TypeError | ValueError | RuntimeError | AssertionError):
+            raise
         said = " ".join(str(error).split())
+        if not ours:
+            last = traceback.extract_tb(error.__traceback__)[-1]
+            said = f"{type(error).__name__}: {said} ({Path(last.filename).name}, line {last.lineno})"
         raise Refusal(
             f"model is {node.get('name')!r}, which cannot take the {data.kind} examples of {data.name}, of shape "
             f"{data.shape}: {said} (another model=... or data=...)"
         ) from error
+    if not isinstance(logits, torch.Tensor) or tuple(logits.shape) != (1, data.classes):
+        gives = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+        raise Refusal(
+            f"model is {node.get('name')!r}, which gives {gives} for one example; it must give (1, {data.classes}), a "
+            f"logit for each class of {data.name} (model._target_=...)"
+        )
     return model
 
 
@@ -390,6 +423,26 @@ def _label(methods: list[str], named: Mapping[str, list[str]]) -> str:
         if set(parts) <= set(methods):
             methods = [name, *(method for method in methods if method not in parts)]
     return "+".join(methods) or "none"
+
+
+def _net_of(node: Mapping[str, Any], make: Callable[[], object]) -> Callable[[], nn.Module]:
+    """`make`, which must give a torch module."""
+
+    def made() -> nn.Module:
+        net = make()
+        if not isinstance(net, nn.Module):
+            raise Refusal(f"model._target_ {node.get('_target_')} gave a {type(net).__name__}, not a torch.nn.Module")
+        return net
+
+    return made
+
+
+def _parameters(target: object) -> Sequence[str]:
+    """The names of a function's parameters; all of ours if they cannot be known, which `_called` then refuses."""
+    try:
+        return list(inspect.signature(target).parameters)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return ["shape", "classes"]
 
 
 def _stack(

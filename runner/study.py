@@ -107,6 +107,8 @@ def run_job(job: Job, folder: Path, command: Sequence[str], say: Say, watch: Cal
             present = {row["run_id"] for row in rows}
             missing = [run for run in wanted if _run_id(job, run) not in present]
             if missing:
+                if job.one_by_one:
+                    say(f"{job.name}: runs go one by one, not side by side: {job.one_by_one}")
                 records.write_status(place, "running", method=job.method, command=list(command))
                 began = records.now()
                 experiment = replace(job.experiment, lanes=job.experiment.lanes or width(job.experiment, wanted))

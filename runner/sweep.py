@@ -44,6 +44,8 @@ def plan(compose: Compose, jobs: Sequence[Sequence[str]], axes: Sequence[str]) -
     for job in with_baselines:
         cfg = compose([*job, label])
         composed.append((job, read(cfg, job)))
+        if composed[-1][1].marks:
+            raise Refusal("marks is 'show', which describes one model and trains nothing; leave -m out (marks=null)")
     names: dict[str, str] = {}
     kept = []
     for job, checked in composed:

@@ -24,7 +24,12 @@ from runner.paths import conf_dir, options, stacked
 
 FILES = [path.relative_to(conf_dir()) for path in sorted(conf_dir().rglob("*.yaml"))]
 METHODS = [name for name in options("method") if name != "none" and stacked(name) == [name]]
-DATA_OF = {"convnet": "digits"}  # the data set that a model suits, where it is not the default one
+IMAGE_MODELS = (
+    "alexnet_small", "convnet", "inception_small", "resnet18_cifar", "resnet20", "timm", "torchvision", "vit_small",
+    "wide_resnet",
+)  # fmt: skip
+# the data set that a model suits, where it is not the default one
+DATA_OF = dict.fromkeys(IMAGE_MODELS, "digits")
 SMALL = ["protocol=smoke", "out=nowhere"]
 
 
@@ -37,7 +42,7 @@ def composed(*overrides: str) -> Job:
 def fitting(name: str, *overrides: str) -> Job:
     """The job of one method, on the first model that suits it."""
     refused = []
-    for model in ("mlp", "convnet", *options("model")):
+    for model in ("mlp", "convnet", "resnet_mlp", *options("model")):
         try:
             return composed(f"method={name}", f"model={model}", "data=digits", *overrides)
         except Refusal as refusal:
@@ -103,8 +108,10 @@ def test_a_data_set_loads_and_splits(name: str) -> None:
 
 @pytest.mark.parametrize("name", options("model"))
 def test_a_model_gives_one_logit_for_each_class(name: str) -> None:
+    if name == "timm":
+        pytest.importorskip("timm")
     job = composed(f"model={name}", f"data={DATA_OF.get(name, 'mnist1d')}", *SMALL)
-    assert job.model == name
+    assert job.model == {"timm": "timm_resnet18", "torchvision": "torchvision_resnet18"}.get(name, name)
     data = job.experiment.data
     assert job.experiment.model().eval()(data.x[:2].float()).shape == (2, data.classes)
 

@@ -312,7 +312,7 @@ from torch import nn
 
 class _Net(nn.Linear):
     def forward(self, x):
-        if self.training:
+        if self.training and len(x) > 2:  # not yet when the net is looked at
             raise ZeroDivisionError("it broke")
         return super().forward(x.flatten(1))
 

@@ -16,11 +16,12 @@ from torch.nn.utils.parametrizations import weight_norm
 from runner.engine.weights import initial
 from runner.errors import Refusal
 from runner.methods.base import Params, penalized
-from runner.methods.normalization import BatchNorm, BatchNormLayer
+from runner.methods.normalization import BatchNorm
 from runner.methods.penalties import L1, L2
 from runner.methods.stack import Stack
 from runner.methods.weight_penalties import L0, L2SP, ElasticNet, GroupLasso, Orthogonal, PathNorm, SpectralPenalty
 from runner.nets.dense import linear, mlp
+from runner.nets.norms import BatchNormLayer
 from runner.nets.residual import resnet_mlp
 
 PARAMS: Params = {"w": torch.tensor([[3.0, -0.5], [0.01, -4.0]]), "b": torch.tensor([1.0, -2.0])}

@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_map
 from runner.engine.calibration import Marks, best_temperature, calibration_error, marks, null_draws, null_level
 from runner.engine.lanes import over_lanes
 from runner.methods.base import Params
-from runner.methods.normalization import BatchNormLayer
+from runner.nets.norms import BatchNormLayer
 
 EXAMPLES = 500  # examples in one forward pass: what fits a cache well (15 lanes of a small MLP, measured)
 NORM_EXAMPLES = 5000  # at most so many training examples measure the statistics of batch norm

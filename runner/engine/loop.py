@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -176,9 +177,32 @@ def _watch_on(watch: Watch, done: int, seen: Progress) -> None:
 
 def rehearse(experiment: Experiment, run: Run) -> None:
     """Take the first step of a run on a small batch and forget it: what would be refused in training is refused now."""
-    budget = replace(experiment.budget, batch_size=min(experiment.budget.batch_size, 16))
-    small = replace(experiment.shaped(run.point), budget=budget, lanes=1, device=torch.device("cpu"))
-    few_steps(*begin(small, [run]), 1)
+    few_steps(*begin(_small(experiment, run, 16, 1), [run]), 1)
+
+
+def unmappable(experiment: Experiment, run: Run) -> str | None:
+    """Why runs cannot be trained in one pass, in a line; None if they can.
+
+    Found by trying: the first step of two lanes, and an evaluation, on a few examples. An operation that torch can only
+    map by a loop of its own counts as one that it cannot map.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message="There is a performance drop")
+            pack, lanes = begin(_small(experiment, run, 4, 2), [run, run])
+            lanes = few_steps(pack, lanes, 1)
+            few = {"train": lanes.rows["train"][:, :4]}
+            evaluate(pack.net, pack.kept(lanes, 1), pack.pool(lanes), few, pack.mapped, pack.members)
+    except Exception as error:  # whatever a foreign net raises; that the run works alone is known
+        said = " ".join(f"{type(error).__name__}: {error}".split())
+        return said if len(said) <= 200 else f"{said[:199]}…"
+    return None
+
+
+def _small(experiment: Experiment, run: Run, examples: int, lanes: int) -> Experiment:
+    """The experiment on the CPU with a small batch, at the strengths of a run that shape the net."""
+    budget = replace(experiment.budget, batch_size=min(experiment.budget.batch_size, examples))
+    return replace(experiment.shaped(run.point), budget=budget, lanes=lanes, device=torch.device("cpu"))
 
 
 def _train_pack(experiment: Experiment, runs: Sequence[Run], watch: Watch) -> list[Outcome]:
