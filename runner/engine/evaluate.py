@@ -35,14 +35,19 @@ class Pool(NamedTuple):
     """All examples on the device, and for each lane the statistics that standardize them."""
 
     x: Tensor  # [N, ...]
-    y: Tensor  # int64 [N]
+    y: Tensor  # int64 [N], or [L, N] where each lane has labels of its own
     mean: Tensor  # [L, ...]
     std: Tensor  # [L, ...]
+    fill: Tensor | None = None  # [L, ...]: what stands for a missing number; None: none is missing
 
     def inputs(self, rows: Tensor) -> Tensor:
         """Standardized inputs of rows [L, B]: [L, B, ...]."""
-        picked = self.x[rows].to(self.mean.dtype)
-        return (picked - self.mean[:, None]) / self.std[:, None]
+        picked = (self.x[rows].to(self.mean.dtype) - self.mean[:, None]) / self.std[:, None]
+        return picked if self.fill is None else torch.where(picked.isnan(), self.fill[:, None], picked)
+
+    def labels(self, rows: Tensor) -> Tensor:
+        """Labels of rows [L, B]: int64 [L, B]."""
+        return self.y[rows] if self.y.ndim == 1 else self.y.gather(1, rows)
 
 
 def measure_norms(net: nn.Module, params: Params, pool: Pool, train: Tensor, mapped: bool) -> Params:
@@ -100,7 +105,7 @@ def measure(
     losses = torch.zeros(len(rows), dtype=torch.float64, device=rows.device)
     hits = torch.zeros_like(losses)
     for chunk in rows.split(EXAMPLES, dim=1) if rows.shape[1] else ():
-        loss, hit = over_lanes(one, mapped)(params, buffers, pool.inputs(chunk), pool.y[chunk])
+        loss, hit = over_lanes(one, mapped)(params, buffers, pool.inputs(chunk), pool.labels(chunk))
         losses, hits = losses + loss, hits + hit
     return Measured(losses / rows.shape[1], hits / rows.shape[1])
 
