@@ -77,13 +77,13 @@ def test_noise_is_in_training_and_if_wanted_validation_labels_and_never_in_the_t
 
 
 def test_a_noisy_run_trains_on_the_wrong_labels_and_says_what_it_knows_of_the_right_ones() -> None:
-    trial = experiment(epochs=60)
+    trial = experiment(epochs=40)
     trial = replace(trial, splitter=replace(trial.splitter, noise=noise(0.3)))
     for outcome in outcomes(trial):
         split = trial.splitter.split(trial.data, outcome.run.seed)
         realised = (split.y != trial.data.y)[split.train].double().mean().item()
         assert outcome.figures["label_noise"] == pytest.approx(realised)
-        assert outcome.figures["last_train_acc"] > 0.9  # nearly by heart
+        assert outcome.figures["last_train_acc"] > 0.8  # half way to learning by heart
         # Whoever gives every label as it was told is right as often as what was told is; else at most as much off as
         # the share of labels not given as told.
         apart = abs(outcome.figures["last_train_acc_clean"] - (1 - realised))
@@ -197,16 +197,13 @@ def test_columns_without_a_number_in_training_are_zero(standardize: bool) -> Non
     assert split.std.isnan().sum() == split.mean.isnan().sum() == 0
 
 
-def test_an_axis_is_swept_and_recorded(regrun: Regrun, tmp_path: Path) -> None:
-    told = regrun(
-        "-m", "data=digits", "protocol=smoke", "data.label_noise=0,0.25", "data.train_size=100,200", "study=s",
-        "method=l2", "progress=false",
-    )  # fmt: skip
-    assert told.code == 0, told.err
-    rows = read_table(tmp_path / "outputs" / "s" / "runs.csv")
-    assert {row["setting"] for row in rows} == {
-        f"data.label_noise={rate} data.train_size={size}" for rate in ("0", "0.25") for size in (100, 200)
-    }
-    for row in rows:
-        assert (row["label_noise"] == "") == ("label_noise=0 " in row["setting"])
-        assert (row["last_train_acc_clean"] == "") == ("label_noise=0 " in row["setting"])
+def test_noise_is_recorded(regrun: Regrun, tmp_path: Path) -> None:
+    for rate in ("0", "0.25"):
+        told = regrun(
+            "data=digits", "protocol=smoke", f"data.label_noise={rate}", f"study=at{rate}", "model=linear",
+            "data.train_size=100", "progress=false",
+        )  # fmt: skip
+        assert told.code == 0, told.err
+        for row in read_table(tmp_path / "outputs" / f"at{rate}" / "runs.csv"):
+            assert (row["label_noise"] == "") is (rate == "0")
+            assert (row["last_train_acc_clean"] == "") is (rate == "0")
