@@ -86,10 +86,11 @@ def test_every_method_class_is_on_the_menu_and_no_other() -> None:
 
 
 @pytest.mark.parametrize("name", options("data"))
-def test_a_data_set_loads_and_splits(name: str) -> None:
+def test_a_data_set_loads_and_splits(name: str, tmp_path: Path) -> None:
     if name == "fashion_mnist" and not Path("/usr/share/datasets/fashion-mnist").is_dir():
         pytest.skip("no Fashion-MNIST on this machine")
-    job = composed(f"data={name}", "out=nowhere")
+    mine = user_data(name, tmp_path)
+    job = composed(f"data={name}", "out=nowhere", *mine)
     data, splitter = job.experiment.data, job.experiment.splitter
     assert job.dataset == name
     split = splitter.split(data, 3)
@@ -97,7 +98,16 @@ def test_a_data_set_loads_and_splits(name: str) -> None:
     assert len(set(split.train.tolist()) | set(split.val.tolist()) | set(split.test.tolist())) == sum(
         splitter.sizes(data)
     )
-    composed(f"data={name}", "method=augment", "model=linear", *SMALL)
+    composed(f"data={name}", "method=augment", "model=linear", *SMALL, *mine)
+
+
+def user_data(name: str, folder: Path) -> list[str]:
+    """The overrides that point a data set of the user's at a small one in `folder`."""
+    if name == "table":
+        rows = "".join(f"{i},{'uvw'[i % 3]},{i % 2}\n" for i in range(400))
+        (folder / "my.csv").write_text("a,b,y\n" + rows)
+        return [f"data.path={folder / 'my.csv'}", "data.target=y"]
+    return []
 
 
 @pytest.mark.parametrize("name", options("model"))
