@@ -35,6 +35,14 @@ class Data:
     indicators: Tensor | None = None  # bool [F]: the columns that are 1 for one category and 0 for the others
     content: str = ""  # of a user's files: the same for the same content
 
+    def __post_init__(self) -> None:
+        least, most = (int(self.y.min()), int(self.y.max())) if len(self.y) else (0, 0)
+        if len(self.x) != len(self.y) or not 0 <= least <= most < self.classes:
+            raise Refusal(
+                f"{self.name} has {len(self.x)} examples and {len(self.y)} labels from {least} to {most}; there must "
+                f"be as many, and labels from 0 to {self.classes - 1} for its {self.classes} classes"
+            )
+
     @property
     def shape(self) -> tuple[int, ...]:
         """The shape of one example."""
