@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
+from PIL import Image
 
 import runner.methods
 from runner.cli import GROUPS
@@ -110,6 +111,12 @@ def user_data(name: str, folder: Path) -> list[str]:
         rows = "".join(f"{i},{'uvw'[i % 3]},{i % 2}\n" for i in range(400))
         (folder / "my.csv").write_text("a,b,y\n" + rows)
         return [f"data.path={folder / 'my.csv'}", "data.target=y"]
+    if name == "image_folder":
+        for i in range(400):
+            place = folder / "photos" / "ab"[i % 2]
+            place.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (4, 4), (i % 256, 0, 0)).save(place / f"{i:03}.png")
+        return [f"data.path={folder / 'photos'}", "data.size=4", "data.test_size=0.2"]
     return []
 
 

@@ -213,13 +213,18 @@ def _column_statistics(x: Tensor, indicators: Tensor | None, standardize: bool) 
     return mean.float(), std.float(), ((median - mean) / std).float()
 
 
+def cache_folder() -> Path:
+    """Where what can be made again is kept: the user's cache folder, which may be emptied at any time."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "regrun"
+
+
 def cached(name: str, make: Callable[[], dict[str, NDArray[np.generic]]]) -> dict[str, NDArray[np.generic]]:
     """The arrays that `make` gives, kept in the user's cache folder under `name` so that they are made once.
 
     Written beside and renamed, so that two processes may make the same at once; a cache that cannot be written to is
     done without.
     """
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "regrun"
+    folder = cache_folder()
     path = folder / f"{name}.npz"
     if path.is_file():
         with np.load(path, allow_pickle=False) as stored:
