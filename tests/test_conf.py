@@ -9,6 +9,7 @@ from functools import cache
 from importlib import import_module
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
@@ -117,6 +118,10 @@ def user_data(name: str, folder: Path) -> list[str]:
             place.mkdir(parents=True, exist_ok=True)
             Image.new("RGB", (4, 4), (i % 256, 0, 0)).save(place / f"{i:03}.png")
         return [f"data.path={folder / 'photos'}", "data.size=4", "data.test_size=0.2"]
+    if name == "npz":
+        x, y = np.arange(1200.0).reshape(400, 3), np.arange(400) % 3
+        np.savez(folder / "my.npz", allow_pickle=False, x=x, y=y)
+        return [f"data.path={folder / 'my.npz'}", "data.test_size=0.2"]
     return []
 
 

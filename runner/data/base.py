@@ -34,6 +34,8 @@ class Data:
     official_test: Tensor | None  # int64 rows that are the official test set; None: drawn per seed
     indicators: Tensor | None = None  # bool [F]: the columns that are 1 for one category and 0 for the others
     content: str = ""  # of a user's files: the same for the same content
+    truth: Tensor | None = None  # int64 [N]: what the best classifier says, where it is known
+    bayes_error: float | None = None  # its expected share of errors
 
     def __post_init__(self) -> None:
         least, most = (int(self.y.min()), int(self.y.max())) if len(self.y) else (0, 0)

@@ -376,6 +376,10 @@ def _finish(
     if lanes.labels:
         trained = lanes.rows["train"]
         columns["label_noise"] = (pool.labels(trained) != pack.y[trained]).double().mean(1)
+    if experiment.data.truth is not None and experiment.data.bayes_error is not None:
+        tested = lanes.rows["test"]
+        columns["bayes_acc"] = torch.full((len(tested),), 1 - experiment.data.bayes_error, dtype=torch.float64)
+        columns["teacher_acc"] = (experiment.data.truth.to(pack.y)[tested] == pack.y[tested]).double().mean(1)
     counts = {f"n_{split}": part.shape[1] for split, part in lanes.rows.items()} | {
         "n_params": size(lanes.state.params)
     }
