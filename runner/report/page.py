@@ -36,6 +36,7 @@ ABOUT = {
     "cost_benefit": ("Cost and benefit", "Expected test accuracy over tuning runs; difference against training time"),
     "weights": ("Weights", "Norm of the weights and share near zero, a dot per run and a row per method"),
     "seed_spread": ("Spread over seeds", "Test accuracy of every reported run, a row per method"),
+    "axis_curves": ("Over an axis", "Test accuracy and gap over an axis of the study, a line per method"),
     "datasets": ("Data sets", "Difference in test accuracy to none, methods by data sets"),
     "ranks": ("Ranks", "Ranks of the methods over the data sets"),
 }
