@@ -149,16 +149,37 @@ def test_the_cache_is_used_until_the_folder_or_a_setting_changes(
     assert load(tmp_path / "other").content == changed.content
 
 
-def test_two_processes_at_once_make_one_cache(tmp_path: Path, cache: Path) -> None:
+TWO = """
+import pathlib, sys, time
+from runner.data import image_folder as folders
+decode, count = folders.decoded, []
+def slowly(*arguments):
+    time.sleep(0.05)
+    count.append(1)
+    return decode(*arguments)
+folders.decoded = slowly
+here, other = map(pathlib.Path, sys.argv[2:])
+here.touch()
+while not other.exists():
+    time.sleep(0.001)
+print(folders.image_folder(sys.argv[1], 6, 3).content, len(count))
+"""
+
+
+def test_two_processes_at_once_decode_once(tmp_path: Path, cache: Path) -> None:
     split_folder(tmp_path / "pets")
-    call = f"image_folder({str(tmp_path / 'pets')!r}, 6, 3)"
-    code = f"from runner.data.image_folder import image_folder; print({call}.content)"
+
+    def other(names: tuple[str, str]) -> subprocess.CompletedProcess[str]:
+        marks = [str(tmp_path / name) for name in names]
+        command = [sys.executable, "-c", TWO, str(tmp_path / "pets"), *marks]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
     with ThreadPoolExecutor(2) as pool:
-        told = list(
-            pool.map(lambda _: subprocess.run([sys.executable, "-c", code], capture_output=True, text=True), range(2))
-        )
+        told = list(pool.map(other, [("one", "two"), ("two", "one")]))
     assert [done.returncode for done in told] == [0, 0], told
-    assert {done.stdout.strip() for done in told} == {load(tmp_path / "pets").content}
+    found, counts = zip(*(done.stdout.split() for done in told), strict=True)
+    assert set(found) == {load(tmp_path / "pets").content}
+    assert sorted(counts) == ["0", "10"]
     assert len(list(cache.glob("*.bin"))) == 1
     assert not list(cache.glob("*.part"))
 

@@ -19,7 +19,7 @@ from runner.errors import Refusal
 from runner.keys import Key
 
 KINDS = ("signal", "image", "table")
-EXAMPLES = 10_000  # examples whose statistics are summed at a time
+NUMBERS = 2**24  # numbers that are worked on at a time, where all examples at once would not fit in memory
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +49,11 @@ class Data:
     def shape(self) -> tuple[int, ...]:
         """The shape of one example."""
         return tuple(self.x.shape[1:])
+
+    @property
+    def piece(self) -> int:
+        """How many examples have NUMBERS numbers, and at least one."""
+        return max(1, NUMBERS // max(1, self.x[:1].numel()))
 
     @property
     def outside_test(self) -> Tensor:
@@ -192,7 +197,7 @@ def _statistics(data: Data, train: Tensor, standardize: bool) -> tuple[Tensor, T
     mean, std = torch.zeros(shape, dtype=torch.float64), torch.ones(shape, dtype=torch.float64)
     if standardize:
         count = len(train) * data.x[0, 0].numel()
-        parts = train.split(EXAMPLES)  # in pieces, since as float64 all examples would take eight times the memory
+        parts = train.split(data.piece)
         mean = torch.stack([data.x[rows].double().sum(across) for rows in parts]).sum(0).view(shape) / count
         squares = [(data.x[rows].double() - mean).square().sum(across) for rows in parts]
         std = (torch.stack(squares).sum(0).view(shape) / count).sqrt()

@@ -8,7 +8,7 @@ from functools import lru_cache
 import torch
 import torch.nn.functional as F
 
-from runner.data.base import EXAMPLES, Data
+from runner.data.base import Data
 from runner.errors import Refusal
 
 
@@ -24,10 +24,10 @@ def resized(data: Data, size: int) -> Data:
         )
     if data.kind == "image":
         parts = [
-            F.interpolate(x.float(), (size, size), mode="bilinear", antialias=True) for x in data.x.split(EXAMPLES)
+            F.interpolate(x.float(), (size, size), mode="bilinear", antialias=True) for x in data.x.split(data.piece)
         ]
     else:
-        parts = [F.interpolate(x, size, mode="linear") for x in data.x.split(EXAMPLES)]
+        parts = [F.interpolate(x, size, mode="linear") for x in data.x.split(data.piece)]
     if data.x.dtype == torch.uint8:
         parts = [part.round().clamp(0, 255).to(torch.uint8) for part in parts]
     return replace(data, x=torch.cat(parts))
