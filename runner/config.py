@@ -319,7 +319,7 @@ def _data(node: dict[str, Any], seed0: int, trusted: Sequence[str]) -> tuple[Dat
         if key not in node:
             raise Refusal(
                 f"data.{key} is missing; conf/data/base/splits.yaml has a value for what a file does not say itself "
-                "(defaults: [/data/base/splits@_here_, _self_] at its head)"
+                "(defaults: [base/splits@_here_, _self_] at its head)"
             )
     given = {
         key: tuple(value) if isinstance(value, list) else value

@@ -121,7 +121,11 @@ def test_imbalance_keeps_the_exponential_profile() -> None:
 @pytest.mark.parametrize("seed", range(5))
 def test_imbalance_gives_every_seed_the_same_number(seed: int) -> None:
     scarce = Data("few", "table", torch.zeros(97, 1), torch.tensor([0] * 80 + [1] * 16 + [2]), 3, None)
-    for splitter in (Splitter(None, 10, 20, "train_val", 0, True, 2.5), Splitter(40, 0.2, 0.2, "none", 0, True, 50)):
+    for splitter in (
+        Splitter(2, 10, 20, "train_val", 0, True, 9),
+        Splitter(None, 10, 20, "train_val", 0, True, 2.5),
+        Splitter(40, 0.2, 0.2, "none", 0, True, 50),
+    ):
         split = splitter.split(scarce, seed)
         assert tuple(len(part) for part in split[:3]) == splitter.sizes(scarce)
         assert len(torch.cat(split[:3]).unique()) == sum(splitter.sizes(scarce))

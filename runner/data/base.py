@@ -92,7 +92,7 @@ class Splitter:
     def sizes(self, data: Data) -> tuple[int, int, int]:
         """How many training, validation and test examples a run gets; refuses what the data cannot give."""
         train, val, test = self._asked(data)
-        return int(self._profile(data, train).sum()), val, test
+        return train if self.imbalance == 1 else int(self._profile(data, train).sum()), val, test
 
     def _asked(self, data: Data) -> tuple[int, int, int]:
         """The sizes before any imbalance."""
@@ -142,14 +142,13 @@ class Splitter:
         """How many of `train` examples are kept of each class: int64 [classes].
 
         Class c of C keeps the share imbalance^-(c / (C - 1)) of its part, the exponential profile of Cui et al. (2019);
-        a class that is there at all keeps one example.
+        a class that is there at all keeps one example if so many are asked for.
         """
-        if self.imbalance == 1:
-            return torch.tensor([train])
         there = torch.bincount(data.y[data.outside_test], minlength=data.classes).double()
         keeps = self.imbalance ** -(torch.arange(data.classes, dtype=torch.float64) / max(data.classes - 1, 1))
         kept = (train * there / there.sum() * keeps).round().long()
-        return torch.where(there > 0, kept.clamp_min(1), kept)
+        one_each = torch.where(there > 0, kept.clamp_min(1), kept)
+        return one_each if one_each.sum() <= train else kept
 
 
 def _first_of_each(y: Tensor, rows: Tensor, counts: Tensor) -> Tensor:

@@ -256,6 +256,7 @@ def _row(
     column, gap = f"{checkpoint}_{metric}", f"{checkpoint}_gap_{kind}"
     strengths = str(part["strengths"].iloc[0]) if len(part) else ""
     values = _finite(_numbers(part, column))
+    noise = _finite(_numbers(known, "label_noise"))
     mean, gap_mean = t_interval(values, level), t_interval(_finite(_numbers(part, gap)), level)
     row: dict[Hashable, object] = {name: str(known[name].iloc[0]) for name in [*GROUP, "method", "family", "protocol"]}
     row |= {
@@ -280,7 +281,7 @@ def _row(
         "base_mean": t_interval(_finite(_numbers(baseline, column)), level).mean,
         "edge_of_grid": at_edge(strengths, sorted(set(tuning["strengths"]))),
         "interval_covers": _covers(known),
-        "label_noise": float(np.nan_to_num(_numbers(known, "label_noise")).mean()),
+        "label_noise": float(noise.mean()) if len(noise) else 0.0,
         "underfit": False,
         "pairs": "",
         "n_pairs": 0,
