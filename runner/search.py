@@ -43,7 +43,7 @@ def drawn(
             if path.partition(".")[0] in on:
                 point[path] = between(min(grid), max(grid), float(at.fold(path).uniform()), allowed[path].whole)
         points.append(point)
-    return points
+    return [dict(point) for point in dict.fromkeys(tuple(point.items()) for point in points)]  # each once
 
 
 def between(low: float, high: float, share: float, whole: bool) -> float:

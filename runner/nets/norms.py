@@ -81,7 +81,8 @@ class GhostBatchNormLayer(BatchNormLayer):
         # equal parts at once: the channels of each part as channels of their own
         folded = h.unflatten(0, (parts, -1)).transpose(0, 1).flatten(1, 2)
         normal = self.by_batch(folded, self.scale.repeat(parts), self.shift.repeat(parts))
-        return normal.unflatten(1, (parts, -1)).transpose(0, 1).flatten(0, 1)
+        whole: Tensor = normal.unflatten(1, (parts, -1)).transpose(0, 1).flatten(0, 1)
+        return whole
 
 
 class GroupNormLayer(NormLayer):
