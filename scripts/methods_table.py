@@ -32,12 +32,13 @@ REASONS = (
         ("gradient_noise", "weight_noise", "drop_connect", "l0"),
         "a number is drawn for every weight, or for every unit and example (`l0`), and passed through logarithms.",
     ),
+    (("bootstrap",), "a softmax of the net's own logits is mixed into the targets, next to a net this small."),
     (("dropblock",), "blocks are grown by a max-pool over every feature map, next to a net of two convolutions."),
     (
         ("batch_norm", "ghost_batch_norm", "layer_norm", "group_norm", "rms_norm"),
-        "several passes over every hidden value, forward and backward. torch's fused kernel is faster and rounds a lane "
-        "by its number of neighbours, which no run may depend on. `ghost_batch_norm` is cheaper where its size divides "
-        "the batch.",
+        "several passes over every hidden value, forward and backward. torch's fused kernel is faster and rounds a "
+        "lane by its number of neighbours, which no run may depend on. `ghost_batch_norm` is cheaper where its "
+        "size divides the batch.",
     ),
     (
         ("mixup", "cutmix", "manifold_mixup"),
@@ -106,8 +107,8 @@ def costs() -> str:
     lines = [
         "\n## What the times say\n",
         f"Measured on {about['processor']} with torch {about['torch']}, {about['date']}, by "
-        "`python scripts/bench/methods.py`, which says how. A method of one pass takes up to 1.3, one of two up to 2.2; the",
-        "others, and why:\n",
+        "`python scripts/bench/methods.py`, which says how. A method of one pass takes up to 1.3, one of two up to "
+        "2.2; the others, and why:\n",
     ]
     dear = {name for name in measured() if max(measured()[name].values()) > allowance(name)}
     told = {name for names, _ in REASONS for name in names}

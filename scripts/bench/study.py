@@ -1,0 +1,271 @@
+"""How long does a whole study take, beside the scripts that one would write by hand?
+
+    python scripts/bench/study.py                      the work of mlp and conv1d; --quick: fewer epochs and turns
+    python scripts/bench/study.py --write docs/benchmarks.md
+
+The work: MNIST-1D (4,000 training examples, 1,000 for validation, 10,000 for testing), five dropout rates times
+thirteen seeds, Adam, batches of 100, training and validation accuracy after every epoch and the test accuracy at the
+end. regrun trains all of it; a rival trains a few of the runs, one after another as it would train all, and its time
+is multiplied. Contenders take turns; ratios are of medians over turns, by the clock on the wall, set-up excluded. A
+rival whose test accuracies differ from regrun's by more than noise would show in the last column.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+import logging
+import statistics
+import sys
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from hydra import compose, initialize_config_dir
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+from turns import machine
+
+from runner.config import Job, read
+from runner.data.base import Split
+from runner.engine.packing import threads, width
+from runner.engine.workers import train_across, worth
+from runner.nets.sites import Mark
+from runner.paths import conf_dir
+
+RATES, SEEDS = (0.1, 0.2, 0.3, 0.4, 0.5), 13
+BEGIN, END = "<!-- study: begin -->", "<!-- study: end -->"
+Rival = Callable[["Work", float, int], float]  # (work, dropout rate, seed) -> test accuracy
+
+
+@dataclass(frozen=True)
+class Work:
+    """One study: a model, and for how long its runs train."""
+
+    model: str
+    epochs: int
+    rivals_train: int  # runs that a rival trains in a turn
+
+    def job(self) -> Job:
+        """What regrun makes of it."""
+        overrides = [
+            "method=dropout", f"method.dropout.rate=[{','.join(map(str, RATES))}]", f"model={self.model}",
+            f"seeds={SEEDS}", f"epochs={self.epochs}", "out=nowhere",
+        ]  # fmt: skip
+        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            return read(compose("config", overrides), overrides)
+
+
+class Dropped(nn.Module):
+    """The same net with torch's own dropout after each activation."""
+
+    def __init__(self, net: nn.Module, rate: float) -> None:
+        super().__init__()
+        assert isinstance(net, nn.Sequential)
+        hidden = [isinstance(layer, Mark) and layer.kind == "hidden" for layer in net]
+        layers = [nn.Dropout(rate) if here else layer for here, layer in zip(hidden, net, strict=True)]
+        self.net = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.net(x)
+        return logits
+
+
+def rate_of(job: Job) -> float:
+    """regrun's learning rate, which its rivals take too."""
+    return float(job.settings["optimizer"]["lr"])
+
+
+def sets(job: Job, seed: int) -> dict[str, tuple[Tensor, Tensor]]:
+    """Standardized examples and labels of a seed's three sets, as regrun draws them."""
+    data = job.experiment.data
+    split: Split = job.experiment.splitter.split(data, seed)
+    rows = {"train": split.train, "val": split.val, "test": split.test}
+    return {name: ((data.x[part] - split.mean) / split.std, data.y[part]) for name, part in rows.items()}
+
+
+def plain(work: Work, job: Job, rate: float, seed: int) -> float:
+    """The script a good user writes: datasets, loaders, one run."""
+    torch.manual_seed(seed)
+    net = Dropped(job.experiment.model(), rate)
+    optimizer = torch.optim.Adam(net.parameters(), rate_of(job))
+    parts = {name: TensorDataset(x, y) for name, (x, y) in sets(job, seed).items()}
+    loader = DataLoader(parts["train"], 100, shuffle=True, drop_last=True)
+    clean = {name: DataLoader(part, 500) for name, part in parts.items()}
+
+    def accuracy(name: str) -> float:
+        net.eval()
+        with torch.no_grad():
+            hits = sum(int((net(x).argmax(1) == y).sum()) for x, y in clean[name])
+        net.train()
+        return hits / len(parts[name])
+
+    for _ in range(work.epochs):
+        for x, y in loader:
+            optimizer.zero_grad()
+            F.cross_entropy(net(x), y).backward()
+            optimizer.step()
+        accuracy("train"), accuracy("val")
+    return accuracy("test")
+
+
+def tight(work: Work, job: Job, rate: float, seed: int) -> float:
+    """A tight loop: data in memory, no loader, a fused optimizer."""
+    torch.manual_seed(seed)
+    net = Dropped(job.experiment.model(), rate)
+    optimizer = torch.optim.Adam(net.parameters(), rate_of(job), fused=True)
+    parts = sets(job, seed)
+    x, y = parts["train"]
+
+    def accuracy(name: str) -> float:
+        net.eval()
+        with torch.inference_mode():
+            of, labels = parts[name]
+            hits = sum(
+                int((net(some).argmax(1) == right).sum())
+                for some, right in zip(of.split(500), labels.split(500), strict=True)
+            )
+        net.train()
+        return hits / len(labels)
+
+    for _ in range(work.epochs):
+        order = torch.randperm(len(x))
+        xs, ys = x[order], y[order]
+        for i in range(0, len(x) - 99, 100):
+            optimizer.zero_grad(set_to_none=True)
+            F.cross_entropy(net(xs[i : i + 100]), ys[i : i + 100]).backward()
+            optimizer.step()
+        accuracy("train"), accuracy("val")
+    return accuracy("test")
+
+
+def lightning(work: Work, job: Job, rate: float, seed: int) -> float:
+    """PyTorch Lightning as it is used: a module, a trainer, metrics logged after every epoch."""
+    import lightning
+
+    class Module(lightning.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = Dropped(job.experiment.model(), rate)
+
+        def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
+            x, y = batch
+            logits = self.net(x)
+            self.log("train_acc", (logits.argmax(1) == y).float().mean(), on_step=False, on_epoch=True)
+            return F.cross_entropy(logits, y)
+
+        def _shared(self, batch: tuple[Tensor, Tensor], name: str) -> None:
+            x, y = batch
+            self.log(f"{name}_acc", (self.net(x).argmax(1) == y).float().mean())
+
+        def validation_step(self, batch: tuple[Tensor, Tensor], index: int, dataloader_idx: int = 0) -> None:
+            self._shared(batch, "val")
+
+        def test_step(self, batch: tuple[Tensor, Tensor], index: int) -> None:
+            self._shared(batch, "test")
+
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return torch.optim.Adam(self.parameters(), rate_of(job))
+
+    for name in ("lightning", "lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    torch.manual_seed(seed)
+    parts = {name: TensorDataset(x, y) for name, (x, y) in sets(job, seed).items()}
+    loader = DataLoader(parts["train"], 100, shuffle=True, drop_last=True)
+    clean = {name: DataLoader(part, 500) for name, part in parts.items()}
+    module = Module()
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")  # it advises more workers, which are slower here
+        trainer = lightning.Trainer(
+            max_epochs=work.epochs, accelerator="cpu", logger=False, enable_checkpointing=False,
+            enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
+        )  # fmt: skip
+        trainer.fit(module, loader, [clean["train"], clean["val"]])
+        told = trainer.test(module, clean["test"], verbose=False)
+    return float(told[0]["test_acc"])
+
+
+def ours(job: Job) -> tuple[float, list[float]]:
+    """regrun on all of the work: the seconds, and the test accuracy of every run, rate after rate."""
+    runs = job.reporting(None)
+    began = time.perf_counter()
+    torch.set_num_threads(threads(job.experiment))
+    workers = worth(job.experiment, len(runs))
+    experiment = replace(job.experiment, lanes=width(job.experiment, runs, workers))
+    accuracies = [o.figures["last_test_acc"] for o in train_across(experiment, runs, lambda progress: None, workers)]
+    seconds = time.perf_counter() - began
+    torch.set_num_threads(1)
+    return seconds, accuracies
+
+
+def measure(work: Work, rivals: Sequence[str], turns: int) -> list[dict[str, object]]:
+    """A line for regrun and each rival: seconds for the whole study, regrun's advantage, mean test accuracies."""
+    job = work.job()
+    whole, shown = len(job.reporting(None)), [(RATES[2], seed) for seed in range(work.rivals_train)]
+    contenders: dict[str, Callable[..., float]] = {"plain": plain, "tight": tight, "lightning": lightning}
+    seconds: dict[str, list[float]] = {name: [] for name in ("regrun", *rivals)}
+    accuracy: dict[str, list[float]] = {name: [] for name in seconds}
+    ours(replace(job, experiment=replace(job.experiment, budget=replace(job.experiment.budget, epochs=1))))
+    for _ in range(turns):
+        took, accuracies = ours(job)
+        seconds["regrun"].append(took)
+        accuracy["regrun"] = accuracies[2 * SEEDS : 2 * SEEDS + work.rivals_train]  # the runs that rivals train
+        for name in rivals:
+            one = partial(contenders[name], work, job)
+            began = time.perf_counter()
+            accuracy[name] = [one(rate, seed) for rate, seed in shown]
+            seconds[name].append((time.perf_counter() - began) / len(shown) * whole)
+    least = statistics.median(seconds["regrun"])
+    return [
+        {
+            "what": f"{work.model}, {work.epochs} epochs: {name}",
+            "seconds": round(statistics.median(took), 1),
+            "times regrun": round(statistics.median(took) / least, 2),
+            "least": round(min(took) / least, 2),
+            "most": round(max(took) / least, 2),
+            "test accuracy": round(statistics.mean(accuracy[name]), 4),
+        }
+        for name, took in seconds.items()
+    ]
+
+
+def table(rows: Sequence[dict[str, object]]) -> str:
+    """A Markdown table of the lines."""
+    names = list(rows[0])
+    lines = ["| " + " | ".join(names) + " |", "| --- |" + " ---: |" * (len(names) - 1)]
+    return "\n".join([*lines, *("| " + " | ".join(str(row[name]) for name in names) + " |" for row in rows)])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--rivals", default="plain,tight,lightning")
+    parser.add_argument("--write", type=Path, metavar="PAGE")
+    asked = parser.parse_args()
+    about, clock = machine(), time.monotonic()
+    works = [Work("mlp", 2 if asked.quick else 10, 2), Work("conv1d", 1 if asked.quick else 4, 2)]
+    torch.set_num_threads(1)
+    rows = [row for work in works for row in measure(work, asked.rivals.split(","), 1 if asked.quick else 3)]
+    about["seconds"] = f"{time.monotonic() - clock:.0f}"
+    page = "; ".join(f"{key}: {value}" for key, value in about.items()) + "\n\n" + table(rows)
+    print(page)
+    out = Path("outputs/bench/study.json")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps({"machine": about, "rows": rows}, indent=1) + "\n", encoding="utf-8")
+    if asked.write:
+        before, _, rest = asked.write.read_text(encoding="utf-8").partition(BEGIN)
+        _, end, after = rest.partition(END)
+        if not end:
+            sys.exit(f"{asked.write} lacks the markers {BEGIN} and {END}")
+        asked.write.write_text(f"{before}{BEGIN}\n{page}\n{END}{after}", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
