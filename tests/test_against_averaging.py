@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
+from timm.optim.lookahead import Lookahead as TimmLookahead
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_avg_fn
 
@@ -78,9 +79,8 @@ def test_averages_are_torchs(method: Method, first: int, averages: Callable[[nn.
 
 
 def test_lookahead_is_timms() -> None:
-    timm = pytest.importorskip("timm.optim")
     model, method = net(), Lookahead(0.6, 5)
-    optimizer = timm.Lookahead(torch.optim.SGD(model.parameters(), lr=0.3, momentum=0.9), alpha=0.6, k=5)
+    optimizer = TimmLookahead(torch.optim.SGD(model.parameters(), lr=0.3, momentum=0.9), alpha=0.6, k=5)
     torch.autograd.backward(F.cross_entropy(model(X), Y))  # it passes over weights without a gradient
     optimizer.sync_lookahead()  # else its first slow weights are those of the first pull, which then does nothing
     mine = weights(model)

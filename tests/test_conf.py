@@ -108,8 +108,6 @@ def test_a_data_set_loads_and_splits(name: str) -> None:
 
 @pytest.mark.parametrize("name", options("model"))
 def test_a_model_gives_one_logit_for_each_class(name: str) -> None:
-    if name == "timm":
-        pytest.importorskip("timm")
     job = composed(f"model={name}", f"data={DATA_OF.get(name, 'mnist1d')}", *SMALL)
     assert job.model == {"timm": "timm_resnet18", "torchvision": "torchvision_resnet18"}.get(name, name)
     data = job.experiment.data
