@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import io
 from dataclasses import dataclass, field, replace
 from types import EllipsisType
 
@@ -11,12 +12,14 @@ import torch
 from cases import CASES
 from settings import SHAPES, STEPS, Trainer, batch_of
 
+from runner.engine.optimizers import Adam
 from runner.engine.step import State
 from runner.keys import Key
 from runner.methods.base import FAMILIES, Batch, Method, Now, ranges
 from runner.methods.stack import Stack
 
 NOW = Now(Key.of(0), 0, STEPS, 0.1)
+ADAM = Adam(0.01, 0.9, 0.999, 1e-8)  # whose moments, and their number of steps, count
 ONE_OF_A_KIND = {"l1_subgradient", "l1_biases", "l2_biases"}  # variants, left out of the cocktail
 
 
@@ -160,6 +163,35 @@ def test_draws_do_not_depend_on_the_rest_of_the_stack() -> None:
 
 def test_every_method_has_a_family() -> None:
     assert {case.method.family for case in CASES.values()} <= set(FAMILIES)
+
+
+def stored(state: State) -> State:
+    """The state after a way through a file of plain tensors."""
+    file = io.BytesIO()
+    torch.save(state._asdict(), file)
+    file.seek(0)
+    return State(**torch.load(file, weights_only=True))
+
+
+ONE_KIND = [f"{name}-{case.kinds[0]}" for name, case in CASES.items()]
+COCKTAILS = [f"cocktail-{kind}" for kind in SHAPES]
+
+
+@pytest.mark.parametrize(
+    ("name", "mapped"), [*((n, False) for n in ONE_KIND + COCKTAILS), *((n, True) for n in COCKTAILS)]
+)
+def test_the_state_is_all_that_the_next_steps_depend_on(name: str, mapped: bool) -> None:
+    """Two steps, and two more on another net with what a file kept of the state, are four, bit for bit."""
+    stack, kind = STACKS[name]
+    seeds, strengths = ([3, 4], swept(stack)) if mapped else ([3], {})
+    strengths = {path: values[:2] for path, values in strengths.items()}
+    whole, loss = Trainer(stack, kind, ADAM).train(seeds, mapped, strengths, steps=4)
+    half, _ = Trainer(stack, kind, ADAM).train(seeds, mapped, strengths, steps=2)
+    others = Stack({method: replace(m) for method, m in stack.methods.items()})  # nothing is kept in the methods
+    rest, rest_loss = Trainer(others, kind, ADAM).train(seeds, mapped, strengths, steps=2, after=(2, stored(half)))
+    assert torch.equal(loss, rest_loss)
+    assert [part.keys() for part in whole] == [part.keys() for part in rest]
+    assert equal(whole, rest)
 
 
 def _first(memory: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
