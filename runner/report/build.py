@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from runner.report import comparisons, datasets, figures, page, reliability, spread
+from runner.report import axes, comparisons, datasets, figures, page, reliability, spread
 from runner.report.answers import answers
 from runner.report.collect import collect, write_atomic
 from runner.report.loso import leave_one_seed_out, loso_caption
@@ -222,6 +222,8 @@ def _draw(
     }.items():
         if (drawing := make()) is not None:
             yield name, "All data sets", drawing
+    for name, drawing in axes.axis_curves(primary, runs):
+        yield f"axis_curves-{_slug(name)}", "All data sets", drawing
 
 
 def stored_margins(study_dir: Path) -> Margins | None:

@@ -59,7 +59,8 @@ HEADLINE = _names(
     "gap_diff_hi_sim se_test diff_lo_seeds diff_hi_seeds gap_diff_lo_seeds gap_diff_hi_seeds p p_holm family_size "
     "p_signflip dz wins ties rope gap_rope rope_stored gap_rope_stored p_in_rope verdict more_seeds more_seeds_max "
     "d_train d_train_lo d_train_hi d_test gap_share_from_test time_ratio time_ratio_lo time_ratio_hi best tied_best "
-    "underfit edge_of_grid null_mean temperature_mean pairs level interval_covers"
+    "underfit edge_of_grid null_mean temperature_mean pairs level interval_covers "
+    "label_noise"
 )
 
 ONE_SET = "one fixed training set: the interval does not cover the choice of training data"
@@ -304,6 +305,7 @@ def _row(
     column, gap = f"{checkpoint}_{metric}", f"{checkpoint}_gap_{kind}"
     strengths = str(part["strengths"].iloc[0]) if len(part) else ""
     values = _finite(_numbers(part, column))
+    noise = _finite(_numbers(known, "label_noise"))
     mean, gap_mean = t_interval(values, level), t_interval(_finite(_numbers(part, gap)), level)
     # Of a metric that older runs do not have, the accuracy says which failed.
     ended = len(values if metric in WITH_GAP else _finite(_numbers(part, f"{checkpoint}_test_acc")))
@@ -332,6 +334,7 @@ def _row(
         "null_mean": t_interval(_finite(_numbers(part, f"{column}_null")), level).mean,
         "temperature_mean": t_interval(_finite(_numbers(part, f"{checkpoint}_temperature")), level).mean,
         "interval_covers": covers(known),
+        "label_noise": float(noise.mean()) if len(noise) else 0.0,
         "underfit": False,
         "pairs": "",
         "n_pairs": 0,
