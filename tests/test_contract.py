@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 import io
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from types import EllipsisType
 
 import pytest
 import torch
 from cases import CASES
+from seen import through
 from settings import SHAPES, STEPS, Trainer, batch_of
 
 from runner.engine.optimizers import Adam
@@ -146,6 +147,31 @@ def test_targets_stay_probabilities(name: str) -> None:
     assert (y >= 0).all()
 
 
+SPARED = ("max_norm", "unit_norm", "prune", "orthogonal", "spectral_penalty", "drop_connect")  # whatever is asked for
+BIASED = [name for name, case in CASES.items() if "biases" in {f.name for f in fields(case.method)}]
+
+
+@pytest.mark.parametrize(
+    ("name", "biases"), [*((n, b) for n in BIASED for b in (False, True)), *((n, None) for n in SPARED)]
+)
+def test_biases_and_norm_parameters_are_left_alone_unless_asked_for(name: str, biases: bool | None) -> None:
+    method = CASES[name].method if biases is None else replace(CASES[name].method, biases=biases)
+    normed = {} if name.startswith("path_norm") else {"batch_norm": CASES["batch_norm"].method}
+    trainer = Trainer(Stack({**normed, name: method}), "table")
+    net, batch = trainer.net(), batch_of("table", 1)
+    start, params = (trainer.start(net, seed, {}).params for seed in (0, 1))
+    vectors = {n for n, w in params.items() if w.ndim == 1}
+    assert len(vectors) == (3 if not normed else 7)  # three biases, and scales and shifts of two norms
+    now = replace(NOW, step=STEPS - 1, memory=method.recall(start))
+    slopes = torch.func.grad(lambda at: method.penalty(through(net, batch.x, batch.y, at), now) + 0 * _any(at))(params)
+    moved = method.weights(method.project(params, now), now)
+    touched = {n for n, w in params.items() if slopes[n].any() or not torch.equal(moved[n], w)}
+    assert touched - vectors
+    # what is at 0 or above is not moved by NonNegative: the scales, which are about 1
+    expected = {n for n in vectors if not name.startswith("non_negative") or (params[n] < 0).any()}
+    assert touched & vectors == (expected if biases else set())
+
+
 def test_draws_do_not_depend_on_the_rest_of_the_stack() -> None:
     @dataclass(frozen=True)
     class Spy(Method):
@@ -188,6 +214,10 @@ def test_the_state_is_all_that_the_next_steps_depend_on(name: str, mapped: bool)
     assert torch.equal(loss, rest_loss)
     assert [part.keys() for part in whole] == [part.keys() for part in rest]
     assert equal(whole, rest)
+
+
+def _any(params: dict[str, torch.Tensor]) -> torch.Tensor:
+    return next(iter(params.values())).sum()
 
 
 def _first(memory: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
