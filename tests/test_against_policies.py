@@ -67,7 +67,7 @@ THEIRS = {
 )
 def test_amounts_at_every_magnitude(menu: policies.Menu, policy: type, side: int) -> None:
     """Of 31 magnitudes; posterize and solarize say what is left where regrun says what is taken."""
-    space = policy._AUGMENTATION_SPACE
+    space = vars(policy)["_AUGMENTATION_SPACE"]
     assert set(space) - {THEIRS[name] for name in menu} == {"Color", "Equalize"}
     for name, full in menu.items():
         amounts, signed = space[THEIRS[name]]

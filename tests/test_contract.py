@@ -155,7 +155,9 @@ BIASED = [name for name, case in CASES.items() if "biases" in {f.name for f in f
     ("name", "biases"), [*((n, b) for n in BIASED for b in (False, True)), *((n, None) for n in SPARED)]
 )
 def test_biases_and_norm_parameters_are_left_alone_unless_asked_for(name: str, biases: bool | None) -> None:
-    method = CASES[name].method if biases is None else replace(CASES[name].method, biases=biases)
+    method = CASES[name].method
+    if biases is not None:
+        method = type(method)(**(vars(method) | {"biases": biases}))
     normed = {} if name.startswith("path_norm") else {"batch_norm": CASES["batch_norm"].method}
     trainer = Trainer(Stack({**normed, name: method}), "table")
     net, batch = trainer.net(), batch_of("table", 1)
