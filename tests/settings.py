@@ -71,26 +71,36 @@ class Trainer:
         return self.stack.build(tiny(self.kind)).train()
 
     def train(
-        self, seeds: list[int], mapped: bool, strengths: Mapping[str, Tensor] | None = None, steps: int = 3
+        self,
+        seeds: list[int],
+        mapped: bool,
+        strengths: Mapping[str, Tensor] | None = None,
+        steps: int = 3,
+        after: tuple[int, State] | None = None,
     ) -> tuple[State, Tensor]:
-        """The states and last losses of one lane for each seed, after `steps` steps."""
+        """The states and last losses of one lane for each seed, after `steps` steps, or as many after given ones."""
         net = self.net()
         strengths = dict(strengths or {})
         step = lane_step(net, visits(net, batch_of(self.kind, 0).x), self.stack, self.optimizer, mapped)
-        states = [self.start(net, seed, {p: v[i] for p, v in strengths.items()}) for i, seed in enumerate(seeds)]
-        state: State = torch.utils._pytree.tree_map(lambda *leaves: torch.stack(leaves), *states)
+        begin, state = after or (0, self.started(net, seeds, strengths))
         hyper: Hyper = {
             f.name: torch.full((len(seeds),), getattr(self.optimizer, f.name), dtype=torch.float64)
             for f in fields(self.optimizer)
             if isinstance(getattr(self.optimizer, f.name), float)
         }
         loss = torch.zeros(len(seeds))
-        for at in range(steps):
+        for at in range(begin, begin + steps):
             batches = [batch_of(self.kind, 100 * seed + at) for seed in seeds]
             batch = Batch(*(torch.stack(part) for part in zip(*batches, strict=True)))
             keys = Key.of(torch.tensor(seeds)).fold("step").fold(at).resolved()
             state, loss = step(state, batch, strengths, hyper, keys, at, STEPS, 1.0)
         return state, loss
+
+    def started(self, net: nn.Module, seeds: list[int], strengths: Mapping[str, Tensor]) -> State:
+        """The states of one lane for each seed before its first step."""
+        states = [self.start(net, seed, {p: v[i] for p, v in strengths.items()}) for i, seed in enumerate(seeds)]
+        stacked: State = torch.utils._pytree.tree_map(lambda *leaves: torch.stack(leaves), *states)
+        return stacked
 
     def start(self, net: nn.Module, seed: int, strengths: Mapping[str, Tensor]) -> State:
         """The state of one run before its first step; of all its copies [M, ...] if the stack trains several."""

@@ -8,13 +8,17 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
+from timm.optim.lookahead import Lookahead as TimmLookahead
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_avg_fn
+from torch.optim.swa_utils import AveragedModel, get_ema_avg_fn, get_ema_multi_avg_fn, get_swa_multi_avg_fn, update_bn
 
+from runner.engine import evaluate
+from runner.engine.evaluate import Pool
 from runner.keys import Key
 from runner.methods.averaging import EMA, SWA, Lookahead
 from runner.methods.base import Method, Now, Params
 from runner.methods.flatness import ASAM, SAM
+from runner.nets.norms import BatchNormLayer
 
 STEPS = 40
 NOW = Now(Key.of(0), 0, STEPS, 0.05)
@@ -45,6 +49,8 @@ def descended(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     [
         (SWA(0.25, 1), STEPS // 4, lambda model: AveragedModel(model)),
         (SWA(0.5, 1), STEPS // 2, lambda model: AveragedModel(model)),
+        (SWA(0.5, 1), STEPS // 2, lambda model: AveragedModel(model, multi_avg_fn=get_swa_multi_avg_fn())),
+        (EMA(0.1), 0, lambda model: AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.1))),
         # the warm-up limits the decay to 1/10 and more, so that 0.1 is 0.1 throughout
         (EMA(0.1), 0, lambda model: AveragedModel(model, avg_fn=get_ema_avg_fn(0.1))),
         # with the limit as timm and TensorFlow have it; AveragedModel counts the initial weights
@@ -77,10 +83,64 @@ def test_averages_are_torchs(method: Method, first: int, averages: Callable[[nn.
             assert all(torch.equal(mine[n], w) for n, w in weights(model).items())
 
 
+def test_a_long_average_after_its_warm_up_is_torchs() -> None:
+    # the decay is at most (1 + t) / (10 + t), which is 0.99 at t = 890
+    model, method = net(), EMA(0.99)
+    theirs = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.99))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5, momentum=0.9)
+    theirs.update_parameters(model)
+    memory = method.recall(weights(model))
+    for step in range(STEPS):
+        descended(model, optimizer)
+        theirs.update_parameters(model)
+        memory = method.remember(weights(model), replace(NOW, step=890 + step, steps=1000, memory=memory))
+    torch.testing.assert_close(memory, weights(theirs.module))
+
+
+@pytest.mark.parametrize("batches", [1, 4])
+def test_batch_norm_of_averaged_weights_is_torchs(batches: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of one batch; of several torch takes the mean of their variances, which leaves the spread of their means out."""
+    model = nn.Sequential(nn.Linear(5, 7), nn.BatchNorm1d(7), nn.ReLU(), nn.Linear(7, 7), nn.BatchNorm1d(7))
+    mine = nn.Sequential(
+        nn.Linear(5, 7), BatchNormLayer(7, 1e-5), nn.ReLU(), nn.Linear(7, 7), BatchNormLayer(7, 1e-5)
+    ).eval()
+    theirs, method, n = AveragedModel(model), SWA(0.0, 1), len(X) // batches
+    memory = method.recall(weights(model))
+    for step in range(3):
+        torch.manual_seed(step)
+        for w in model.parameters():
+            nn.init.normal_(w)
+        theirs.update_parameters(model)
+        memory = method.remember(weights(model), replace(NOW, step=step, memory=memory))
+    averaged = method.average(weights(model), replace(NOW, step=3, memory=memory))
+    means: list[Tensor] = []
+    theirs.module.get_submodule("1").register_forward_pre_hook(lambda _, given: means.append(given[0].mean(0)))
+    update_bn(X.split(n), theirs)
+    spread = torch.stack(means).var(0, unbiased=False) if batches > 1 else torch.zeros(7)
+
+    own = {_renamed(name): w[None] for name, w in averaged.items()}
+    pool = Pool(X, Y, torch.zeros(1, 5), torch.ones(1, 5))
+    monkeypatch.setattr(evaluate, "EXAMPLES", n)
+    measured = evaluate.measure_norms(mine, own, pool, torch.arange(len(X))[None], mapped=False)
+    layers = (("1", spread), ("4", None)) if batches == 1 else (("1", spread),)
+    for layer, beside in layers:
+        bn = theirs.module.get_submodule(layer)
+        torch.testing.assert_close(measured[f"{layer}.mean"][0], bn.running_mean, rtol=1e-4, atol=1e-5)
+        expected = torch.as_tensor(bn.running_var) * (n - 1) / n  # it stores the unbiased variance
+        if beside is not None:
+            expected = expected + beside
+        torch.testing.assert_close(measured[f"{layer}.var"][0], expected, rtol=1e-4, atol=1e-5)
+
+
+def _renamed(name: str) -> str:
+    """torch's name of a parameter of a batch norm as regrun has it."""
+    place, _, kind = name.partition(".")
+    return f"{place}.{ {'weight': 'scale', 'bias': 'shift'}[kind] if place in ('1', '4') else kind }"
+
+
 def test_lookahead_is_timms() -> None:
-    timm = pytest.importorskip("timm.optim")
     model, method = net(), Lookahead(0.6, 5)
-    optimizer = timm.Lookahead(torch.optim.SGD(model.parameters(), lr=0.3, momentum=0.9), alpha=0.6, k=5)
+    optimizer = TimmLookahead(torch.optim.SGD(model.parameters(), lr=0.3, momentum=0.9), alpha=0.6, k=5)
     torch.autograd.backward(F.cross_entropy(model(X), Y))  # it passes over weights without a gradient
     optimizer.sync_lookahead()  # else its first slow weights are those of the first pull, which then does nothing
     mine = weights(model)

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from timm.layers.norm import LayerNorm2d
+from timm.layers.std_conv import ScaledStdConv2d, StdConv2d
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune
 
@@ -108,8 +110,7 @@ def test_one_round_of_power_iteration_is_torchs() -> None:
 
 @pytest.mark.parametrize("scaled", [False, True])
 def test_weight_standardization_is_timms(scaled: bool) -> None:
-    layers = pytest.importorskip("timm.layers")
-    theirs = layers.ScaledStdConv2d(3, 6, 3, gamma=1.7128585504496627) if scaled else layers.StdConv2d(3, 6, 3)
+    theirs = ScaledStdConv2d(3, 6, 3, gamma=1.7128585504496627) if scaled else StdConv2d(3, 6, 3)
     x = torch.randn(2, 3, 8, 8)
     params = {"0.weight": theirs.weight.detach(), "1.weight": torch.ones(1, 1)}
     used = WeightStandardization(theirs.eps, scaled).weights(params, NOW)["0.weight"]
@@ -131,6 +132,17 @@ def test_layer_group_and_rms_norm_are_torchs() -> None:
             b.copy_(a)
     for h in (flat, image):
         torch.testing.assert_close(mine(h), theirs(h))
+
+
+def test_layer_norm_of_a_dense_layer_is_timms_of_every_place() -> None:
+    """A layer norm is over all of an example here; timm's of images is over the channels of each place."""
+    theirs, x = LayerNorm2d(6, eps=1e-5), torch.randn(5, 6, 4, 3)
+    mine = GroupNormLayer(6, 1, 1e-5)
+    with torch.no_grad():
+        for a, b in zip((mine.scale, mine.shift), (theirs.weight, theirs.bias), strict=True):
+            b.copy_(a.copy_(torch.linspace(-1, 2, 6)))
+    places = x.permute(0, 2, 3, 1).reshape(-1, 6)
+    torch.testing.assert_close(mine(places).view(5, 4, 3, 6).permute(0, 3, 1, 2), theirs(x))
 
 
 def test_ghost_batch_norm_is_torchs_batch_norm_on_every_part() -> None:

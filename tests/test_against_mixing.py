@@ -13,6 +13,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from scipy import stats
+from timm.layers.drop import DropPath
 from torch import Tensor
 from torchvision.ops import drop_block2d, stochastic_depth
 from torchvision.transforms import v2
@@ -81,6 +82,15 @@ def test_channel_dropout_is_torchs(dims: int) -> None:
 def test_stochastic_depth_is_torchvisions_row_mode() -> None:
     x = torch.randn(40000, 3)
     ours, theirs = StochasticDepth(0.3).hidden(x, site("branch"), NOW), stochastic_depth(x, 0.3, "row")
+    gone = [(h == 0).all(1) for h in (ours, theirs)]
+    kept = ~gone[0] & ~gone[1]
+    torch.testing.assert_close(ours[kept], theirs[kept])
+    assert abs((gone[0].float().mean() - gone[1].float().mean()).item()) < 5 * math.sqrt(2 * 0.21 / 40000)
+
+
+def test_stochastic_depth_is_timms_drop_path() -> None:
+    x = torch.randn(40000, 3)
+    ours, theirs = StochasticDepth(0.3).hidden(x, site("branch"), NOW), DropPath(0.3).train()(x)
     gone = [(h == 0).all(1) for h in (ours, theirs)]
     kept = ~gone[0] & ~gone[1]
     torch.testing.assert_close(ours[kept], theirs[kept])

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
+from typing import Any, TypeAlias
 
 import pytest
 import torch
@@ -13,7 +14,13 @@ from torch import Tensor, nn
 from torch.distributions import Poisson, RelaxedBernoulli, kl_divergence
 from torchvision.ops import sigmoid_focal_loss
 
-from runner.methods.base import Method, Params
+from runner.engine.lanes import lane_step
+from runner.engine.optimizers import SGD, Adam, AdamW, Optimizer
+from runner.engine.schedules import Cosine
+from runner.engine.step import State
+from runner.methods.base import Batch, Method, Params
+from runner.methods.penalties import L2, WeightDecay
+from runner.methods.placebo import Placebo
 from runner.methods.smoothness import (
     FGSM,
     ActivityL1,
@@ -27,6 +34,7 @@ from runner.methods.smoothness import (
     RDrop,
     VirtualAdversarial,
 )
+from runner.methods.stack import Stack
 from runner.methods.weight_penalties import (
     L0,
     L2SP,
@@ -39,6 +47,7 @@ from runner.methods.weight_penalties import (
 from runner.nets.dense import mlp
 
 CLASSES = 3
+Groups: TypeAlias = list[dict[str, Any]]  # as torch.optim takes them
 jacobian: Callable[..., Tensor] = torch.autograd.functional.jacobian
 
 
@@ -83,6 +92,70 @@ def test_under_sgd_it_is_torch_weight_decay(method: Method) -> None:
     now = replace(NOW, memory={"w": torch.zeros(4, 3, dtype=torch.float64)} if isinstance(method, L2SP) else {})
     start = draw(4, 3)
     torch.testing.assert_close(start - 0.1 * (3 * start**2 + slope(method, {"w": start}, now)["w"]), w.detach())
+
+
+TRAINED: dict[str, tuple[Callable[[bool], Method], Optimizer, Callable[[Groups], torch.optim.Optimizer], float]] = {
+    "l2": (
+        lambda biases: L2(0.3, biases),
+        SGD(0.1, 0.9, False),
+        lambda groups: torch.optim.SGD(groups, 0.1, momentum=0.9),
+        1e-12,
+    ),
+    # torch decays the weights before the step and regrun those after it, so that moves differ by rate * lr = 0.003 of
+    # themselves: 0.01 per step, of which 50 are taken
+    "weight_decay": (
+        lambda biases: WeightDecay(0.3, biases),
+        Adam(0.01, 0.9, 0.999, 1e-8),
+        lambda groups: torch.optim.AdamW(groups, 0.01),
+        50 * 0.01 * 0.003,
+    ),
+    "adamw": (
+        lambda biases: Placebo(1.0),
+        AdamW(0.01, 0.9, 0.999, 1e-8, 0.3, False),
+        lambda groups: torch.optim.AdamW(groups, 0.01),
+        1e-12,
+    ),
+}
+
+
+@pytest.mark.parametrize("biases", [False, True])
+@pytest.mark.parametrize("name", TRAINED)
+def test_training_under_a_schedule_is_torchs(name: str, biases: bool) -> None:
+    """Fifty steps at a rate that falls as a cosine: decay follows it, and biases decay only where they should."""
+    make, optimizer, torchs, apart = TRAINED[name]
+    if isinstance(optimizer, AdamW):
+        optimizer = replace(optimizer, biases=biases)
+    torch.manual_seed(1)
+    net = nn.Sequential(nn.Linear(5, 7), nn.Tanh(), nn.Linear(7, CLASSES)).double()
+    x, labels = draw(12, 5), torch.arange(12) % CLASSES
+    x[:, 0] = 0  # what comes from the first input has no gradient, and decays alone
+    params = {n: w.detach().clone() for n, w in net.named_parameters()}
+    theirs = torchs([
+        {"params": [w for w in net.parameters() if w.ndim > 1 or biases], "weight_decay": 0.3},
+        {"params": [w for w in net.parameters() if w.ndim == 1 and not biases], "weight_decay": 0.0},
+    ])  # fmt: skip
+    schedule = torch.optim.lr_scheduler.LambdaLR(theirs, lambda at: Cosine(0.0).share(at, 50))
+    step = lane_step(net, (), Stack({"it": make(biases)}), optimizer, mapped=False)
+    batch = Batch(x[None], torch.eye(CLASSES, dtype=torch.float64)[labels][None])
+    hyper = {
+        f.name: torch.tensor([getattr(optimizer, f.name)], dtype=torch.float64)
+        for f in fields(optimizer)
+        if isinstance(getattr(optimizer, f.name), float)
+    }
+    moments = {n: m[None] for n, m in optimizer.begin(params).items()}
+    state = State({n: w[None] for n, w in params.items()}, moments, {})
+    for at in range(50):
+        theirs.zero_grad()
+        F.cross_entropy(net(x), labels).backward()
+        theirs.step()
+        schedule.step()
+        state, _ = step(state, batch, {}, hyper, torch.zeros(1, dtype=torch.int64), at, 50, Cosine(0.0).share(at, 50))
+    for n, w in net.named_parameters():
+        torch.testing.assert_close(state.params[n][0], w.detach(), rtol=0, atol=apart)
+        assert (w.detach() - params[n]).abs().max() > 0.05
+    dead = state.params["0.weight"][0][:, 0]
+    torch.testing.assert_close(dead, net.get_parameter("0.weight").detach()[:, 0], rtol=1e-5, atol=1e-7)
+    assert (dead.abs() < 0.95 * params["0.weight"][:, 0].abs()).all()
 
 
 def test_proximal_elastic_net_solves_its_problem() -> None:

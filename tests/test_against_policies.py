@@ -8,7 +8,7 @@ import pytest
 import torch
 import torchvision.transforms.v2.functional as F
 from torch import Tensor
-from torchvision.transforms import InterpolationMode
+from torchvision.transforms import InterpolationMode, v2
 
 from runner.keys import Key
 from runner.methods import policies
@@ -49,6 +49,40 @@ def test_posterize_solarize_and_autocontrast(channels: int) -> None:
     for threshold in (0.2, 0.5, 0.8):  # at 1 ours leaves white as it is and theirs makes it black
         torch.testing.assert_close(APPLY["solarize"](x, amount(1 - threshold), KEY), F.solarize(x, threshold))
     torch.testing.assert_close(APPLY["autocontrast"](x, amount(1.0), KEY), F.autocontrast(x), rtol=1e-4, atol=1e-5)
+
+
+THEIRS = {
+    "shear_x": "ShearX", "shear_y": "ShearY", "translate_x": "TranslateX", "translate_y": "TranslateY",
+    "rotate": "Rotate", "brightness": "Brightness", "contrast": "Contrast", "sharpness": "Sharpness",
+    "posterize": "Posterize", "solarize": "Solarize", "autocontrast": "AutoContrast", "identity": "Identity",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("menu", "policy", "side"),
+    [
+        (policies.RAND["image"], v2.RandAugment, 331),  # its translations are 150 of the 331 pixels of the paper
+        (policies.WIDE["image"], v2.TrivialAugmentWide, 32),  # and 32 pixels, of the 32 of CIFAR
+    ],
+)
+def test_amounts_at_every_magnitude(menu: policies.Menu, policy: type, side: int) -> None:
+    """Of 31 magnitudes; posterize and solarize say what is left where regrun says what is taken."""
+    space = vars(policy)["_AUGMENTATION_SPACE"]
+    assert set(space) - {THEIRS[name] for name in menu} == {"Color", "Equalize"}
+    for name, full in menu.items():
+        amounts, signed = space[THEIRS[name]]
+        assert signed == (name in policies.SIGNED), name
+        found = amounts(31, side, side)
+        if found is None:
+            assert name in ("identity", "autocontrast")
+            continue
+        expected = torch.as_tensor(found, dtype=torch.float32)
+        if name.startswith("translate"):
+            expected = expected / side
+        ours = torch.linspace(0, full, policies.LEVELS + 1)
+        if name in ("posterize", "solarize"):
+            ours = 8 - ours.round() if name == "posterize" else 1 - ours
+        torch.testing.assert_close(ours, expected, rtol=0.01, atol=1e-6)
 
 
 def moved(x: Tensor, **one: float) -> Tensor:

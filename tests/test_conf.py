@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from PIL import Image
@@ -51,6 +52,17 @@ def fitting(name: str, *overrides: str) -> Job:
         except Refusal as refusal:
             refused.append(str(refusal))
     raise AssertionError(refused)
+
+
+@pytest.mark.parametrize("asked", ["false", "true"])
+def test_one_setting_says_whether_biases_are_penalized(asked: str) -> None:
+    which = [n for n in METHODS if "biases:" in (conf_dir() / "method" / f"{n}.yaml").read_text(encoding="utf-8")]
+    assert len(which) == 9
+    for name in which:
+        method = composed(f"method={name}", f"penalize_biases={asked}", "model=mlp", *SMALL).experiment.stack
+        assert str(vars(method.methods[name])["biases"]).lower() == asked, name
+    optimizer = composed("optimizer=adamw", f"penalize_biases={asked}", *SMALL).experiment.optimizer
+    assert str(vars(optimizer)["biases"]).lower() == asked
 
 
 def test_every_file_is_in_a_group_that_the_command_knows() -> None:
@@ -109,6 +121,8 @@ def test_a_data_set_loads_and_splits(name: str, tmp_path: Path) -> None:
     assert len(set(split.train.tolist()) | set(split.val.tolist()) | set(split.test.tolist())) == sum(
         splitter.sizes(data)
     )
+    if data.official_test is not None:
+        assert all(torch.equal(splitter.split(data, seed).test, data.official_test) for seed in (3, 4))
     composed(f"data={name}", "method=augment", "model=linear", *SMALL, *mine)
 
 
@@ -133,8 +147,6 @@ def user_data(name: str, folder: Path) -> list[str]:
 
 @pytest.mark.parametrize("name", options("model"))
 def test_a_model_gives_one_logit_for_each_class(name: str) -> None:
-    if name == "timm":
-        pytest.importorskip("timm")
     job = composed(f"model={name}", f"data={DATA_OF.get(name, 'mnist1d')}", *SMALL)
     assert job.model == {"timm": "timm_resnet18", "torchvision": "torchvision_resnet18"}.get(name, name)
     data = job.experiment.data

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, field, replace
+import io
+from dataclasses import dataclass, field, fields, replace
 from types import EllipsisType
 
 import pytest
 import torch
 from cases import CASES
+from seen import through
 from settings import SHAPES, STEPS, Trainer, batch_of
 
+from runner.engine.optimizers import Adam
 from runner.engine.step import State
 from runner.keys import Key
 from runner.methods.base import FAMILIES, Batch, Method, Now, ranges
 from runner.methods.stack import Stack
 
 NOW = Now(Key.of(0), 0, STEPS, 0.1)
+ADAM = Adam(0.01, 0.9, 0.999, 1e-8)  # whose moments, and their number of steps, count
 ONE_OF_A_KIND = {"l1_subgradient", "l1_biases", "l2_biases"}  # variants, left out of the cocktail
 
 
@@ -143,6 +147,33 @@ def test_targets_stay_probabilities(name: str) -> None:
     assert (y >= 0).all()
 
 
+SPARED = ("max_norm", "unit_norm", "prune", "orthogonal", "spectral_penalty", "drop_connect")  # whatever is asked for
+BIASED = [name for name, case in CASES.items() if "biases" in {f.name for f in fields(case.method)}]
+
+
+@pytest.mark.parametrize(
+    ("name", "biases"), [*((n, b) for n in BIASED for b in (False, True)), *((n, None) for n in SPARED)]
+)
+def test_biases_and_norm_parameters_are_left_alone_unless_asked_for(name: str, biases: bool | None) -> None:
+    method = CASES[name].method
+    if biases is not None:
+        method = type(method)(**(vars(method) | {"biases": biases}))
+    normed = {} if name.startswith("path_norm") else {"batch_norm": CASES["batch_norm"].method}
+    trainer = Trainer(Stack({**normed, name: method}), "table")
+    net, batch = trainer.net(), batch_of("table", 1)
+    start, params = (trainer.start(net, seed, {}).params for seed in (0, 1))
+    vectors = {n for n, w in params.items() if w.ndim == 1}
+    assert len(vectors) == (3 if not normed else 7)  # three biases, and scales and shifts of two norms
+    now = replace(NOW, step=STEPS - 1, memory=method.recall(start))
+    slopes = torch.func.grad(lambda at: method.penalty(through(net, batch.x, batch.y, at), now) + 0 * _any(at))(params)
+    moved = method.weights(method.project(params, now), now)
+    touched = {n for n, w in params.items() if slopes[n].any() or not torch.equal(moved[n], w)}
+    assert touched - vectors
+    # what is at 0 or above is not moved by NonNegative: the scales, which are about 1
+    expected = {n for n in vectors if not name.startswith("non_negative") or (params[n] < 0).any()}
+    assert touched & vectors == (expected if biases else set())
+
+
 def test_draws_do_not_depend_on_the_rest_of_the_stack() -> None:
     @dataclass(frozen=True)
     class Spy(Method):
@@ -160,6 +191,35 @@ def test_draws_do_not_depend_on_the_rest_of_the_stack() -> None:
 
 def test_every_method_has_a_family() -> None:
     assert {case.method.family for case in CASES.values()} <= set(FAMILIES)
+
+
+def stored(state: State) -> State:
+    """The state after a way through a file of plain tensors."""
+    file = io.BytesIO()
+    torch.save(state._asdict(), file)
+    file.seek(0)
+    return State(**torch.load(file, weights_only=True))
+
+
+@pytest.mark.parametrize(
+    ("name", "mapped"), [*((f"{n}-{case.kinds[0]}", False) for n, case in CASES.items()), ("cocktail-table", True)]
+)
+def test_the_state_is_all_that_the_next_steps_depend_on(name: str, mapped: bool) -> None:
+    """Two steps, and two more on another net with what a file kept of the state, are four, bit for bit."""
+    stack, kind = STACKS[name]
+    seeds, strengths = ([3, 4], swept(stack)) if mapped else ([3], {})
+    strengths = {path: values[:2] for path, values in strengths.items()}
+    whole, loss = Trainer(stack, kind, ADAM).train(seeds, mapped, strengths, steps=4)
+    half, _ = Trainer(stack, kind, ADAM).train(seeds, mapped, strengths, steps=2)
+    others = Stack({method: replace(m) for method, m in stack.methods.items()})  # nothing is kept in the methods
+    rest, rest_loss = Trainer(others, kind, ADAM).train(seeds, mapped, strengths, steps=2, after=(2, stored(half)))
+    assert torch.equal(loss, rest_loss)
+    assert [part.keys() for part in whole] == [part.keys() for part in rest]
+    assert equal(whole, rest)
+
+
+def _any(params: dict[str, torch.Tensor]) -> torch.Tensor:
+    return next(iter(params.values())).sum()
 
 
 def _first(memory: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

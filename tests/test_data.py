@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import random
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from runner.data import idx
+from runner.data import mnist1d as mnist1d_module
 from runner.data.base import Data, Split, Splitter
 from runner.data.digits import digits
 from runner.data.mnist1d import mnist1d
@@ -43,17 +45,41 @@ def test_mnist1d_is_the_packages_own() -> None:
     theirs = make_dataset(args)
     ours = mnist1d.__wrapped__(400, 100, 42)
     np.testing.assert_array_equal(ours.x[:400, 0].numpy(), theirs["x"].astype(np.float32))
+    np.testing.assert_array_equal(ours.x[400:, 0].numpy(), theirs["x_test"].astype(np.float32))
     np.testing.assert_array_equal(ours.y[400:].numpy(), theirs["y_test"])
     assert ours.official_test is not None
     assert ours.official_test.tolist() == list(range(400, 500))
 
 
 def test_making_mnist1d_leaves_the_global_generators_alone() -> None:
-    np.random.seed(5)
-    expected = np.random.rand()
-    np.random.seed(5)
-    mnist1d.__wrapped__(50, 50, 3)
-    assert np.random.rand() == expected
+    def drawn() -> tuple[float, float, float]:
+        return np.random.rand(), random.random(), torch.rand(()).item()
+
+    def seeded(seed: int) -> None:
+        np.random.seed(seed)
+        random.seed(seed)
+        torch.manual_seed(seed)
+
+    made = []
+    for seed in (5, 6):  # and what it makes does not depend on them
+        seeded(seed)
+        expected = drawn()
+        seeded(seed)
+        made.append(mnist1d_module._generate(100, 0.5, 3))
+        assert drawn() == expected
+    assert all(np.array_equal(made[0][name], made[1][name]) for name in ("x", "y", "x_test", "y_test"))
+    assert not np.array_equal(made[0]["x"], mnist1d_module._generate(100, 0.5, 4)["x"])
+
+
+@pytest.mark.parametrize("resplit", ["train_val", "none"])
+def test_an_official_test_set_is_never_pooled_with_the_rest(resplit: str) -> None:
+    # rows 100 to 199 of 300, so that neither the first nor the last are the test set
+    data = replace(small(), x=small().x[:300], y=small().y[:300], official_test=torch.arange(100, 200))
+    for seed in range(20):
+        split = replace(SPLITTER, train_size=None, val_size=0.25, resplit=resplit).split(data, seed)
+        assert split.test.tolist() == list(range(100, 200))
+        rest = torch.cat([split.train, split.val])
+        assert sorted(rest.tolist()) == [*range(100), *range(200, 300)]
 
 
 def test_the_cache_gives_the_same_and_is_written_whole(tmp_path: Path) -> None:
@@ -177,6 +203,8 @@ def test_fashion_mnist_reads_idx_files_plain_and_gzipped(tmp_path: Path) -> None
     np.testing.assert_array_equal(data.x[:20, 0].numpy(), expected)
     assert data.official_test is not None
     assert data.official_test.tolist() == [20, 21, 22, 23, 24]
+    published = gzip.decompress((tmp_path / f"{idx.NAMES[2]}.gz").read_bytes())[16:]  # the t10k images
+    assert data.x[data.official_test].numpy().tobytes() == published
 
 
 @pytest.mark.parametrize("damage", [lambda b: b[:-7], lambda b: b"PK\x03\x04" + b[4:], lambda b: b""])

@@ -56,8 +56,6 @@ def test_the_table_of_models_has_them_all() -> None:
 @pytest.mark.parametrize("row", MODEL_ROWS, ids=lambda row: row[0])
 def test_the_table_of_models_is_true(row: tuple[str, ...]) -> None:
     name, parameters, kind, *counts = row
-    if name == "timm":
-        pytest.importorskip("timm")
     settings = OmegaConf.to_container(OmegaConf.load(conf_dir() / "model" / f"{name}.yaml"), resolve=True)
     assert isinstance(settings, dict)
     module, _, function = str(settings["_target_"]).rpartition(".")

@@ -21,10 +21,13 @@ from runner.grid import Run, crossed, runs
 from runner.methods.augment import Augment
 from runner.methods.base import Batch, Method, Now, Params
 from runner.methods.dropping import Dropout
+from runner.methods.mixing import CutMix, Mixup
 from runner.methods.normalization import BatchNorm
 from runner.methods.penalties import L1, L2
+from runner.methods.smoothness import FGSM
 from runner.methods.stack import Stack
 from runner.methods.stopping import EarlyStopping
+from runner.methods.targets import LabelSmoothing
 from runner.nets.convolutional import conv1d
 from runner.nets.dense import mlp
 from runner.nets.norms import BatchNormLayer
@@ -115,7 +118,22 @@ def test_progress_has_no_test_figure() -> None:
     assert not any("test" in name for name in vars(seen[0]))
 
 
-def test_figures_are_those_of_a_plain_pytorch_evaluation() -> None:
+@pytest.mark.parametrize(
+    "methods",
+    [
+        {"dropout": Dropout(0.3, 0.0)},
+        {
+            "label_smoothing": LabelSmoothing(0.1),
+            "mixup": Mixup(0.4),
+            "cutmix": CutMix(0.4),
+            "augment": Augment(1.0, {"shift": 0.1, "noise": 0.2}),
+            "l2": L2(1e-3, False),
+            "fgsm": FGSM(0.05, 0.5),
+        },
+    ],
+    ids=["dropout", "mixed"],
+)
+def test_figures_are_those_of_a_plain_pytorch_evaluation(methods: dict[str, Method]) -> None:
     """Train one run, take its last weights out through the memory of a spy, and evaluate them by hand."""
 
     @dataclass(frozen=True)
@@ -127,7 +145,7 @@ def test_figures_are_those_of_a_plain_pytorch_evaluation() -> None:
             return params
 
     spy = Spy()
-    trial = experiment(Stack({"dropout": Dropout(0.3, 0.0), "spy": spy}))
+    trial = experiment(Stack({**methods, "spy": spy}))
     (outcome,) = train(replace(trial, lanes=1), [Run(5, "report", {}, 0)])
     net = trial.model()
     net.load_state_dict(spy.last[-1])
@@ -140,6 +158,7 @@ def test_figures_are_those_of_a_plain_pytorch_evaluation() -> None:
         assert outcome.figures[f"last_{name}_loss"] == pytest.approx(loss, rel=1e-5)
         assert outcome.figures[f"last_{name}_acc"] == pytest.approx(acc)
     figures = outcome.figures
+    assert figures["last_train_acc"] > 0.4  # it has learnt something: at chance the losses would all be ln 4
     assert figures["last_gap_acc"] == pytest.approx(figures["last_train_acc"] - figures["last_test_acc"])
     assert figures["last_gap_loss"] == pytest.approx(figures["last_test_loss"] - figures["last_train_loss"])
     assert outcome.curve[-1].figures["train_loss"] == pytest.approx(figures["last_train_loss"])

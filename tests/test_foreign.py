@@ -232,7 +232,6 @@ def test_without_timm_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_nets_of_timm() -> None:
-    pytest.importorskip("timm")
     with pytest.raises(Refusal, match="no timm model 'resnet19'"):
         timm(IMAGE, 4, "resnet19")
     with pytest.raises(Refusal, match="model=timm needs images"):

@@ -9,6 +9,7 @@ import pytest
 from runner.report.stats import (
     budget_curve,
     correlation,
+    example_error,
     holm,
     pair_by_seed,
     paired_difference,
@@ -178,6 +179,14 @@ def test_standardized_difference() -> None:
     # mean 2, sd 1, n = 3: Hedges' factor 1 - 3 / (4 * 2 - 1) = 4/7, so 8/7
     assert standardized(np.array([1.0, 2.0, 3.0])) == pytest.approx(8 / 7)
     assert math.isnan(standardized(np.array([1.0, 1.0, 1.0])))
+
+
+def test_error_of_few_test_examples() -> None:
+    # two seeds on three examples: mean differences 1, 1/2 and 0, sd 1/2 over n - 1 (0.408 over n), over sqrt(3)
+    ours = np.array([[True, True, False], [True, False, False]])
+    error = example_error(ours, np.zeros((2, 3), dtype=bool))
+    assert error == pytest.approx(0.5 / math.sqrt(3))
+    assert math.isnan(example_error(ours[:, :1], ours[:, :1]))
 
 
 def test_correlation_of_pairs() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 import pytest
 import torch
@@ -12,15 +12,20 @@ from settings import Trainer
 from test_engine import experiment, outcomes, same
 from torch import Tensor
 
+from runner.engine.loop import begin, few_steps
+from runner.engine.schedules import Cosine
 from runner.errors import Refusal
+from runner.grid import Run
 from runner.keys import Key
 from runner.methods.averaging import EMA, SWA, Lookahead, MeanTeacher
-from runner.methods.base import Batch, Method, Now, Params, Seen
+from runner.methods.base import Batch, Method, Now, Params, Seen, Site
 from runner.methods.constraints import MaxNorm, Prune
 from runner.methods.dropping import Dropout
 from runner.methods.flatness import ASAM, SAM
+from runner.methods.mixing import InputNoise, Mixup
 from runner.methods.normalization import BatchNorm
-from runner.methods.penalties import L2
+from runner.methods.penalties import L2, WeightDecay
+from runner.methods.reparametrization import SpectralNorm
 from runner.methods.stack import Stack
 from runner.nets.dense import mlp
 
@@ -80,6 +85,81 @@ def test_sam_reports_the_loss_of_the_first_pass() -> None:
     assert torch.equal(plain, climbed)
 
 
+@dataclass(frozen=True)
+class Ones(Method):
+    """Puts ones in the place of every hidden value, so that what follows shows its mask."""
+
+    def hidden(self, h: Tensor, site: Site, now: Now) -> Tensor:
+        return torch.ones_like(h)
+
+
+@dataclass(frozen=True)
+class Watch(Method):
+    """Keeps what passes it: how many batches, and every value at the marks."""
+
+    batches: list[Batch] = field(default_factory=list)
+    values: list[Tensor] = field(default_factory=list)
+
+    def batch(self, batch: Batch, now: Now) -> Batch:
+        self.batches.append(batch)
+        return batch
+
+    def hidden(self, h: Tensor, site: Site, now: Now) -> Tensor:
+        self.values.append(h.detach())
+        return h
+
+
+SHARP = [SAM(0.5), ASAM(0.5, 0.01)]
+
+
+@pytest.mark.parametrize("method", SHARP)
+def test_both_passes_see_the_same_batch_and_the_same_masks(method: Method) -> None:
+    shown, masks = Watch(), Watch()
+    drawn: dict[str, Method] = {"mixup": Mixup(1.0), "input_noise": InputNoise(0.5)}
+    Trainer(Stack({"it": method, **drawn, "watch": shown}), "table").train([0], mapped=False, steps=1)
+    assert len(shown.batches) == 1
+    # a pass meets the input, a hidden layer, a branch and another hidden layer; mixed and disturbed once
+    assert len(shown.values) == 8
+    assert torch.equal(shown.values[0], shown.values[4])
+    assert not torch.equal(shown.values[1], shown.values[5])  # the second at other weights
+    dropped = Stack({"it": method, "ones": Ones(), "dropout": Dropout(0.5, 0.5), "watch": masks})
+    Trainer(dropped, "table").train([0], mapped=False, steps=1)
+    for first, second in zip(masks.values[:4], masks.values[4:], strict=True):
+        assert torch.equal(first, second)
+    assert all(0.2 < (masks.values[place] == 0).float().mean() < 0.8 for place in (0, 1, 3))
+
+
+@pytest.mark.parametrize("method", SHARP)
+def test_no_pass_moves_the_statistics_of_batch_norm(method: Method) -> None:
+    trial = replace(experiment(Stack({"it": method, "batch_norm": BatchNorm(1e-5)})), lanes=1)
+    pack, lanes = begin(trial, [Run(0, "report", {}, 0)])
+    before = {name: b.clone() for name, b in pack.net.named_buffers()}
+    assert {name.rpartition(".")[2] for name in before} == {"mean", "var"}
+    few_steps(pack, lanes, 2)
+    assert all(torch.equal(before[name], b) for name, b in pack.net.named_buffers())
+
+
+@pytest.mark.parametrize("method", SHARP)
+def test_decay_is_no_part_of_the_climb(method: Method) -> None:
+    # lr 0.1, rate 2: matrices are 1 - 0.2 = 0.8 of what they are without decay, biases the same
+    sharp, _ = Trainer(Stack({"it": method}), "table").train([0], mapped=False, steps=1)
+    for stack in ({"it": method, "decay": WeightDecay(2.0, False)}, {"decay": WeightDecay(2.0, False), "it": method}):
+        both, _ = Trainer(Stack(stack), "table").train([0], mapped=False, steps=1)
+        for name, w in sharp.params.items():
+            torch.testing.assert_close(both.params[name], (0.8 if w.ndim > 2 else 1.0) * w)
+
+
+@pytest.mark.parametrize("method", SHARP)
+def test_one_round_of_power_iteration_a_step_however_many_passes(method: Method) -> None:
+    spectral = SpectralNorm(1.5, "equal")
+    trainer = Trainer(Stack({"it": method, "spectral": spectral}), "table")
+    start = trainer.start(trainer.net(), 0, {})
+    state, _ = trainer.train([0], mapped=False, steps=1)
+    first = {n.removeprefix("spectral/"): u for n, u in start.memory.items()}
+    once = spectral.remember({n: w[0] for n, w in state.params.items()}, replace(NOW, memory=first))
+    assert all(torch.equal(state.memory[f"spectral/{n}"][0], u) for n, u in once.items())
+
+
 @pytest.mark.parametrize(
     ("start", "every", "expected"),
     [
@@ -104,6 +184,27 @@ def test_ema_forgets_the_more_slowly_the_longer_it_has_run() -> None:
     assert kept(EMA(0.2), [1.0, 2.0, 4.0], 4) == pytest.approx([0.9, 1.8, 3.56])
     # without a limit: 0.9; 1.8; 0.25 * 1.8 + 0.75 * 4 = 3.45
     assert kept(EMA(0.999), [1.0, 2.0, 4.0], 4) == pytest.approx([0.9, 1.8, 3.45])
+
+
+def test_a_short_run_forgets_its_first_weights_at_whatever_decay() -> None:
+    # from 0 to 1 at once: what is kept of the 0 after t steps is 1/10 * 2/11 * ... * t/(9 + t) = 1 / C(t + 9, 9): after
+    # 5 steps 1/2002, after 50 below 1e-10. Without the warm-up it would be 0.9999^50 = 0.995
+    for method in (EMA(0.9999), MeanTeacher(1.0, 0.9999, 0.0)):
+        assert kept(method, [1.0] * 5, 50)[-1] == pytest.approx(1 - 1 / 2002, abs=1e-7)
+        assert kept(method, [1.0] * 50, 50)[-1] == pytest.approx(1, abs=1e-7)
+
+
+def test_swa_of_weights_that_no_longer_move_is_those_weights() -> None:
+    """As after a rate that has fallen to zero, where the mean has nothing to add."""
+    assert kept(SWA(0.2, 1), [0.3] * 20, 20) == pytest.approx([0.3] * 20)
+    cosine = [Cosine(0.0).share(step, 20) for step in range(20)]
+    # the path of a weight that every step moves by 0.1 times its rate: from 0.9 of training on it still moves by
+    # 0.1 * (0.0245 + 0.0062) = 0.003, half of which the mean of two stays behind by: 0.1 * 0.0062 / 2 = 0.0003
+    path = [0.1 * sum(cosine[: step + 1]) for step in range(20)]
+    assert path[-1] - kept(SWA(0.9, 1), path, 20)[-1] == pytest.approx(0.0003, abs=1e-4)
+    # at a constant rate by half a step: 0.05
+    steady = [0.1 * (step + 1) for step in range(20)]
+    assert steady[-1] - kept(SWA(0.9, 1), steady, 20)[-1] == pytest.approx(0.05, abs=1e-4)
 
 
 def test_lookahead_pulls_back_every_so_many_steps() -> None:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from runner.engine.weights import initial
 from runner.errors import Refusal
 from runner.keys import Key
+from runner.methods.averaging import EMA, SWA, Lookahead, MeanTeacher
 from runner.methods.base import Method, Now, Params
 from runner.methods.constraints import MaxNorm, NonNegative, Prune, UnitNorm
 from runner.methods.dropping import Dropout
@@ -39,6 +40,33 @@ def test_max_norm_shortens_long_units_only() -> None:
     # a filter of eight ones has length sqrt(8); limit sqrt(2) halves it
     filters = MaxNorm(2**0.5).project({"w": torch.ones(3, 2, 2, 2)}, NOW)["w"]
     torch.testing.assert_close(filters, torch.full((3, 2, 2, 2), 0.5))
+
+
+@pytest.mark.parametrize("layer", [nn.Linear(3, 2), nn.Conv1d(3, 2, 4), nn.Conv2d(3, 2, 4)])
+def test_max_norm_is_of_what_comes_in_to_each_unit(layer: nn.Linear | nn.Conv1d | nn.Conv2d) -> None:
+    # weights [out, in, ...] of 1, and of 2 in the second unit; n ones are sqrt(n) long, which is the limit, so that the
+    # second unit alone is halved
+    w = torch.ones_like(layer.weight.detach())
+    w[1] = 2
+    moved = MaxNorm(w[0].numel() ** 0.5).project({"weight": w}, NOW)["weight"]
+    torch.testing.assert_close(moved, torch.ones_like(w))
+
+
+@pytest.mark.parametrize("method", [EMA(0.5), SWA(0.0, 1), Lookahead(0.5, 2), MeanTeacher(1.0, 0.5, 0.0)])
+@pytest.mark.parametrize("first", [True, False])
+def test_averages_keep_to_max_norm(method: Method, first: bool) -> None:
+    """Whatever the order, and although the initial weights, which some averages begin with, are beyond the limit."""
+    limit = MaxNorm(0.1)
+    stack = Stack({"max_norm": limit, "other": method} if first else {"other": method, "max_norm": limit})
+    trainer = Trainer(stack, "image")
+    start = trainer.start(trainer.net(), 0, {}).params
+    for steps in (1, 2, 3):
+        state, _ = trainer.train([0], mapped=False, steps=steps)
+        now = replace(NOW, step=steps, memory={n: v[0] for n, v in state.memory.items()})
+        evaluated = stack.average({n: w[0] for n, w in state.params.items()}, now)
+        for name, w in evaluated.items():
+            assert w.ndim < 2 or w.flatten(1).norm(dim=1).max() <= 0.1 * (1 + 1e-6)
+            assert w.ndim < 2 or start[name].flatten(1).norm(dim=1).max() > 0.1
 
 
 def test_unit_norm_goes_a_share_of_the_way_to_one() -> None:
@@ -250,6 +278,18 @@ def test_reparametrizations_shape_each_member(first: bool) -> None:
     members = stack.average(params, NOW)["0.weight"]
     one = rows([-0.5, 0.5], [-0.5, 0.5])
     torch.testing.assert_close(members, torch.stack([one, -one]))
+
+
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("constraint", [MaxNorm(0.1), Prune(0.5, 0.0, 0.2, 1)])
+@pytest.mark.parametrize("method", [WeightStandardization(1e-3, True), WeightNorm(1.5)])
+def test_evaluation_has_the_weights_that_training_has(constraint: Method, method: Method, first: bool) -> None:
+    """Constraints act on the weights that are trained, and what computes with a function of them comes after."""
+    stack = Stack({"it": constraint, "other": method} if first else {"other": method, "it": constraint})
+    state, _ = Trainer(stack, "table").train([0], mapped=False)
+    params, memory = ({n: w[0] for n, w in part.items()} for part in (state.params, state.memory))
+    now = replace(NOW, memory=memory)
+    torch.testing.assert_close(stack.average(params, now), stack.weights(params, now))
 
 
 def test_evaluation_uses_the_reparametrized_weights() -> None:

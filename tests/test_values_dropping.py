@@ -146,6 +146,21 @@ def test_what_is_dropped_is_made_of_whole_blocks(shape: tuple[int, ...], size: i
     assert cells[cells > 0].min() == size ** len(blocks)  # one block alone, of this very size
 
 
+@pytest.mark.parametrize("shape", [(2, 2, 6, 6), (2, 2, 12)])
+def test_every_example_channel_and_visit_has_blocks_of_its_own(shape: tuple[int, ...]) -> None:
+    """Whether the middle cell is dropped, at two examples by two channels and at another place of the net."""
+
+    def middle(key: Key, place: int) -> Tensor:
+        visit = Site("hidden", 0, 1, 1.0, key.fold(place))
+        return DropBlock(0.4, 3).hidden(torch.ones(shape), visit, NOW).flatten(2)[..., shape[2] // 2] == 0
+
+    both = torch.vmap(lambda key: torch.stack([middle(Key(key), place) for place in range(2)]))
+    drawn = both(Key.of(torch.arange(4000)).resolved()).flatten(1).float().T  # [8, N]
+    assert 0.2 < drawn.mean() < 0.8
+    # a correlation of nothing has the standard error 1 / sqrt(4000) = 0.016; shared blocks have a correlation of 1
+    assert (torch.corrcoef(drawn) - torch.eye(8)).abs().max() < 5 * 0.016
+
+
 def test_a_block_larger_than_the_map_is_the_map() -> None:
     h = DropBlock(0.3, 50).hidden(torch.ones(300, 200, 4, 6), site(), NOW).flatten(2)
     rows = DropBlock(0.3, 5).hidden(torch.ones(200, 100, 4, 6), site(), NOW)  # 4 x 5: every column whole
@@ -229,6 +244,7 @@ def test_shake_shake_weighs_two_branches_at_random_and_takes_their_mean_without(
     assert share.min().item() == pytest.approx(0.25, abs=1e-3)
     assert share.max().item() == pytest.approx(0.75, abs=1e-3)
     assert torch.equal(ShakeShake(0.0).hidden(h, site("pair"), NOW), h)
+    assert share.std().item() == pytest.approx(0.5 / math.sqrt(12), rel=0.02)  # it is noise, and not even
 
 
 def test_shake_shake_draws_again_for_the_gradient() -> None:

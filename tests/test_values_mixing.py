@@ -17,6 +17,7 @@ from runner.errors import Refusal
 from runner.keys import Key
 from runner.methods.base import Batch, Method, Now, Seen
 from runner.methods.mixing import CutMix, Cutout, InputNoise, ManifoldMixup, Mixup, RandomErasing
+from runner.methods.stack import Stack
 from runner.methods.targets import Bootstrap, DisturbLabel, LabelSmoothing
 from runner.nets.residual import resnet_mlp
 from runner.nets.sites import visits
@@ -201,6 +202,23 @@ def test_the_share_of_mixup_is_beta_distributed(alpha: float) -> None:
     # at 10,000 draws a distribution function that is 0.022 off anywhere has a p below 1e-4
     share = draws(lambda when: shown(Mixup(alpha), torch.eye(8), when=when).y.diagonal().min(), 10000)
     assert stats.kstest(share.double().numpy(), stats.beta(alpha, alpha).cdf).pvalue > 1e-4
+
+
+@pytest.mark.parametrize("mix", [Mixup(1.0), CutMix(1.0), ManifoldMixup(1.0)])
+def test_targets_are_smoothed_once_before_mixing_or_after(mix: Method) -> None:
+    # (1 - 0.2) (s a + (1 - s) b) + 0.2 / K = s (0.8 a + 0.2 / K) + (1 - s) (0.8 b + 0.2 / K)
+    batch, smooth = Batch(torch.randn(6, 3, 8, 8), torch.eye(6)), LabelSmoothing(0.2)
+    mixed = Stack({"mix": mix}).batch(batch, NOW).y
+    assert not torch.equal(mixed, batch.y)
+    for stack in ({"smooth": smooth, "mix": mix}, {"mix": mix, "smooth": smooth}):
+        torch.testing.assert_close(Stack(stack).batch(batch, NOW).y, 0.8 * mixed + 0.2 / 6)
+
+
+@pytest.mark.parametrize("size", [1, 5, 6])
+def test_mixup_takes_batches_of_any_size(size: int) -> None:
+    y = draws(lambda when: shown(Mixup(1.0), torch.zeros(size, 1), torch.eye(size), when).y, 500)  # [N, size, size]
+    torch.testing.assert_close(y.sum(1), torch.ones(500, size))  # everyone is half of a pair once
+    assert (y.mean(0) > 0).all()  # anyone may be paired with anyone
 
 
 def test_manifold_mixup_mixes_at_one_place_and_the_targets_with_it() -> None:

@@ -16,16 +16,21 @@ class MaxNorm(Method):
     """Shorten every unit's incoming weights to at most `limit`: w <- w * min(1, limit / |w|)  (Srivastava et al. 2014).
 
     A unit is a row of a matrix or a filter of a convolution; biases and norm parameters are left alone, and so are
-    weights within the limit. Averages of such weights keep to it too.
+    weights within the limit. Averages are brought within it too, since some begin with weights beyond it.
     """
 
     family: ClassVar[str] = "constraint"
+    finishes: ClassVar[bool] = True
     limit: Strength = strength(0, off=torch.inf, open_low=True)
 
     def project(self, params: Params, now: Now) -> Params:
         """Every matrix and filter w [out, ...] with its units shortened."""
         kernels = penalized(params, biases=False)
         return params | {n: w * (self.limit / lengths(w)).clamp_max(1.0) for n, w in kernels.items()}
+
+    def average(self, params: Params, now: Now) -> Params:
+        """The same at evaluation."""
+        return self.project(params, now)
 
 
 @dataclass(frozen=True)

@@ -115,14 +115,19 @@ class Stack(Method):
         return _labelled({name: method.recall(params) for name, method in self.methods.items()})
 
     def average(self, params: Params, now: Now) -> Params:
-        """The weights to evaluate: as every method in turn chooses them, then as those that finish shape each set."""
-        for method, own in self._each(now):
-            if not method.finishes:
-                params = method.average(params, own)
+        """The weights to evaluate: as every method in turn chooses them, then as those that finish shape each set.
+
+        Of these, what gives the forward passes their weights comes last: constraints are on the weights it starts from.
+        """
+        finishing = []
         for method, own in self._each(now):
             if method.finishes:
-                finish = partial(method.average, now=own)
-                params = vmap(finish)(params) if self.members > 1 else finish(params)
+                finishing.append((method, own))
+            else:
+                params = method.average(params, own)
+        for method, own in sorted(finishing, key=lambda each: type(each[0]).weights is not Method.weights):
+            finish = partial(method.average, now=own)
+            params = vmap(finish)(params) if self.members > 1 else finish(params)
         return params
 
     def stop(self, curve: Tensor) -> Tensor:
