@@ -83,8 +83,9 @@ def _answers() -> Iterator[None]:
         _leave(str(refusal), 2)
     except (HydraException, OmegaConfBaseException, YAMLError) as error:
         _leave(explain(error), 2)
-    except KeyboardInterrupt:
-        _leave("interrupted; run the same command again to go on (with study=NAME)", 130)
+    except KeyboardInterrupt as stopped:  # runner.engine.checkpoint.Stopped if its state is kept
+        what = f"stopped by {stopped}; what was trained is kept" if str(stopped) else "interrupted"
+        _leave(f"{what}; run the same command again to go on (with study=NAME)", getattr(stopped, "number", 2) + 128)
     except Exception as error:
         if type(error).__name__ != "JobFailed":  # its module imports torch, which --help must not wait for
             raise

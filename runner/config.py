@@ -50,11 +50,14 @@ MARGINS = ("acc", "gap", "loss")
 PROTOCOLS = ("fixed", "tuned", "search", "smoke")
 TOP = (
     "study", "seeds", "seed0", "epochs", "batch_size", "device", "dtype", "evaluate", "penalize_biases", "margins",
-    "lanes", "threads", "workers", "progress", "out", "allow", "axes", "data", "model", "optimizer", "schedule",
-    "method", "protocol", "marks",
+    "lanes", "threads", "workers", "checkpoint", "progress", "out", "allow", "axes", "data", "model",
+    "optimizer", "schedule", "method", "protocol", "marks",
 )  # fmt: skip
 # What changes no number of a run that is trained: it is no part of a job's identity
-OUTSIDE = ("study", "seeds", "margins", "lanes", "threads", "workers", "progress", "out", "allow", "axes", "marks")
+OUTSIDE = (
+    "study", "seeds", "margins", "lanes", "threads", "workers", "checkpoint", "progress", "out", "allow", "axes",
+    "marks",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,7 @@ class Job:
     predictions: bool  # whether what each run says about each test example is kept
     threads: int | None  # None: as many as the work is worth
     workers: int | None  # processes; None: as many as the work is worth
+    keep_every: float | None  # seconds between two checkpoints of the training; None: at signals only
     dataset: str
     model: str
     setting: str  # the axes of the sweep other than methods, "optimizer.lr=0.01"; usually empty
@@ -188,6 +192,7 @@ def read(cfg: DictConfig, overrides: Sequence[str] = ()) -> Job:
         predictions=predictions,
         threads=None if values["threads"] == "auto" else _whole("threads", values["threads"], 1),
         workers=None if values["workers"] == "auto" else _whole("workers", values["workers"], 1),
+        keep_every=_keep_every(_section(values, "checkpoint")),
         dataset=str(values["data"]["name"]),
         model=str(values["model"]["name"]),
         setting=_setting(values),
@@ -299,6 +304,18 @@ def _true_or_false(key: str, value: object) -> bool:
     if not isinstance(value, bool):
         raise Refusal(f"{key} is {value!r}; it must be true or false ({key}=...)")
     return value
+
+
+def _keep_every(node: dict[str, Any]) -> float | None:
+    for key in node:
+        if key != "minutes":
+            raise unknown("setting of checkpoint", key, ["minutes"], "conf/config.yaml")
+    minutes = node.get("minutes")
+    if minutes is None:
+        return None
+    if _number("checkpoint.minutes", minutes, "checkpoint.minutes=...") <= 0:
+        raise Refusal(f"checkpoint.minutes is {minutes:g}; it must be above 0, or null (checkpoint.minutes=...)")
+    return 60 * float(minutes)
 
 
 def _marks(value: object) -> bool:

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, whatever ends the process or fills the disk. Standard library only."""
+"""Files that are there whole or not at all, whatever ends the process or fills the disk."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ import contextlib
 import csv
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 PART = ".part"  # ends the name of a file that is being written
 
@@ -42,6 +45,26 @@ def append_line(path: Path, line: str) -> None:
         file.write(f"{line}\n".encode())
         file.flush()
         os.fsync(file.fileno())
+
+
+@contextmanager
+def held(folder: Path, waits: str, say: Callable[[str], None]) -> Iterator[None]:
+    """The folder, which is made if need be, for this process alone; `waits` is said if another one has it.
+
+    The system takes the lock back from a process that ends, however it does. Raises OSError where nothing can be
+    written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock", mode=0o666)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        say(waits)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def clear_parts(folder: Path) -> None:

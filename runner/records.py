@@ -74,14 +74,15 @@ def read_table(path: Path, say: Callable[[str], None] = to_stderr) -> list[Row]:
     return list(read_csv(path, say)[1])
 
 
-def as_text(row: Row) -> Row:
-    """A row as it will be read back."""
-    return {column: _cell(value) for column, value in row.items()}
+def as_text(columns: Sequence[str], row: Row) -> Row:
+    """A row as it will be read back; one that has other columns is a mistake here, not the user's."""
+    assert row.keys() <= set(columns), row.keys() - set(columns)
+    return {column: _cell(row.get(column)) for column in columns}
 
 
 def write_ended(folder: Path, row: Row, curve: Sequence[Row]) -> None:
-    """Add a run that has ended, and its curve, to `<folder>/ended.jsonl`."""
-    append_line(folder / "ended.jsonl", json.dumps([row, [as_text(point) for point in curve]]))
+    """Add a run that has ended, and its curve, both as text, to `<folder>/ended.jsonl`."""
+    append_line(folder / "ended.jsonl", json.dumps([row, curve]))
 
 
 def read_ended(folder: Path, say: Callable[[str], None]) -> list[tuple[Row, list[Row]]]:

@@ -2,23 +2,26 @@
 
 A checkpoint has the weights, the optimizer's moments, the methods' memory, the best weights, the curves and the seconds
 of every run that has begun and not ended. All else (the sets, the order, the noise) is a function of the run's seed.
-Two are kept, `checkpoint-1` and `checkpoint-2`, the older of which is replaced each time:
+Each process that trains keeps two, `checkpoint-<process>-1` and `-2`, and replaces the older one each time:
 
     regrun checkpoint 1
     <number, one more each time> <sha256 of what follows>
     <torch.save, read back with weights_only=True: tensors, numbers and texts, and no code>
+
+Of all that are whole, each run goes on from where it is farthest; neither clocks nor times of change are asked.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
+import os
 import pickle
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
@@ -34,7 +37,7 @@ from runner.grid import Run
 from runner.methods.base import Params
 
 HEAD = b"regrun checkpoint 1"
-NAMES = ("checkpoint-1", "checkpoint-2")
+NAME = "checkpoint-{process}-{which}"
 SIGNALS = ("SIGINT", "SIGTERM", "SIGUSR1")  # of which the last is a warning: training goes on
 Name: TypeAlias = tuple[str, int, tuple[tuple[str, float], ...]]  # of a run: see runner.grid.Run
 
@@ -88,11 +91,12 @@ class Part:
 
 
 class Stopped(KeyboardInterrupt):
-    """A signal ended the training, whose state is kept: `code` is the exit code."""
+    """The signal `number` ended the training, whose state is kept."""
 
     def __init__(self, number: int) -> None:
+        """`number` is the system's, as in signal.SIGTERM."""
         super().__init__(signal.Signals(number).name)
-        self.code = 128 + number
+        self.number = number
 
 
 class Keeper:
@@ -110,6 +114,12 @@ class Keeper:
     def say(self, line: str) -> None:
         """Tell the user."""
 
+    def share(self, process: int) -> None:
+        """Be the keeper of one of several processes, in that process."""
+
+    def also_tell(self, process: int) -> None:
+        """Hand signals on to a process with this id, too."""
+
 
 class Checkpoints(Keeper):
     """Keeps the state of one job in its folder, every `seconds` (None: never) and when a signal asks for it."""
@@ -120,8 +130,18 @@ class Checkpoints(Keeper):
         """`about` is what the numbers depend on besides the job, such as versions: with another they begin again."""
         self.folder, self.about, self.seconds, self._say = folder, dict(about), seconds, say
         self._asked: int | None = None  # the signal
+        self._told: list[int] = []
+        self._process = 0
         self._since = time.monotonic()
         self._number, self.found = self._read()
+
+    def share(self, process: int) -> None:
+        """Be the keeper of one of several processes, in that process: its checkpoints have names of their own."""
+        self._process, self._told = process, []
+
+    def also_tell(self, process: int) -> None:
+        """Hand signals on to a process with this id, too."""
+        self._told.append(process)
 
     def due(self) -> bool:
         """Whether so much time has passed, or a signal has come."""
@@ -136,7 +156,7 @@ class Checkpoints(Keeper):
         raw = payload.getvalue()
         self._number += 1
         head = b"%s\n%d %s\n" % (HEAD, self._number, hashlib.sha256(raw).hexdigest().encode())
-        write_atomic(self.folder / NAMES[self._number % 2], head + raw)
+        write_atomic(self.folder / NAME.format(process=self._process, which=self._number % 2 + 1), head + raw)
         self._since = time.monotonic()
         asked, self._asked = self._asked, None
         if asked is not None:
@@ -147,15 +167,16 @@ class Checkpoints(Keeper):
         self._say(line)
 
     def clear(self) -> None:
-        """Remove both, once the records hold all that they were kept for."""
-        for name in NAMES:
-            (self.folder / name).unlink(missing_ok=True)
+        """Remove all, once the records hold what they were kept for."""
+        for path in self._files():
+            path.unlink(missing_ok=True)
         self.found = ()
 
     def check(self) -> None:
         """Raise Stopped if a signal came when nothing was left to keep."""
-        if self._asked is not None:
-            self._leave(self._asked)
+        asked, self._asked = self._asked, None
+        if asked is not None:
+            self._leave(asked)
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -168,6 +189,10 @@ class Checkpoints(Keeper):
             if self._asked == number == signal.SIGINT:
                 raise KeyboardInterrupt
             self._asked = number
+            for process in self._told:
+                with suppress(ProcessLookupError):  # it has ended
+                    # A terminal's Ctrl-C reaches it by itself, and a second one would end it at once.
+                    os.kill(process, signal.SIGTERM if number == signal.SIGINT else number)
 
         numbers = [getattr(signal, name) for name in SIGNALS if hasattr(signal, name)]
         before = {number: signal.signal(number, take) for number in numbers}
@@ -181,42 +206,52 @@ class Checkpoints(Keeper):
         if signal.Signals(number).name != SIGNALS[-1]:
             raise Stopped(number)
 
+    def _files(self) -> list[Path]:
+        return sorted(self.folder.glob(NAME.format(process="*", which="*")))
+
     def _read(self) -> tuple[int, list[Part]]:
-        """The highest number, and the parts of the newest checkpoint that is whole."""
-        there: list[tuple[int, Path, bytes, bytes]] = []
+        """The highest number in the folder, and for each run the part that has it farthest."""
+        parts: list[Part] = []
         numbers = [0]
-        for path in (self.folder / name for name in NAMES):
-            if not path.is_file():
-                continue
-            head, _, rest = path.read_bytes().partition(b"\n")
-            number, _, digest = rest.partition(b"\n")[0].partition(b" ")
-            if head != HEAD or not number.isdigit():
-                self.say(f"{path} is no checkpoint, or is damaged, and is left out")
-                continue
-            numbers.append(int(number))
-            there.append((int(number), path, digest, rest.partition(b"\n")[2]))
-        for _, path, digest, raw in sorted(there, key=lambda one: one[0], reverse=True):
-            if hashlib.sha256(raw).hexdigest().encode() != digest:
-                self.say(f"{path} is damaged and is left out")
-                continue
+        foreign = ""
+        for path in self._files():
             try:
-                content = torch.load(io.BytesIO(raw), map_location="cpu", weights_only=True)
-                parts = [_part(part) for part in content["parts"]]
-            except (pickle.UnpicklingError, RuntimeError, KeyError, TypeError, ValueError) as error:
-                said = " ".join(str(error).split())[:200]
-                self.say(f"{path} cannot be read and is left out: {type(error).__name__}: {said}")
+                number, content = _content(path.read_bytes())
+                kept = [_part(part) for part in content["parts"]]
+                numbers.append(number)
+            except (pickle.UnpicklingError, RuntimeError, LookupError, TypeError, ValueError, EOFError) as error:
+                said = " ".join(str(error).split())
+                self.say(f"{path} is damaged and is left out: {type(error).__name__}: {said[:200]}")
                 continue
-            if content.get("about") != self.about:
-                mine, theirs = self.about, content.get("about")
-                theirs = theirs if isinstance(theirs, dict) else {}
-                key = next(key for key in {**mine, **theirs} if mine.get(key) != theirs.get(key))
-                self.say(
-                    f"{path} is of a training with {key}={theirs.get(key)}, which is now {mine.get(key)}; its runs "
-                    "begin again, so that each is of one piece"
-                )
+            theirs = content["about"]
+            other = [key for key in self.about if theirs.get(key) != self.about[key]]
+            if other:
+                foreign = f"{other[0]}={theirs.get(other[0])}, which is now {self.about[other[0]]}"
                 continue
-            return max(numbers), parts
-        return max(numbers), []
+            parts += kept
+        if foreign:
+            self.say(f"what was kept is of a training with {foreign}; its runs begin again, so each is of one piece")
+        farthest: list[Part] = []
+        named: set[Name] = set()
+        for part in sorted(parts, key=lambda part: (part.epoch, part.step), reverse=True):
+            fresh = [name for name in part.names if name not in named]
+            if fresh:
+                farthest.append(part.of(fresh))
+                named |= set(fresh)
+        return max(numbers), farthest
+
+
+def _content(raw: bytes) -> tuple[int, dict[str, Any]]:
+    """The number and the content of a checkpoint; raises ValueError, or what torch does, for one that is damaged."""
+    head, _, rest = raw.partition(b"\n")
+    about, _, payload = rest.partition(b"\n")
+    number, _, digest = about.partition(b" ")
+    if head != HEAD or not number.isdigit() or hashlib.sha256(payload).hexdigest().encode() != digest:
+        raise ValueError("its checksum is not that of its content")
+    content = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
+    if not isinstance(content, dict) or not isinstance(content.get("about"), dict):
+        raise ValueError("it holds no training")
+    return int(number), content
 
 
 def _plain(part: Part) -> dict[str, Any]:

@@ -212,7 +212,12 @@ def _small(experiment: Experiment, run: Run, examples: int, lanes: int) -> Exper
 
 
 def _train_pack(
-    experiment: Experiment, runs: Sequence[Run], watch: Watch, keeper: Keeper, part: Part | None, waiting: Sequence[Part]
+    experiment: Experiment,
+    runs: Sequence[Run],
+    watch: Watch,
+    keeper: Keeper,
+    part: Part | None,
+    waiting: Sequence[Part],
 ) -> Iterator[Outcome]:
     """Every run of one pack to its end, from its beginning or from where `part` has it.
 
@@ -233,12 +238,13 @@ def _train_pack(
     ended = 0
     for epoch in range(trained + 1, budget.epochs + 1):
         clock = time.perf_counter()
-        for taken, lanes in _steps(pack, lanes, epoch, taken):
+        for steps, after in _steps(pack, lanes, epoch, taken):
+            lanes = after
             if keeper.due():
                 now = _now(experiment)
-                part = _part_of(lanes, runs, began, epoch - 1, taken, curves, seconds, now - clock)
+                part = _part_of(lanes, runs, began, epoch - 1, steps, curves, seconds, now - clock)
                 keeper.keep([part, *waiting])
-                clock += _now(experiment) - now
+                clock += _now(experiment) - now  # it is no training
         taken = 0
         share = (_now(experiment) - clock) / len(lanes.run)
         for run in lanes.run.tolist():
