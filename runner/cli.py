@@ -7,6 +7,7 @@ Nothing heavy is imported here: torch comes with the task.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import sys
@@ -24,6 +25,7 @@ from yaml import YAMLError
 from runner.errors import Refusal, unknown
 from runner.paths import conf_dir, options
 
+CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 GROUPS = ("data", "model", "optimizer", "schedule", "method", "protocol", "experiment")
 
 
@@ -54,9 +56,12 @@ def _job(cfg: DictConfig, overrides: list[str], alone: bool) -> float:
         rows = study.run_job(job, folder, ["regrun", *overrides], say, watch)
     if alone:
         show_job(job, rows, folder)
+        from runner.files import clear_parts, held
         from runner.report.collect import collect
 
-        collect(folder)
+        with held(folder, f"{folder}: another process writes its runs.csv; waits for that", say):
+            clear_parts(folder)
+            collect(folder)
     values = [float(row["last_val_loss"]) for row in rows if row["role"] == "report" and row["last_val_loss"]]
     return sum(values) / len(values) if values else float("nan")
 
@@ -86,6 +91,10 @@ def _answers() -> Iterator[None]:
     except KeyboardInterrupt as stopped:  # runner.engine.checkpoint.Stopped if its state is kept
         what = f"stopped by {stopped}; what was trained is kept" if str(stopped) else "interrupted"
         _leave(f"{what}; run the same command again to go on (with study=NAME)", getattr(stopped, "number", 2) + 128)
+    except OSError as error:
+        if error.errno not in CANNOT_WRITE:
+            raise
+        _leave(f"cannot write: {error}; what was written before is kept, and the same command goes on", 1)
     except Exception as error:
         if type(error).__name__ != "JobFailed":  # its module imports torch, which --help must not wait for
             raise

@@ -660,3 +660,6 @@ def _locate(where: str, path: object, trusted: Sequence[str]) -> Any:
         return getattr(import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise Refusal(f"{where}._target_ is {path!r}, which is not there: {error}") from error
+    except Exception as error:  # whatever a module of the user's own does when it is imported
+        said = " ".join(f"{type(error).__name__}: {error}".split())
+        raise Refusal(f"{where}._target_ is {path!r}, which cannot be imported: {said}") from error

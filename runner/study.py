@@ -38,7 +38,9 @@ Say = Callable[[str], None]
 
 
 class JobFailed(RuntimeError):
-    """A job that broke while it ran; its folder says how (exit code 1)."""
+    """A job that broke while it ran; its folder says how, if that could be `noted` (exit code 1)."""
+
+    noted = True
 
 
 def admit(jobs: Sequence[Job], axes: Sequence[str], folder: Path) -> None:
@@ -116,7 +118,9 @@ def run_job(job: Job, folder: Path, command: Sequence[str], say: Say, watch: Cal
                 records.write_status(place, "failed", method=job.method, command=list(command), error=told)
                 raise JobFailed(f"{job.name} failed: {told} (traceback: {place / 'error.txt'})") from error
     except OSError as error:  # a full disk or a folder that has become read-only: not even the failure can be written
-        raise JobFailed(f"{job.name} failed: {_told(error)}; what was written before is kept") from error
+        failed = JobFailed(f"{job.name} failed: {_told(error)}; what was written before is kept")
+        failed.noted = False
+        raise failed from error
 
 
 def _told(error: Exception) -> str:
