@@ -14,8 +14,10 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from difflib import get_close_matches
+from typing import NoReturn
 
 import hydra
+from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig
@@ -75,6 +77,7 @@ def main() -> None:
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra hands exceptions on instead of printing them
     with _answers():
+        _flags_are_known(sys.argv[1:])
         _choices_are_names(sys.argv[1:])
         _task()
 
@@ -99,6 +102,17 @@ def _answers() -> Iterator[None]:
         if type(error).__name__ != "JobFailed":  # its module imports torch, which --help must not wait for
             raise
         _leave(str(error), 1)
+
+
+def _flags_are_known(arguments: list[str]) -> None:
+    """Refuse a flag that Hydra does not have, which it answers with its usage."""
+    parser = get_args_parser()
+
+    def refuse(message: str) -> NoReturn:
+        raise Refusal(f"{' '.join(message.split())} (regrun --hydra-help lists the flags)")
+
+    parser.error = refuse  # type: ignore[method-assign]  # it would print several lines
+    parser.parse_args(arguments)
 
 
 def _choices_are_names(arguments: list[str]) -> None:
@@ -185,7 +199,8 @@ def _nearest(name: str) -> str:
 
 
 def _leave(message: str, code: int) -> None:
-    print(f"regrun: {message}", file=sys.stderr)
+    line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in message)  # nothing that a terminal would act on
+    print(f"regrun: {line}", file=sys.stderr)
     sys.exit(code)
 
 

@@ -9,6 +9,7 @@ import hashlib
 import inspect
 import json
 import math
+import re
 import traceback
 import typing
 import zlib
@@ -40,7 +41,10 @@ from runner.paths import conf_dir, options
 from runner.search import drawn
 
 # What may be named by a configuration file. A user's own package must be named on the command line: allow=[mypackage]
-TRUSTED = ("runner.", "torch.nn.", "torch.optim.", "torchvision.models.", "timm.")
+TRUSTED = (
+    "runner.methods.", "runner.data.", "runner.nets.", "runner.engine.optimizers.", "runner.engine.schedules.",
+    "torch.nn.", "torchvision.models.", "timm.",
+)  # fmt: skip
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
 SPLIT_KEYS = (
     "train_size", "val_size", "test_size", "resplit", "standardize", "smoke", "label_noise", "noise_form", "noisy_val",
@@ -193,8 +197,8 @@ def read(cfg: DictConfig, overrides: Sequence[str] = ()) -> Job:
         threads=None if values["threads"] == "auto" else _whole("threads", values["threads"], 1),
         workers=None if values["workers"] == "auto" else _whole("workers", values["workers"], 1),
         keep_every=_keep_every(_section(values, "checkpoint")),
-        dataset=str(values["data"]["name"]),
-        model=str(values["model"]["name"]),
+        dataset=_title("data", values["data"]),
+        model=_title("model", values["model"]),
         setting=_setting(values),
         protocol=protocol,
         method=_label(list(stack.methods), named),
@@ -286,6 +290,14 @@ def _name(study: object) -> str | None:
     name = study if isinstance(study, str) else str(study) if type(study) is int else ""
     if not name or len(name) > 100 or name[0] in ".-" or not all(c.isalnum() or c in "._-+=" for c in name):
         raise Refusal(f"study is {study!r}; it must be letters, digits and . _ - + =, not led by . or - (study=...)")
+    return name
+
+
+def _title(group: str, node: Mapping[str, Any]) -> str:
+    """What a data set or a model is called in records and reports."""
+    name = node.get("name")
+    if not isinstance(name, str) or not 0 < len(name) <= 100 or not name.isprintable():
+        raise Refusal(f"{group}.name is {name!r}; it must be a text of one line, of 1 to 100 characters (conf/{group})")
     return name
 
 
@@ -510,6 +522,8 @@ def _stack(
     grids: dict[str, list[float]] = {}
     for name, entry in node.items():
         where = f"method.{name}"
+        if not re.fullmatch(r"[A-Za-z0-9_][\w.+-]{0,99}", str(name), re.ASCII):
+            raise Refusal(f"method has {str(name)!r}; a name must be letters, digits and _ . + - (conf/method)")
         if not isinstance(entry, dict):
             raise Refusal(f"{where} is {entry!r}; it must be a method with its strengths (conf/method/{name}.yaml)")
         plain = {key: value for key, value in entry.items() if key != "grid"}
@@ -657,9 +671,13 @@ def _locate(where: str, path: object, trusted: Sequence[str]) -> Any:
         )
     module, _, name = path.rpartition(".")
     try:
-        return getattr(import_module(module), name)
+        found = getattr(import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise Refusal(f"{where}._target_ is {path!r}, which is not there: {error}") from error
     except Exception as error:  # whatever a module of the user's own does when it is imported
         said = " ".join(f"{type(error).__name__}: {error}".split())
         raise Refusal(f"{where}._target_ is {path!r}, which cannot be imported: {said}") from error
+    home = f"{getattr(found, '__module__', None)}."
+    if path.startswith(TRUSTED) and not home.startswith(TRUSTED):  # what a trusted module has imported from elsewhere
+        raise Refusal(f"{where}._target_ is {path!r}, which is of {home[:-1]}; it must be what {module} defines")
+    return found

@@ -139,9 +139,9 @@ def _run_held(job: Job, folder: Path, command: Sequence[str], say: Say, watch: C
     complete, chosen = records.read_status(place).get("state") == "complete", None
     for stage in ("tune", "report"):
         wanted = job.tuning() if stage == "tune" else job.reporting(chosen)
-        order = {_run_id(job, run): number for number, run in enumerate(wanted)}
+        order = {run_id_of(job, run): number for number, run in enumerate(wanted)}
         present = {row["run_id"] for row in rows} | {row["run_id"] for row, _ in ended}
-        missing = [run for run in wanted if _run_id(job, run) not in present]
+        missing = [run for run in wanted if run_id_of(job, run) not in present]
         if missing:
             records.write_status(place, "running", method=job.method, command=list(command))
             ended += _trained(job, folder, wanted, missing, say, watch)
@@ -203,12 +203,12 @@ def _trained(
     keeper = Checkpoints(place, about, job.keep_every, lambda line: say(f"{job.name}: {line}"))
     with keeper.listening():
         for outcome in train_across(replace(job.experiment, lanes=lanes), missing, watch, workers, keeper):
-            run_id = _run_id(job, outcome.run)
+            run_id = run_id_of(job, outcome.run)
             if job.predictions and outcome.status == "ok":
                 records.write_predictions(place, run_id, outcome.hits, outcome.confidence)
             used = {"mapped": lanes != 1, "threads": 1 if workers > 1 else torch.get_num_threads()}
-            row = records.as_text(records.COLUMNS, _row(job, folder.name, outcome, began) | used)
-            curve = [records.as_text(records.CURVE_COLUMNS, point) for point in _curve(job, outcome)]
+            row = records.as_text(records.COLUMNS, row_of(job, folder.name, outcome, began) | used)
+            curve = [records.as_text(records.CURVE_COLUMNS, point) for point in curve_of(job, outcome)]
             records.write_ended(place, row, curve)
             yield row, curve
         keeper.clear()
@@ -257,13 +257,13 @@ def _writable(folder: Path) -> None:
         raise Refusal(f"out is {str(folder.parent)!r}, and {place} cannot be written to (out=...)")
 
 
-def _run_id(job: Job, run: Run) -> str:
+def run_id_of(job: Job, run: Run) -> str:
     """The same for the same numbers, whatever study or command they came from."""
     text = json.dumps([job.name, run.role, run.seed, sorted(run.point.items())])
     return hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()[:16]
 
 
-def _row(job: Job, study: str, outcome: Outcome, began: str) -> Row:
+def row_of(job: Job, study: str, outcome: Outcome, began: str) -> Row:
     """A run as a row of runs.csv. A diverged run keeps its identity and cost and loses its figures."""
     run, experiment = outcome.run, job.experiment
     methods = experiment.shaped(run.point).stack.methods
@@ -282,7 +282,7 @@ def _row(job: Job, study: str, outcome: Outcome, began: str) -> Row:
     sound = outcome.status == "ok"
     figures = outcome.figures if sound else {}
     return {
-        "run_id": _run_id(job, run),
+        "run_id": run_id_of(job, run),
         "study": study,
         "job": job.name,
         "dataset": job.dataset,
@@ -324,11 +324,11 @@ def _row(job: Job, study: str, outcome: Outcome, began: str) -> Row:
     }
 
 
-def _curve(job: Job, outcome: Outcome) -> list[Row]:
+def curve_of(job: Job, outcome: Outcome) -> list[Row]:
     """A run's evaluations as rows of curves.csv."""
     return [
         dict(zip(records.CURVE_COLUMNS, (run_id, point.epoch, point.step, *name.split("_"), value), strict=True))
-        for run_id in (_run_id(job, outcome.run),)
+        for run_id in (run_id_of(job, outcome.run),)
         for point in outcome.curve
         for name, value in point.figures.items()
     ]

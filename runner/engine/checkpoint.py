@@ -128,7 +128,8 @@ class Checkpoints(Keeper):
         self, folder: Path, about: Mapping[str, Any], seconds: float | None, say: Callable[[str], None]
     ) -> None:
         """`about` is what the numbers depend on besides the job, such as versions: with another they begin again."""
-        self.folder, self.about, self.seconds, self._say = folder, dict(about), seconds, say
+        self.folder, self.seconds, self._say = folder, seconds, say
+        self.about = {key: str(value) for key, value in about.items()}  # torch's version is a class of its own
         self._asked: int | None = None  # the signal
         self._told: list[int] = []
         self._process = 0
@@ -220,8 +221,8 @@ class Checkpoints(Keeper):
                 kept = [_part(part) for part in content["parts"]]
                 numbers.append(number)
             except (pickle.UnpicklingError, RuntimeError, LookupError, TypeError, ValueError, EOFError) as error:
-                said = " ".join(str(error).split())
-                self.say(f"{path} is damaged and is left out: {type(error).__name__}: {said[:200]}")
+                said = "".join(c for c in " ".join(str(error).split()) if c.isprintable())[:200]
+                self.say(f"{path} is damaged and is left out: {type(error).__name__}: {said}")
                 continue
             theirs = content["about"]
             other = [key for key in self.about if theirs.get(key) != self.about[key]]

@@ -110,7 +110,7 @@ def read_runs(path: Path) -> pd.DataFrame:
     def typed(name: str) -> pd.Series:
         column = raw[name]
         if name in TEXT:
-            return column
+            return column.str.replace(r"[\x00-\x1f\x7f-\x9f]", " ", regex=True)  # what would move a terminal's cursor
         if name in FLAGS:
             return column.str.lower().isin(["true", "1", "1.0"])
         if name == "seed":

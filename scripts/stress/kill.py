@@ -106,6 +106,8 @@ def stress(folder: Path, arguments: Sequence[str], kills: int, seed: int) -> str
         resumed += "goes on with" in said
     killed(arguments, apart, 3600)
     print(f"undisturbed {full:.0f} s; killed {done} times of {kills}, went on inside a training {resumed} times")
+    if not resumed:
+        return "no training went on where it was"
     return difference(apart / "outputs" / "killed", together / "outputs" / "killed")
 
 
