@@ -11,6 +11,7 @@ import errno
 import os
 import re
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from difflib import get_close_matches
@@ -99,9 +100,19 @@ def _answers() -> Iterator[None]:
             raise
         _leave(f"cannot write: {error}; what was written before is kept, and the same command goes on", 1)
     except Exception as error:
+        if _in_reading(error):
+            said = " ".join(f"{type(error).__name__}: {error}".split())
+            _leave(f"the configuration cannot be read: {said[:300]}", 2)
         if type(error).__name__ != "JobFailed":  # its module imports torch, which --help must not wait for
             raise
         _leave(str(error), 1)
+
+
+def _in_reading(error: Exception) -> bool:
+    """Whether the libraries that read configurations raised it: numbers too long, nesting too deep, no text at all."""
+    modules = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
+    innermost = modules[-50:] if isinstance(error, RecursionError) else modules[-1:]
+    return any(name.split(".")[0] in ("yaml", "omegaconf", "hydra", "antlr4", "codecs") for name in innermost)
 
 
 def _flags_are_known(arguments: list[str]) -> None:
