@@ -12,12 +12,11 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import Regrun
+from conftest import Regrun, Told
 from test_study import SMALL, figures, job_of, rows_of
 
-from runner import files, records
-from runner.files import read_csv, write_atomic
-from runner.study import held
+from runner import records
+from runner.files import held, read_csv, write_atomic
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts" / "stress"))
 from kill import command, stress
@@ -105,7 +104,7 @@ def test_a_disk_that_is_full_at_any_write_is_a_line_and_nothing_is_lost(
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         fsync(handle)
 
-    monkeypatch.setattr(files.os, "fsync", full)
+    monkeypatch.setattr("runner.files.os.fsync", full)
     for writes in range(40):
         count = writes
         told = regrun(*command, f"out=full{writes}")
@@ -237,13 +236,12 @@ def test_what_breaks_in_training_stops_no_other_job(
             [sys.executable, "-m", "runner.cli", *arguments, *pool],
             cwd=tmp_path, capture_output=True, text=True, check=False, env=env,
         )  # fmt: skip
-        code, err = done.returncode, done.stderr
+        told = Told(done.returncode, done.stdout, done.stderr)
     else:
         told = regrun(*arguments)
-        code, err = told.code, told.err
-    assert code == 1, err
-    assert "Traceback" not in err
-    assert f"regrun: 1 of 3 jobs failed; see {STUDY}" in err
+    assert told.code == 1, told.err
+    assert "Traceback" not in told.err
+    assert f"regrun: 1 of 3 jobs failed; see {STUDY}" in told.err
     assert said in json.loads((job_of(STUDY, "breaking") / "status.json").read_text())["error"]
     assert said in (STUDY / "report" / "headline.md").read_text()
     assert {row["method"] for row in rows_of(STUDY)} == {"none", "l2"}
