@@ -133,7 +133,7 @@ def read_curves(study_dir: Path) -> pd.DataFrame:
     # A run made again in another job keeps its run_id: one curve of it is enough.
     curves = pd.concat(frames, ignore_index=True).drop_duplicates(["run_id", "epoch", "split", "metric"], keep="last")
     for name in ("epoch", "step", "value"):
-        curves[name] = pd.to_numeric(curves[name].where(curves[name] != ""))
+        curves[name] = pd.to_numeric(curves[name].where(~curves[name].isin(("", "nan"))))
     return curves
 
 
