@@ -130,6 +130,8 @@ def _choices_are_names(arguments: list[str]) -> None:
     """Refuse data=null and data=3, which Hydra answers with a traceback."""
     for argument in arguments:
         group, equals, choice = argument.partition("=")
+        if group.lstrip("+~").startswith(("hydra.run", "hydra.output_subdir", "hydra.job.chdir")):
+            raise Refusal(f"{argument!r}: Hydra would make folders of its own; results go to out=... and study=...")
         if equals and not group:
             raise Refusal(f"{argument!r} cannot be read: it must be key=value")
         for name in re.split(r"[][,\s]+", choice) if group in GROUPS else ():

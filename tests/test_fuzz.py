@@ -94,7 +94,7 @@ YAML = st.one_of(
     st.sampled_from([
         "a: &a [x, x]\nb: &b [*a, *a]\nc: &c [*b, *b]\nevil: *c\n",
         "evil: &a\n  again: *a\n", "evil: !!python/object/apply:os.system [id]\n", "[" * 2000, "evil: " + "9" * 5000,
-        "defaults: [evil]\n", "defaults: [../../config]\n", "# @package hydra\nrun: {dir: up}\n", "evil: [1\n",
+        "defaults: [evil]\n", "defaults: [../../config]\n", "evil: [1\n",
         "\0", "\ufeffevil: 1",
     ]),
 )  # fmt: skip
