@@ -7,14 +7,18 @@ Nothing heavy is imported here: torch comes with the task.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from difflib import get_close_matches
+from typing import NoReturn
 
 import hydra
+from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig
@@ -24,6 +28,7 @@ from yaml import YAMLError
 from runner.errors import Refusal, unknown
 from runner.paths import conf_dir, options
 
+CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 GROUPS = ("data", "model", "optimizer", "schedule", "method", "protocol", "experiment")
 
 
@@ -54,9 +59,12 @@ def _job(cfg: DictConfig, overrides: list[str], alone: bool) -> float:
         rows = study.run_job(job, folder, ["regrun", *overrides], say, watch)
     if alone:
         show_job(job, rows, folder)
+        from runner.files import clear_parts, held
         from runner.report.collect import collect
 
-        collect(folder)
+        with held(folder, f"{folder}: another process writes its runs.csv; waits for that", say):
+            clear_parts(folder)
+            collect(folder)
     values = [float(row["last_val_loss"]) for row in rows if row["role"] == "report" and row["last_val_loss"]]
     return sum(values) / len(values) if values else float("nan")
 
@@ -70,6 +78,7 @@ def main() -> None:
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra hands exceptions on instead of printing them
     with _answers():
+        _flags_are_known(sys.argv[1:])
         _choices_are_names(sys.argv[1:])
         _task()
 
@@ -83,18 +92,46 @@ def _answers() -> Iterator[None]:
         _leave(str(refusal), 2)
     except (HydraException, OmegaConfBaseException, YAMLError) as error:
         _leave(explain(error), 2)
-    except KeyboardInterrupt:
-        _leave("interrupted; run the same command again to go on (with study=NAME)", 130)
+    except KeyboardInterrupt as stopped:  # runner.engine.checkpoint.Stopped if its state is kept
+        what = f"stopped by {stopped}; what was trained is kept" if str(stopped) else "interrupted"
+        _leave(f"{what}; run the same command again to go on (with study=NAME)", getattr(stopped, "number", 2) + 128)
+    except OSError as error:
+        if error.errno not in CANNOT_WRITE:
+            raise
+        _leave(f"cannot write: {error}; what was written before is kept, and the same command goes on", 1)
     except Exception as error:
+        if _in_reading(error):
+            said = " ".join(f"{type(error).__name__}: {error}".split())
+            _leave(f"the configuration cannot be read: {said[:300]}", 2)
         if type(error).__name__ != "JobFailed":  # its module imports torch, which --help must not wait for
             raise
         _leave(str(error), 1)
+
+
+def _in_reading(error: Exception) -> bool:
+    """Whether the libraries that read configurations raised it: numbers too long, nesting too deep, no text at all."""
+    modules = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
+    innermost = modules[-50:] if isinstance(error, RecursionError) else modules[-1:]
+    return any(name.split(".")[0] in ("yaml", "omegaconf", "hydra", "antlr4", "codecs") for name in innermost)
+
+
+def _flags_are_known(arguments: list[str]) -> None:
+    """Refuse a flag that Hydra does not have, which it answers with its usage."""
+    parser = get_args_parser()
+
+    def refuse(message: str) -> NoReturn:
+        raise Refusal(f"{' '.join(message.split())} (regrun --hydra-help lists the flags)")
+
+    parser.error = refuse  # type: ignore[method-assign]  # it would print several lines
+    parser.parse_args(arguments)
 
 
 def _choices_are_names(arguments: list[str]) -> None:
     """Refuse data=null and data=3, which Hydra answers with a traceback."""
     for argument in arguments:
         group, equals, choice = argument.partition("=")
+        if group.lstrip("+~").startswith(("hydra.run", "hydra.output_subdir", "hydra.job.chdir")):
+            raise Refusal(f"{argument!r}: Hydra would make folders of its own; results go to out=... and study=...")
         if equals and not group:
             raise Refusal(f"{argument!r} cannot be read: it must be key=value")
         for name in re.split(r"[][,\s]+", choice) if group in GROUPS else ():
@@ -175,7 +212,8 @@ def _nearest(name: str) -> str:
 
 
 def _leave(message: str, code: int) -> None:
-    print(f"regrun: {message}", file=sys.stderr)
+    line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in message)  # nothing that a terminal would act on
+    print(f"regrun: {line}", file=sys.stderr)
     sys.exit(code)
 
 

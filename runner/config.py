@@ -9,6 +9,7 @@ import hashlib
 import inspect
 import json
 import math
+import re
 import traceback
 import typing
 import zlib
@@ -40,7 +41,10 @@ from runner.paths import conf_dir, options
 from runner.search import drawn
 
 # What may be named by a configuration file. A user's own package must be named on the command line: allow=[mypackage]
-TRUSTED = ("runner.", "torch.nn.", "torch.optim.", "torchvision.models.", "timm.")
+TRUSTED = (
+    "runner.methods.", "runner.data.", "runner.nets.", "runner.engine.optimizers.", "runner.engine.schedules.",
+    "torch.nn.", "torchvision.models.", "timm.",
+)  # fmt: skip
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
 SPLIT_KEYS = (
     "train_size", "val_size", "test_size", "resplit", "standardize", "smoke", "label_noise", "noise_form", "noisy_val",
@@ -50,11 +54,14 @@ MARGINS = ("acc", "gap", "loss")
 PROTOCOLS = ("fixed", "tuned", "search", "smoke")
 TOP = (
     "study", "seeds", "seed0", "epochs", "batch_size", "device", "dtype", "evaluate", "penalize_biases", "margins",
-    "lanes", "threads", "workers", "progress", "out", "allow", "axes", "data", "model", "optimizer", "schedule",
-    "method", "protocol", "marks",
+    "lanes", "threads", "workers", "checkpoint", "progress", "out", "allow", "axes", "data", "model",
+    "optimizer", "schedule", "method", "protocol", "marks",
 )  # fmt: skip
 # What changes no number of a run that is trained: it is no part of a job's identity
-OUTSIDE = ("study", "seeds", "margins", "lanes", "threads", "workers", "progress", "out", "allow", "axes", "marks")
+OUTSIDE = (
+    "study", "seeds", "margins", "lanes", "threads", "workers", "checkpoint", "progress", "out", "allow", "axes",
+    "marks",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -80,6 +87,7 @@ class Job:
     predictions: bool  # whether what each run says about each test example is kept
     threads: int | None  # None: as many as the work is worth
     workers: int | None  # processes; None: as many as the work is worth
+    keep_every: float | None  # seconds between two checkpoints of the training; None: at signals only
     dataset: str
     model: str
     setting: str  # the axes of the sweep other than methods, "optimizer.lr=0.01"; usually empty
@@ -188,8 +196,9 @@ def read(cfg: DictConfig, overrides: Sequence[str] = ()) -> Job:
         predictions=predictions,
         threads=None if values["threads"] == "auto" else _whole("threads", values["threads"], 1),
         workers=None if values["workers"] == "auto" else _whole("workers", values["workers"], 1),
-        dataset=str(values["data"]["name"]),
-        model=str(values["model"]["name"]),
+        keep_every=_keep_every(_section(values, "checkpoint")),
+        dataset=_title("data", values["data"]),
+        model=_title("model", values["model"]),
         setting=_setting(values),
         protocol=protocol,
         method=_label(list(stack.methods), named),
@@ -284,6 +293,14 @@ def _name(study: object) -> str | None:
     return name
 
 
+def _title(group: str, node: Mapping[str, Any]) -> str:
+    """What a data set or a model is called in records and reports."""
+    name = node.get("name")
+    if not isinstance(name, str) or not 0 < len(name) <= 100 or not name.isprintable():
+        raise Refusal(f"{group}.name is {name!r}; it must be a text of one line, of 1 to 100 characters (conf/{group})")
+    return name
+
+
 def _setting(values: Mapping[str, Any]) -> str:
     flat = flatten(values)
     return " ".join(f"{axis}={flat[axis]}" for axis in _names("axes", values["axes"]) if axis in flat)
@@ -299,6 +316,18 @@ def _true_or_false(key: str, value: object) -> bool:
     if not isinstance(value, bool):
         raise Refusal(f"{key} is {value!r}; it must be true or false ({key}=...)")
     return value
+
+
+def _keep_every(node: dict[str, Any]) -> float | None:
+    for key in node:
+        if key != "minutes":
+            raise unknown("setting of checkpoint", key, ["minutes"], "conf/config.yaml")
+    minutes = node.get("minutes")
+    if minutes is None:
+        return None
+    if _number("checkpoint.minutes", minutes, "checkpoint.minutes=...") <= 0:
+        raise Refusal(f"checkpoint.minutes is {minutes:g}; it must be above 0, or null (checkpoint.minutes=...)")
+    return 60 * float(minutes)
 
 
 def _marks(value: object) -> bool:
@@ -493,6 +522,8 @@ def _stack(
     grids: dict[str, list[float]] = {}
     for name, entry in node.items():
         where = f"method.{name}"
+        if not re.fullmatch(r"[A-Za-z0-9_][\w.+-]{0,99}", str(name), re.ASCII):
+            raise Refusal(f"method has {str(name)!r}; a name must be letters, digits and _ . + - (conf/method)")
         if not isinstance(entry, dict):
             raise Refusal(f"{where} is {entry!r}; it must be a method with its strengths (conf/method/{name}.yaml)")
         plain = {key: value for key, value in entry.items() if key != "grid"}
@@ -640,6 +671,13 @@ def _locate(where: str, path: object, trusted: Sequence[str]) -> Any:
         )
     module, _, name = path.rpartition(".")
     try:
-        return getattr(import_module(module), name)
+        found = getattr(import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise Refusal(f"{where}._target_ is {path!r}, which is not there: {error}") from error
+    except Exception as error:  # whatever a module of the user's own does when it is imported
+        said = " ".join(f"{type(error).__name__}: {error}".split())
+        raise Refusal(f"{where}._target_ is {path!r}, which cannot be imported: {said}") from error
+    home = f"{getattr(found, '__module__', None)}."
+    if path.startswith(TRUSTED) and not home.startswith(TRUSTED):  # what a trusted module has imported from elsewhere
+        raise Refusal(f"{where}._target_ is {path!r}, which is of {home[:-1]}; it must be what {module} defines")
+    return found

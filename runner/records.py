@@ -5,8 +5,10 @@
     <job>/curves.csv    one row per run, evaluation, split and metric
     <job>/status.json   whether the job is complete, and what it ran on
     <job>/predictions/  <run_id>.npz: what the last checkpoint of a run says about each test example
+    <job>/ended.jsonl   while a stage of the job runs: its runs that have ended, one a line, and their curves
 
-Every file is written beside and renamed, so that a reader finds the old one or the new one and nothing between.
+Every file but the last is written beside and renamed, so that a reader finds the old one or the new one and nothing
+between; of the last a line counts once it is whole.
 """
 
 from __future__ import annotations
@@ -15,11 +17,10 @@ import csv
 import io
 import json
 import math
-import os
 import platform
 import subprocess
-import tempfile
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -30,6 +31,7 @@ import torch
 from torch import Tensor
 
 from runner import __version__
+from runner.files import append_line, read_csv, write_atomic
 
 # Also read by runner.report, which must not import this module (it imports torch).
 CHECKPOINT = tuple(
@@ -45,23 +47,17 @@ COLUMNS = (
     "label_noise", "last_train_acc_clean", "best_train_acc_clean",
     "bayes_acc", "teacher_acc",
     "w_l2", "w_l1", "w_dist_init", "w_near_zero", "w_zero", "w_dead_inputs",
-    "train_s", "s_per_step", "lanes", "peak_mem_mb", "device", "dtype", "deterministic", "torch", "regrun", "git_sha",
-    "started_at",
+    "train_s", "s_per_step", "lanes", "mapped", "threads", "peak_mem_mb", "device", "dtype", "deterministic", "torch",
+    "regrun", "git_sha", "started_at",
 )  # fmt: skip
 CURVE_COLUMNS = ("run_id", "epoch", "step", "split", "metric", "value")
 
 Row = dict[str, Any]
 
 
-def write(path: Path, content: str | bytes) -> None:
-    """Put `content` (text as UTF-8) at `path`, all of it or none."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as part:
-        part.write(content.encode() if isinstance(content, str) else content)
-        part.flush()
-        os.fsync(part.fileno())
-    os.chmod(part.name, 0o666 & ~_umask())  # a temporary file is its owner's alone
-    os.replace(part.name, path)
+def to_stderr(line: str) -> None:
+    """Say a line where nothing else listens."""
+    print(line, file=sys.stderr, flush=True)
 
 
 def write_table(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
@@ -70,15 +66,43 @@ def write_table(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, 
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
     writer.writerows([_cell(row.get(column)) for column in columns] for row in rows)
-    write(path, text.getvalue())
+    write_atomic(path, text.getvalue())
 
 
-def read_table(path: Path) -> list[Row]:
-    """The rows of a CSV file as text; none if there is no file."""
+def read_table(path: Path, say: Callable[[str], None] = to_stderr) -> list[Row]:
+    """The rows of a CSV file as text; none if there is no file, and those that are whole if it is torn."""
+    return list(read_csv(path, say)[1])
+
+
+def as_text(columns: Sequence[str], row: Row) -> Row:
+    """A row as it will be read back; one that has other columns is a mistake here, not the user's."""
+    assert row.keys() <= set(columns), row.keys() - set(columns)
+    return {column: _cell(row.get(column)) for column in columns}
+
+
+def write_ended(folder: Path, row: Row, curve: Sequence[Row]) -> None:
+    """Add a run that has ended, and its curve, both as text, to `<folder>/ended.jsonl`."""
+    append_line(folder / "ended.jsonl", json.dumps([row, curve]))
+
+
+def read_ended(folder: Path, say: Callable[[str], None]) -> list[tuple[Row, list[Row]]]:
+    """The rows and curves in `<folder>/ended.jsonl`; lines that are torn are left out, there too, and said."""
+    path = folder / "ended.jsonl"
     if not path.is_file():
         return []
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+    lines = path.read_bytes().split(b"\n")
+    found, sound = [], []
+    for line in lines[:-1]:
+        try:
+            row, curve = json.loads(line)
+            found.append((dict(row), [dict(point) for point in curve]))
+        except (ValueError, TypeError):
+            continue
+        sound.append(line + b"\n")
+    if len(sound) < len(lines) - 1 or lines[-1]:
+        say(f"{path}: a line is torn and left out, {len(found)} kept; its run begins again, or where it was kept")
+        write_atomic(path, b"".join(sound))
+    return found
 
 
 def write_predictions(folder: Path, run_id: str, hits: Tensor, confidence: Tensor) -> None:
@@ -89,20 +113,22 @@ def write_predictions(folder: Path, run_id: str, hits: Tensor, confidence: Tenso
     """
     content = io.BytesIO()
     np.savez(content, allow_pickle=False, correct=np.packbits(hits.numpy()), confidence=confidence.numpy())
-    write(folder / "predictions" / f"{run_id}.npz", content.getvalue())
+    write_atomic(folder / "predictions" / f"{run_id}.npz", content.getvalue())
 
 
 def read_status(folder: Path) -> Mapping[str, Any]:
-    """A job's status; empty if it has none yet."""
-    path = folder / "status.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    """A job's status; empty if it has none yet, or one that is torn."""
+    try:
+        status = json.loads((folder / "status.json").read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return {}
+    return status if isinstance(status, dict) else {}
 
 
 def write_status(folder: Path, state: str, **more: object) -> None:
     """Say that a job is "running", "complete" or "failed", on what machine and with what versions."""
-    write(
-        folder / "status.json", json.dumps({"state": state, **more, **machine(), "written_at": now()}, indent=1) + "\n"
-    )
+    said = {"state": state, **more, **machine(), "written_at": now()}
+    write_atomic(folder / "status.json", json.dumps(said, indent=1) + "\n")
 
 
 def now() -> str:
@@ -144,9 +170,3 @@ def _cell(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     return f"{value:.9g}" if isinstance(value, float) else str(value)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

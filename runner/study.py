@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,10 +24,12 @@ from omegaconf import OmegaConf
 
 from runner import records
 from runner.config import Job, flatten
+from runner.engine.checkpoint import Checkpoints
 from runner.engine.loop import Outcome, Progress
 from runner.engine.packing import threads, width
 from runner.engine.workers import train_across, worth
 from runner.errors import Refusal
+from runner.files import clear_parts, held, write_atomic
 from runner.grid import Run
 from runner.methods.base import ranges
 from runner.records import Row
@@ -34,7 +38,9 @@ Say = Callable[[str], None]
 
 
 class JobFailed(RuntimeError):
-    """A job that broke while it ran; its folder says how (exit code 1)."""
+    """A job that broke while it ran; its folder says how, if that could be `noted` (exit code 1)."""
+
+    noted = True
 
 
 def admit(jobs: Sequence[Job], axes: Sequence[str], folder: Path) -> None:
@@ -72,6 +78,15 @@ def _said(margins: Mapping[str, float]) -> str:
 
 def begin(jobs: Sequence[Job], axes: Sequence[str], folder: Path) -> None:
     """Write down what the study's jobs share; a study that stands gains the data sets, models and axes that are new."""
+    try:
+        with held(folder, f"{folder}: another process begins it; waits for that", records.to_stderr):
+            admit(jobs, axes, folder)  # again: another process may have begun it in the meantime
+            _note(jobs, axes, folder)
+    except OSError as error:  # the first thing that a study writes, where permissions did not say no
+        raise Refusal(f"out is {str(folder.parent)!r}, which cannot be written to: {error} (out=...)") from error
+
+
+def _note(jobs: Sequence[Job], axes: Sequence[str], folder: Path) -> None:
     standing = _standing(folder)
     settings = {f"{job.dataset}/{job.model}": _comparable(job) for job in jobs} | dict(standing.get("settings", {}))
     noted = {
@@ -82,62 +97,122 @@ def begin(jobs: Sequence[Job], axes: Sequence[str], folder: Path) -> None:
     if noted != {key: standing.get(key) for key in noted}:
         begun = standing.get("begun_at", records.now())
         text = json.dumps({"begun_at": begun, **noted}, indent=1) + "\n"
-        try:
-            records.write(folder / "study.json", text)
-        except OSError as error:  # the first thing that a study writes, where permissions did not say no
-            raise Refusal(f"out is {str(folder.parent)!r}, which cannot be written to: {error} (out=...)") from error
+        write_atomic(folder / "study.json", text)
 
 
 def run_job(job: Job, folder: Path, command: Sequence[str], say: Say, watch: Callable[[Progress], None]) -> list[Row]:
     """Train what the job still lacks and give back all its rows.
 
-    Rows are written after each stage, so that a job that was cut off goes on from there; a run's predictions are
-    written before its row, so that no row is without them. Raises JobFailed, with the traceback in error.txt, if
-    training breaks.
+    One process at a time has a job: another one waits, and then finds it done. A run that has ended is written down at
+    once, first its predictions and then its row, and moves to the tables when its stage ends; those that have not are
+    kept in checkpoints. Raises JobFailed, with the traceback in error.txt if that can be written, if training breaks.
     """
     place = folder / job.name
-    torch.set_num_threads(job.threads or threads(job.experiment.shaped(job.points[0])))
-    rows = records.read_table(place / "runs.csv")
-    curves = records.read_table(place / "curves.csv")
-    records.write(place / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(job.settings))))
     try:
-        had = len(rows)
-        chosen = None
-        for stage in ("tune", "report"):
-            wanted = job.tuning() if stage == "tune" else job.reporting(chosen)
-            present = {row["run_id"] for row in rows}
-            missing = [run for run in wanted if _run_id(job, run) not in present]
-            if missing:
-                if job.one_by_one:
-                    say(f"{job.name}: runs go one by one, not side by side: {job.one_by_one}")
-                records.write_status(place, "running", method=job.method, command=list(command))
-                began = records.now()
-                workers = job.workers or worth(job.experiment, len(missing))
-                lanes = job.experiment.lanes or width(job.experiment, wanted, workers)
-                for outcome in train_across(replace(job.experiment, lanes=lanes), missing, watch, workers):
-                    if job.predictions and outcome.status == "ok":
-                        run_id = _run_id(job, outcome.run)
-                        records.write_predictions(place, run_id, outcome.hits, outcome.confidence)
-                    rows.append(_row(job, folder.name, outcome, began))
-                    curves += _curve(job, outcome)
-            if stage == "tune" and job.tunes:
-                chosen = choose(job, rows)
-                for row in rows:
-                    row["selected"] = str(row["role"] == "report" or int(row["strength_idx"]) == chosen).lower()
-            if missing:
-                records.write_table(place / "curves.csv", records.CURVE_COLUMNS, curves)
-                records.write_table(place / "runs.csv", _columns(rows), rows)
-        if len(rows) == had and records.read_status(place).get("state") == "complete":
-            say(f"{job.name}: complete, nothing to run")
-        else:
-            records.write_status(place, "complete", method=job.method, command=list(command), error=None)
-            (place / "error.txt").unlink(missing_ok=True)  # of an attempt before this one
-        return records.read_table(place / "runs.csv")
-    except Exception as error:
-        records.write(place / "error.txt", traceback.format_exc())
-        told = f"{type(error).__name__}: {error}".splitlines()[0]
-        records.write_status(place, "failed", method=job.method, command=list(command), error=told)
-        raise JobFailed(f"{job.name} failed: {told} (traceback: {place / 'error.txt'})") from error
+        with held(place, f"{job.name}: another process has it; waits for that to end", say):
+            try:
+                return _run_held(job, folder, command, say, watch)
+            except Exception as error:
+                write_atomic(place / "error.txt", traceback.format_exc())
+                told = _told(error)
+                records.write_status(place, "failed", method=job.method, command=list(command), error=told)
+                raise JobFailed(f"{job.name} failed: {told} (traceback: {place / 'error.txt'})") from error
+    except OSError as error:  # a full disk or a folder that has become read-only: not even the failure can be written
+        failed = JobFailed(f"{job.name} failed: {_told(error)}; what was written before is kept")
+        failed.noted = False
+        raise failed from error
+
+
+def _told(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0]
+
+
+def _run_held(job: Job, folder: Path, command: Sequence[str], say: Say, watch: Callable[[Progress], None]) -> list[Row]:
+    place = folder / job.name
+    torch.set_num_threads(job.threads or threads(job.experiment.shaped(job.points[0])))
+    for written in (place, place / "predictions"):
+        clear_parts(written)
+    rows, curves = _recorded(job, place, say)
+    present = {row["run_id"] for row in rows}
+    ended = [one for one in records.read_ended(place, say) if one[0]["run_id"] not in present]
+    write_atomic(place / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(job.settings))))
+    complete, chosen = records.read_status(place).get("state") == "complete", None
+    for stage in ("tune", "report"):
+        wanted = job.tuning() if stage == "tune" else job.reporting(chosen)
+        order = {run_id_of(job, run): number for number, run in enumerate(wanted)}
+        present = {row["run_id"] for row in rows} | {row["run_id"] for row, _ in ended}
+        missing = [run for run in wanted if run_id_of(job, run) not in present]
+        if missing:
+            records.write_status(place, "running", method=job.method, command=list(command))
+            ended += _trained(job, folder, wanted, missing, say, watch)
+        moved = [one for one in ended if one[0]["run_id"] in order or stage == "report"]
+        moved.sort(key=lambda one: order.get(one[0]["run_id"], len(order)))
+        rows += [row for row, _ in moved]
+        if stage == "tune" and job.tunes:
+            chosen = choose(job, rows)
+            for row in rows:
+                row["selected"] = str(row["role"] == "report" or int(row["strength_idx"]) == chosen).lower()
+        if moved:
+            complete, ended = False, [one for one in ended if one not in moved]
+            curves += [point for _, curve in moved for point in curve]
+            records.write_table(place / "curves.csv", records.CURVE_COLUMNS, curves)
+            records.write_table(place / "runs.csv", records.COLUMNS, rows)
+            if not ended:
+                (place / "ended.jsonl").unlink()
+    if complete:
+        say(f"{job.name}: complete, nothing to run")
+    else:
+        records.write_status(place, "complete", method=job.method, command=list(command), error=None)
+        (place / "error.txt").unlink(missing_ok=True)  # of an attempt before this one
+    return rows
+
+
+def _recorded(job: Job, place: Path, say: Say) -> tuple[list[Row], list[Row]]:
+    """The rows of a job that are whole, and the points of their curves."""
+    torn: list[str] = []
+    rows = records.read_table(place / "runs.csv", say)
+    points = records.read_table(place / "curves.csv", torn.append)
+    for line in torn:
+        say(line)
+    curves: dict[str, list[Row]] = {row["run_id"]: [] for row in rows}
+    for point in points:
+        if point["run_id"] in curves:  # a process that was ended between the two tables leaves curves without a row
+            curves[point["run_id"]].append(point)
+    every = job.experiment.budget.evaluate_every
+    if torn:
+        rows = [row for row in rows if _is_whole(curves[row["run_id"]], int(row["epochs"]), every)]
+    return rows, [point for row in rows for point in curves[row["run_id"]]]
+
+
+def _is_whole(curve: Sequence[Row], epochs: int, every: int) -> bool:
+    """Whether a curve has all evaluations of so many epochs, and as many figures at each."""
+    figures = Counter(point["epoch"] for point in curve)
+    return len(figures) == math.ceil(epochs / every) and len(set(figures.values())) == 1
+
+
+def _trained(
+    job: Job, folder: Path, wanted: Sequence[Run], missing: Sequence[Run], say: Say, watch: Callable[[Progress], None]
+) -> Iterator[tuple[Row, list[Row]]]:
+    """The rows and curves of the missing runs of a stage, each written down before it is given."""
+    place, began = folder / job.name, records.now()
+    if job.one_by_one:
+        say(f"{job.name}: runs go one by one, not side by side: {job.one_by_one}")
+    workers = job.workers or worth(job.experiment, len(missing))
+    lanes = job.experiment.lanes or width(job.experiment, wanted, workers)
+    about = {**records.versions(), "device": job.experiment.device.type, "mapped": lanes != 1}
+    keeper = Checkpoints(place, about, job.keep_every, lambda line: say(f"{job.name}: {line}"))
+    with keeper.listening():
+        for outcome in train_across(replace(job.experiment, lanes=lanes), missing, watch, workers, keeper):
+            run_id = run_id_of(job, outcome.run)
+            if job.predictions and outcome.status == "ok":
+                records.write_predictions(place, run_id, outcome.hits, outcome.confidence)
+            used = {"mapped": lanes != 1, "threads": 1 if workers > 1 else torch.get_num_threads()}
+            row = records.as_text(records.COLUMNS, row_of(job, folder.name, outcome, began) | used)
+            curve = [records.as_text(records.CURVE_COLUMNS, point) for point in curve_of(job, outcome)]
+            records.write_ended(place, row, curve)
+            yield row, curve
+        keeper.clear()
+        keeper.check()
 
 
 def choose(job: Job, rows: Sequence[Mapping[str, Any]]) -> int:
@@ -182,13 +257,13 @@ def _writable(folder: Path) -> None:
         raise Refusal(f"out is {str(folder.parent)!r}, and {place} cannot be written to (out=...)")
 
 
-def _run_id(job: Job, run: Run) -> str:
+def run_id_of(job: Job, run: Run) -> str:
     """The same for the same numbers, whatever study or command they came from."""
     text = json.dumps([job.name, run.role, run.seed, sorted(run.point.items())])
     return hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()[:16]
 
 
-def _row(job: Job, study: str, outcome: Outcome, began: str) -> Row:
+def row_of(job: Job, study: str, outcome: Outcome, began: str) -> Row:
     """A run as a row of runs.csv. A diverged run keeps its identity and cost and loses its figures."""
     run, experiment = outcome.run, job.experiment
     methods = experiment.shaped(run.point).stack.methods
@@ -207,7 +282,7 @@ def _row(job: Job, study: str, outcome: Outcome, began: str) -> Row:
     sound = outcome.status == "ok"
     figures = outcome.figures if sound else {}
     return {
-        "run_id": _run_id(job, run),
+        "run_id": run_id_of(job, run),
         "study": study,
         "job": job.name,
         "dataset": job.dataset,
@@ -249,21 +324,14 @@ def _row(job: Job, study: str, outcome: Outcome, began: str) -> Row:
     }
 
 
-def _curve(job: Job, outcome: Outcome) -> list[Row]:
+def curve_of(job: Job, outcome: Outcome) -> list[Row]:
     """A run's evaluations as rows of curves.csv."""
     return [
         dict(zip(records.CURVE_COLUMNS, (run_id, point.epoch, point.step, *name.split("_"), value), strict=True))
-        for run_id in (_run_id(job, outcome.run),)
+        for run_id in (run_id_of(job, outcome.run),)
         for point in outcome.curve
         for name, value in point.figures.items()
     ]
-
-
-def _columns(rows: Sequence[Row]) -> list[str]:
-    """The columns of runs.csv; a row that has others is a mistake here, not the user's."""
-    extra = {name for row in rows for name in row} - set(records.COLUMNS)
-    assert not extra, extra
-    return list(records.COLUMNS)
 
 
 def _peak_memory(device: torch.device) -> float:

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from omegaconf import DictConfig
 
@@ -16,8 +16,16 @@ from runner.paths import stacked
 Compose = Callable[[Sequence[str]], DictConfig]
 
 
-def plan(compose: Compose, jobs: Sequence[Sequence[str]], axes: Sequence[str]) -> tuple[Path, list[list[str]]]:
-    """The study's folder and the overrides of every job to run, in order: checked, each once, the baselines first.
+class Planned(NamedTuple):
+    """A job of a sweep that has been checked."""
+
+    overrides: list[str]
+    name: str  # of its folder
+    method: str
+
+
+def plan(compose: Compose, jobs: Sequence[Sequence[str]], axes: Sequence[str]) -> tuple[Path, list[Planned]]:
+    """The study's folder and every job to run, in order: checked, each once, the baselines first.
 
     `jobs` are lists of overrides, "method=dropout", "epochs=5"; `axes` are the keys that the sweep varies. Refuses
     the whole sweep, and writes nothing, if any job is refused.
@@ -57,7 +65,22 @@ def plan(compose: Compose, jobs: Sequence[Sequence[str]], axes: Sequence[str]) -
     folder = first.out / named
     study.admit([checked for _, checked in kept], known, folder)
     study.begin([checked for _, checked in kept], known, folder)
-    return folder, [[*_without(job, "study"), f"study={named}", label] for job, _ in kept]
+    return folder, [
+        Planned([*_without(job, "study"), f"study={named}", label], checked.name, checked.method)
+        for job, checked in kept
+    ]
+
+
+def note_failure(folder: Path, job: Planned, error: BaseException | str) -> None:
+    """Write into a job's folder that it failed, where it could not do so itself."""
+    from runner import records
+
+    told = str(error) if isinstance(error, str | RuntimeError) else f"{type(error).__name__}: {error}"
+    place = folder / job.name
+    try:
+        records.write_status(place, "failed", method=job.method, command=["regrun", *job.overrides], error=told)
+    except OSError as full:
+        print(f"job {job.name} ({job.method}): {told} (not noted: {full})", file=sys.stderr)
 
 
 def stamp(what: str) -> str:
@@ -67,16 +90,23 @@ def stamp(what: str) -> str:
 
 def report(folder: Path) -> int:
     """Make the study's tables and figures, show the table, and say how many of its jobs have failed."""
+    from runner import records
+    from runner.files import clear_parts, held
     from runner.report.build import NoRuns, build, describe, unfinished_jobs
     from runner.report.cli import show
     from runner.report.tables import NoBaseline
 
     try:
-        made = build(folder)
+        with held(folder, f"{folder}: another process makes the report; waits for that", records.to_stderr):
+            for written in (folder, folder / "report", folder / "report" / "figures"):
+                clear_parts(written)
+            made = build(folder)
     except (NoRuns, NoBaseline) as error:  # so much has failed that there is nothing to compare
         failed = [failure for failure in unfinished_jobs(folder) if failure.state == "failed"]
-        lines = [f"job {describe(failure)}" for failure in failed]
-        print("\n".join([*lines, f"no report: {error}"] if isinstance(error, NoBaseline) else lines), file=sys.stderr)
+        for failure in failed:
+            print(f"job {describe(failure)}", file=sys.stderr)
+        if isinstance(error, NoBaseline):
+            print(f"no report: {error}", file=sys.stderr)
         return len(failed)
     show(made)
     return len(made.failed)

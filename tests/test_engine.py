@@ -59,7 +59,8 @@ def experiment(stack: Stack | None = None, data: Data | None = None, epochs: int
 
 def outcomes(experiment: Experiment, seeds: int = 3, **axes: list[float]) -> list[Outcome]:
     points = crossed({name.replace("__", "."): values for name, values in axes.items()})
-    return list(train(experiment, runs(points, range(seeds), "report")))
+    wanted = runs(points, range(seeds), "report")
+    return sorted(train(experiment, wanted), key=lambda outcome: wanted.index(outcome.run))
 
 
 def same(one: Outcome, other: Outcome, but: str = "never") -> bool:

@@ -24,7 +24,14 @@ SMALL = [
     "data=digits", "data.train_size=100", "data.val_size=50", "data.test_size=200", "model.width=8", "model.depth=1",
     "epochs=2", "batch_size=50", "study=first", "progress=false",
 ]  # fmt: skip
-MOVING = ("train_s", "s_per_step", "peak_mem_mb", "started_at", "lanes")  # what a second run of the same may change
+MOVING = (
+    "train_s",
+    "s_per_step",
+    "peak_mem_mb",
+    "started_at",
+    "lanes",
+    "threads",
+)  # what a second run of the same may change
 
 
 def rows_of(study: Path, method: str | None = None) -> list[dict[str, str]]:
@@ -60,7 +67,7 @@ def test_a_job_leaves_these_files_and_columns(regrun: Regrun, tmp_path: Path) ->
     written = {str(path.relative_to(study)) for path in study.rglob("*") if path.is_file()}
     parts = ("config.yaml", "runs.csv", "curves.csv", "status.json")
     said = [f"predictions/{row['run_id']}.npz" for row in rows_of(study)]
-    assert written == {"study.json", "runs.csv", *(f"{job.name}/{name}" for name in (*parts, *said))}
+    assert written == {".lock", "study.json", "runs.csv", *(f"{job.name}/{name}" for name in (".lock", *parts, *said))}
     assert {path.name for path in tmp_path.iterdir()} == {"outputs"}
     assert json.loads((job / "status.json").read_text())["state"] == "complete"
     assert (job / "runs.csv").read_text().splitlines()[0] == ",".join(COLUMNS)

@@ -15,13 +15,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import takewhile
+from itertools import islice, takewhile
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
+from runner.engine.checkpoint import Keeper, Kept, Part, Point
 from runner.engine.evaluate import Measured, Pool, evaluate, examine
 from runner.engine.lanes import LaneStep, lane_step, over_copies, over_lanes
 from runner.engine.machine import prepare
@@ -33,14 +34,6 @@ from runner.keys import Key
 from runner.methods.base import Batch, Now, Params
 from runner.methods.stack import Stack
 from runner.nets.sites import visits
-
-
-class Point(NamedTuple):
-    """One evaluation on the way: clean train and validation figures after `epoch` epochs."""
-
-    epoch: int
-    step: int
-    figures: Mapping[str, float]  # train_loss, train_acc, val_loss, val_acc
 
 
 @dataclass(frozen=True)
@@ -145,27 +138,38 @@ class Pack:
         return kept
 
 
-def train(experiment: Experiment, runs: Sequence[Run], watch: Watch = lambda progress: None) -> Iterator[Outcome]:
-    """The outcomes of the runs, pack after pack, each pack's in the order of `runs`.
+def train(
+    experiment: Experiment,
+    runs: Sequence[Run],
+    watch: Watch = lambda progress: None,
+    keeper: Keeper = Keeper(),  # noqa: B008  # keeps nothing
+) -> Iterator[Outcome]:
+    """The outcomes of the runs, pack after pack, each as soon as it is known.
 
     A pack is at most `experiment.lanes` runs (all of them if that is None) and is mapped even if it is a single one, so
     that a run's numbers do not depend on the size of its pack; with `lanes` at 1 runs train one by one, unmapped. A
     pack that does not fit in the accelerator's memory is halved and begun again. Runs that differ in a strength which
-    shapes the net go into packs of their own.
+    shapes the net go into packs of their own. Runs that `keeper` has found part of the way go on from there.
     """
-    done, width = 0, experiment.lanes or len(runs)
-    while done < len(runs):
-        pack = alike(experiment.stack, runs[done:])[:width]
+    left, width = list(runs), experiment.lanes or len(runs)
+    found = [part for part in keeper.found if part.among(left)]
+    while left:
+        part = found.pop(0) if found else None
+        pack = part.among(left)[:width] if part else alike(experiment.stack, left)[:width]
+        if part:
+            part, rest = part.of([run.name for run in pack]), part.of([run.name for run in part.among(left)[width:]])
+            found = [rest, *found] if rest.names else found
+        shaped, follow = experiment.shaped(pack[0].point), partial(_watch_on, watch, len(runs) - len(left))
         try:
-            outcomes = _train_pack(experiment.shaped(pack[0].point), pack, partial(_watch_on, watch, done))
+            for outcome in _train_pack(shaped, pack, follow, keeper, part, tuple(found)):
+                left.remove(outcome.run)
+                yield outcome
         except torch.OutOfMemoryError:
             if len(pack) == 1:
                 raise
             width = len(pack) // 2
+            found = [part, *found] if part else found
             torch.cuda.empty_cache()
-            continue
-        yield from outcomes
-        done += len(pack)
 
 
 def alike(stack: Stack, runs: Sequence[Run]) -> list[Run]:
@@ -207,20 +211,42 @@ def _small(experiment: Experiment, run: Run, examples: int, lanes: int) -> Exper
     return replace(experiment.shaped(run.point), budget=budget, lanes=lanes, device=torch.device("cpu"))
 
 
-def _train_pack(experiment: Experiment, runs: Sequence[Run], watch: Watch) -> list[Outcome]:
-    """Every run of one pack to its end."""
+def _train_pack(
+    experiment: Experiment,
+    runs: Sequence[Run],
+    watch: Watch,
+    keeper: Keeper,
+    part: Part | None,
+    waiting: Sequence[Part],
+) -> Iterator[Outcome]:
+    """Every run of one pack to its end, from its beginning or from where `part` has it.
+
+    `waiting`, what other packs are to go on from, is kept beside this one's state.
+    """
     pack, lanes = begin(experiment, runs)
     few_steps(pack, lanes, 1)  # what the first step sets up is not this method's cost
     budget = experiment.budget
     curves: list[list[Point]] = [[] for _ in runs]
     seconds = [0.0 for _ in runs]
-    outcomes: dict[int, Outcome] = {}
-    for epoch in range(1, budget.epochs + 1):
+    began, trained, taken = len(runs), 0, 0
+    if part and (resumed := _resumed(lanes, part.kept)):
+        lanes, began, trained, taken = resumed, part.began, part.epoch, part.step
+        curves, seconds = [list(curve) for curve in part.curves], list(part.seconds)
+        keeper.say(f"goes on with {len(runs)} runs after {trained} of {budget.epochs} epochs and {taken} steps")
+    elif part:
+        keeper.say("what was kept of the training no longer fits the methods or the model; it begins again")
+    ended = 0
+    for epoch in range(trained + 1, budget.epochs + 1):
         clock = time.perf_counter()
-        lanes = _epoch(pack, lanes, epoch)
-        if experiment.device.type == "cuda":
-            torch.cuda.synchronize()
-        share = (time.perf_counter() - clock) / len(lanes.run)
+        for steps, after in _steps(pack, lanes, epoch, taken):
+            lanes = after
+            if keeper.due():
+                now = _now(experiment)
+                part = _part_of(lanes, runs, began, epoch - 1, steps, curves, seconds, now - clock)
+                keeper.keep([part, *waiting])
+                clock += _now(experiment) - now  # it is no training
+        taken = 0
+        share = (_now(experiment) - clock) / len(lanes.run)
         for run in lanes.run.tolist():
             seconds[run] += share
         if epoch % budget.evaluate_every and epoch != budget.epochs:
@@ -230,17 +256,17 @@ def _train_pack(experiment: Experiment, runs: Sequence[Run], watch: Watch) -> li
         for row, run in enumerate(lanes.run.tolist()):
             figures = {f"{s}_{name}": float(v[row]) for s, m in seen.items() for name, v in m._asdict().items()}
             curves[run].append(Point(epoch, epoch * pack.steps_per_epoch, figures))
-        ended = torch.full_like(lanes.finite, epoch == budget.epochs) | ~lanes.finite | _stopped(pack, lanes)
-        if ended.any():
-            for outcome in _finish(pack, lanes.of(ended), runs, epoch, curves, seconds):
-                outcomes[runs.index(outcome.run)] = outcome
-            lanes = lanes.of(~ended)
+        over = torch.full_like(lanes.finite, epoch == budget.epochs) | ~lanes.finite | _stopped(pack, lanes)
+        if over.any():
+            for outcome in _finish(pack, lanes.of(over), runs, epoch, curves, seconds):
+                yield replace(outcome, lanes=began)
+                ended += 1
+            lanes = lanes.of(~over)
         latest = [curves[run][-1].figures for run in lanes.run.tolist()]
         val = [sum(f[name] for f in latest) / len(latest) if latest else torch.nan for name in ("val_loss", "val_acc")]
-        watch(Progress(epoch, budget.epochs, len(outcomes), len(latest), *val))
+        watch(Progress(epoch, budget.epochs, ended, len(latest), *val))
         if not latest:
             break
-    return [outcomes[run] for run in range(len(runs))]
 
 
 def begin(experiment: Experiment, runs: Sequence[Run]) -> tuple[Pack, Lanes]:
@@ -313,13 +339,23 @@ def few_steps(pack: Pack, lanes: Lanes, count: int) -> Lanes:
 
 
 def _epoch(pack: Pack, lanes: Lanes, epoch: int, most: int | None = None) -> Lanes:
-    """The lanes after one more epoch of steps over their training rows, each in its own order."""
+    """The lanes after one more epoch of steps, or after the first `most` of them."""
+    for _, after in islice(_steps(pack, lanes, epoch), most):
+        lanes = after
+    return lanes
+
+
+def _steps(pack: Pack, lanes: Lanes, epoch: int, first: int = 0) -> Iterator[tuple[int, Lanes]]:
+    """The lanes after each step of an epoch over their training rows, each in its own order, and how many it has had.
+
+    The first `first` steps have been taken before.
+    """
     experiment, size = pack.experiment, pack.experiment.budget.batch_size
     pool, train = pack.pool(lanes), lanes.rows["train"]
     order = torch.stack([Key(key).fold("order").fold(epoch).permutation(train.shape[1]) for key in lanes.key])
     rows = train.gather(1, order)  # [K, n_train]
     state, finite = lanes.state, lanes.finite
-    for i in range(min(most or pack.steps_per_epoch, pack.steps_per_epoch)):
+    for i in range(first, pack.steps_per_epoch):
         at = (epoch - 1) * pack.steps_per_epoch + i
         taken = rows[:, i * size : (i + 1) * size]
         batch = Batch(pool.inputs(taken), pack.targets[pool.labels(taken)])
@@ -328,7 +364,51 @@ def _epoch(pack: Pack, lanes: Lanes, epoch: int, most: int | None = None) -> Lan
         with _precision(experiment):
             state, loss = pack.step(state, batch, lanes.strengths, lanes.hyper, keys, at, pack.steps, share)
         finite = finite & loss.isfinite()
-    return lanes._replace(state=state, finite=finite)
+        yield i + 1, lanes._replace(state=state, finite=finite)
+
+
+def _now(experiment: Experiment) -> float:
+    """The clock, once the device has done what it was told."""
+    if experiment.device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def _part_of(
+    lanes: Lanes, runs: Sequence[Run], began: int, epoch: int, step: int, curves: Sequence[list[Point]],
+    seconds: Sequence[float], spent: float,
+) -> Part:  # fmt: skip
+    """What is kept of the lanes `step` steps after `epoch` epochs, when that epoch has taken `spent` seconds so far."""
+    rows = lanes.run.tolist()
+    return Part(
+        names=[runs[row].name for row in rows],
+        began=began,
+        epoch=epoch,
+        step=step,
+        kept=_kept(lanes),
+        curves=[curves[row] for row in rows],
+        seconds=[seconds[row] + spent / len(rows) for row in rows],
+    )
+
+
+def _kept(lanes: Lanes) -> Kept:
+    """What of the lanes no seed can bring back."""
+    return Kept(lanes.state, lanes.finite, lanes.curve, lanes.best, lanes.best_epoch)
+
+
+def _resumed(lanes: Lanes, kept: Kept) -> Lanes | None:
+    """Lanes before their first step with the state that was kept of them; None if it is not of their form."""
+    if _form(lanes.state) != _form(kept.state):
+        return None
+    here: Kept = tree_map(lambda leaf: leaf.to(lanes.run.device), kept)
+    return lanes._replace(**here._asdict())
+
+
+def _form(state: State) -> dict[tuple[str, str], tuple[torch.dtype, torch.Size]]:
+    """The names, types and shapes of all that a state holds."""
+    return {
+        (part, name): (w.dtype, w.shape) for part, entries in state._asdict().items() for name, w in entries.items()
+    }
 
 
 def _look(pack: Pack, lanes: Lanes, epoch: int) -> tuple[Lanes, dict[str, Measured]]:

@@ -6,10 +6,12 @@ numbers do not depend on the pack it trains in, so neither do they on the proces
 
 from __future__ import annotations
 
+import ctypes
 import math
 import multiprocessing
 import os
 import pickle
+import signal
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
@@ -19,10 +21,13 @@ from typing import Any
 
 import torch
 
+from runner.engine.checkpoint import Keeper, Stopped
 from runner.engine.loop import Outcome, Progress, Watch, train
 from runner.experiment import Experiment
 from runner.grid import Run
 
+PATIENCE = 10.0  # seconds that a process has to keep its state before it is killed
+PR_SET_PDEATHSIG = 1  # of linux/prctl.h: the signal that a process gets when its parent dies
 LEAST = 4  # runs that are worth a process of their own: packs of fewer save little of what a step costs
 
 
@@ -42,27 +47,37 @@ def worth(experiment: Experiment, runs: int) -> int:
     return max(1, min(cores(), runs // LEAST))
 
 
-def train_across(experiment: Experiment, runs: Sequence[Run], watch: Watch, workers: int) -> Iterator[Outcome]:
-    """The outcomes of the runs, in their order, trained in so many processes of one thread each.
+def train_across(
+    experiment: Experiment,
+    runs: Sequence[Run],
+    watch: Watch,
+    workers: int,
+    keeper: Keeper = Keeper(),  # noqa: B008  # keeps nothing
+) -> Iterator[Outcome]:
+    """The outcomes of the runs, each as soon as it is known, trained in so many processes of one thread each.
 
-    Raises RuntimeError, with what was said, if a process fails or dies; the others are then ended.
+    Raises RuntimeError, with what was said, if a process fails or dies; the others are then ended, and keep their state
+    if they can.
     """
     if workers <= 1:
-        yield from train(experiment, runs, watch)
+        yield from train(experiment, runs, watch, keeper)
         return
     size = math.ceil(len(runs) / workers)
     parts = [runs[i : i + size] for i in range(0, len(runs), size)]
     context = multiprocessing.get_context("fork")
     pipes = [context.Pipe(duplex=False) for _ in parts]
     processes = [
-        context.Process(target=_work, args=(experiment, part, told), daemon=True)
-        for part, (_, told) in zip(parts, pipes, strict=True)
+        context.Process(target=_work, args=(experiment, part, told, keeper, number), daemon=True)
+        for number, (part, (_, told)) in enumerate(zip(parts, pipes, strict=True))
     ]
-    outcomes: list[list[Outcome]] = [[] for _ in parts]
+    left = [len(part) for part in parts]
+    stopped = 0  # the signal that a process has ended with
     seen = [Progress(0, experiment.budget.epochs, 0, len(part), math.nan, math.nan) for part in parts]
     try:
         for process, (_, told) in zip(processes, pipes, strict=True):
             process.start()
+            assert process.pid is not None
+            keeper.also_tell(process.pid)
             told.close()  # the child has its own; the pipe ends with it
         open_ends = {heard: number for number, (heard, _) in enumerate(pipes)}
         while open_ends:
@@ -74,14 +89,18 @@ def train_across(experiment: Experiment, runs: Sequence[Run], watch: Watch, work
                 except EOFError:
                     del open_ends[heard]
                     processes[number].join()
-                    if len(outcomes[number]) < len(parts[number]):
+                    if left[number] and not stopped:
                         code = processes[number].exitcode
                         raise RuntimeError(f"a worker process ended with exit code {code}") from None
                     continue
                 if kind == "failed":
-                    raise RuntimeError(what)
-                if kind == "outcome":
-                    outcomes[number].append(what)
+                    line, whole = what
+                    raise RuntimeError(line) from RuntimeError(whole)
+                if kind == "stopped":
+                    stopped = what
+                elif kind == "outcome":
+                    left[number] -= 1
+                    yield what
                 else:
                     seen[number] = what
                     watch(_together(seen))
@@ -89,23 +108,31 @@ def train_across(experiment: Experiment, runs: Sequence[Run], watch: Watch, work
         for process in processes:
             if process.pid is not None and process.is_alive():
                 process.terminate()
+                process.join(PATIENCE)
+                process.kill()
                 process.join()
-    for part in outcomes:
-        yield from part
+    if stopped:
+        raise Stopped(stopped)
 
 
-def _work(experiment: Experiment, runs: Sequence[Run], told: Connection) -> None:
+def _work(experiment: Experiment, runs: Sequence[Run], told: Connection, keeper: Keeper, number: int) -> None:
     """In a process of its own: train the runs and tell what becomes of them."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # not to train on for a parent that was killed
     torch.set_num_threads(1)
+    keeper.share(number)
 
     def tell(kind: str, what: Any) -> None:
         told.send_bytes(pickle.dumps((kind, what)))
 
     try:
-        for outcome in train(experiment, runs, lambda progress: tell("seen", progress)):
+        for outcome in train(experiment, runs, lambda progress: tell("seen", progress), keeper):
             tell("outcome", outcome)
-    except Exception:
-        tell("failed", traceback.format_exc())
+    except Stopped as stopped:
+        tell("stopped", stopped.number)
+    except KeyboardInterrupt:
+        tell("stopped", signal.SIGINT)
+    except Exception as error:
+        tell("failed", (f"{type(error).__name__}: {error}", traceback.format_exc()))
     finally:
         told.close()
 

@@ -7,12 +7,13 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
     from runner.report.build import Report
 
 OK, FAILED_JOBS, UNUSABLE = 0, 1, 2
+DIFFERENT = 1  # a run that was verified
 
 
 def show(report: Report) -> None:
@@ -44,9 +45,33 @@ def _margin(text: str) -> tuple[str, float]:
         raise ValueError(f"--margin {text}: {value!r} is not a number") from None
 
 
+class OneLine(argparse.ArgumentParser):
+    """Says what is wrong with a command line in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """End with exit code 2."""
+        self.exit(UNUSABLE, f"{self.prog}: {' '.join(message.split())} ({self.prog} --help)\n")
+
+
+def _verify(study_dir: Path, seed: int | None, allow: Sequence[str]) -> int:
+    from runner.errors import Refusal
+    from runner.verify import verify
+
+    try:
+        same, line = verify(study_dir, seed, allow)
+    except Refusal as error:
+        print(f"regrun-report: {error}", file=sys.stderr)
+        return UNUSABLE
+    print(line)
+    return OK if same else DIFFERENT
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Build the report of a study; 0 when all is well, 1 when jobs failed, 2 for a folder that cannot be reported."""
-    parser = argparse.ArgumentParser(
+    """Build the report of a study; 0 when all is well, 1 when jobs failed, 2 for a folder that cannot be reported.
+
+    With --verify: 0 if the run gave the same figures again, 1 if not, 2 if it could not be run.
+    """
+    parser = OneLine(
         prog="regrun-report", description="Tables and figures of a study: runs.csv and report/ in its folder."
     )
     parser.add_argument("study_dir", type=Path, metavar="STUDY_DIR", help="a folder of runs, as outputs/NAME")
@@ -57,11 +82,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="acc=0.01",
         help="another margin for the verdicts (acc, gap, loss)",
     )
+    parser.add_argument(
+        "--verify", action="store_true", help="run one run again from what is stored, and compare all figures"
+    )
+    parser.add_argument("--seed", type=int, metavar="N", help="which run to verify (default: any; it is printed)")
+    parser.add_argument(
+        "--allow", action="append", default=[], metavar="PACKAGE", help="a package of yours that --verify may import"
+    )
     arguments = parser.parse_args(argv)
     study_dir: Path = arguments.study_dir
     if not study_dir.is_dir():
         print(f"regrun-report: no folder {study_dir} (studies are the folders in outputs/)", file=sys.stderr)
         return UNUSABLE
+
+    if arguments.verify:
+        return _verify(study_dir, arguments.seed, arguments.allow)
 
     # Here, so that --help and a wrong path answer at once.
     from runner.report.build import NoRuns, build, stored_margins

@@ -2,35 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import io
 import math
-import os
-import tempfile
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from runner.files import read_csv
+from runner.files import write_atomic as write_atomic
+
 ORDER = ("dataset", "model", "setting", "method", "role", "strength", "seed")
-
-
-def write_atomic(path: Path, content: str | bytes) -> Path:
-    """Write `content` (text as UTF-8) to `path` through a file beside it, so that no reader meets half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
-        # mkstemp makes files that only their owner reads; results are for everyone the umask allows.
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(name, 0o666 & ~umask)
-        os.replace(name, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            Path(name).unlink()
-        raise
-    return path
 
 
 def _position(row: Mapping[str, str]) -> tuple[tuple[float, str], ...]:
@@ -57,10 +39,9 @@ def collect(study_dir: Path) -> Path:
     columns: dict[str, None] = {}
     rows: list[dict[str, str]] = []
     for source in sorted(study_dir.glob("*/runs.csv")):
-        with source.open(newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(file, restval="")
-            columns |= dict.fromkeys(reader.fieldnames or ())
-            rows.extend(dict(row) for row in reader)
+        names, found = read_csv(source, lambda line: print(line, file=sys.stderr))
+        columns |= dict.fromkeys(names)
+        rows.extend(found)
     target = study_dir / "runs.csv"
     if not rows:
         return target

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from types import MappingProxyType
 import numpy as np
 import pandas as pd
 
+from runner.files import read_csv
 from runner.report.predictions import Predictions
 from runner.report.stats import (
     Paired,
@@ -47,7 +49,7 @@ TEXT = _names(
     "run_id study job dataset model setting method family strength_name strengths role protocol split_mode split_hash "
     "status error optimizer schedule device dtype torch regrun git_sha started_at"
 )
-FLAGS = _names("selected deterministic penalize_biases")
+FLAGS = _names("selected deterministic mapped penalize_biases")
 NEEDED = _names(
     "run_id dataset model setting method family strength strengths seed role protocol selected split_mode status "
     "train_s last_epoch last_train_acc last_val_acc last_test_acc last_gap_acc"
@@ -108,7 +110,7 @@ def read_runs(path: Path) -> pd.DataFrame:
     def typed(name: str) -> pd.Series:
         column = raw[name]
         if name in TEXT:
-            return column
+            return column.str.replace(r"[\x00-\x1f\x7f-\x9f]", " ", regex=True)  # what would move a terminal's cursor
         if name in FLAGS:
             return column.str.lower().isin(["true", "1", "1.0"])
         if name == "seed":
@@ -121,16 +123,18 @@ def read_runs(path: Path) -> pd.DataFrame:
 def read_curves(study_dir: Path) -> pd.DataFrame:
     """All `<job>/curves.csv` of a study, long: run_id, epoch, step, split, metric, value."""
     columns = ["run_id", "epoch", "step", "split", "metric", "value"]
-    frames = [
-        pd.read_csv(path, dtype={"run_id": str, "split": str, "metric": str})[columns]
-        for path in sorted(study_dir.glob("*/curves.csv"))
-        if path.stat().st_size
-    ]
-    frames = [frame for frame in frames if len(frame)]
+    frames = []
+    for path in sorted(study_dir.glob("*/curves.csv")):
+        _, rows = read_csv(path, lambda line: print(line, file=sys.stderr))
+        if rows:
+            frames.append(pd.DataFrame(rows)[columns])
     if not frames:
         return pd.DataFrame({name: [] for name in columns})
     # A run made again in another job keeps its run_id: one curve of it is enough.
-    return pd.concat(frames, ignore_index=True).drop_duplicates(["run_id", "epoch", "split", "metric"], keep="last")
+    curves = pd.concat(frames, ignore_index=True).drop_duplicates(["run_id", "epoch", "split", "metric"], keep="last")
+    for name in ("epoch", "step", "value"):
+        curves[name] = pd.to_numeric(curves[name].where(~curves[name].isin(("", "nan"))))
+    return curves
 
 
 def in_order(runs: pd.DataFrame) -> pd.DataFrame:

@@ -5,6 +5,7 @@ sys.modules, so annotations must not be strings here.
 """
 
 from collections.abc import Sequence
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ class RegrunSweeper(BasicSweeper):
     def sweep(self, arguments: list[str]) -> Any:
         """Launch all jobs and make the report; a job that fails does not stop the others."""
         from runner import sweep
+        from runner.errors import Refusal
         from runner.study import JobFailed
 
         assert self.hydra_context is not None
@@ -48,15 +50,38 @@ class RegrunSweeper(BasicSweeper):
         axes = [o.get_key_element() for o in swept]
         batches = self.split_arguments(parsed, self.max_batch_size)
         folder, jobs = sweep.plan(compose, [job for batch in batches for job in batch], axes)
-        returns: list[JobReturn] = []
+        returns: list[JobReturn | None] = []
         size = self.max_batch_size or len(jobs)
         for begin in range(0, len(jobs), size):
-            returns += self.launcher.launch(jobs[begin : begin + size], initial_job_idx=begin)
-        failed = [job for job in returns if job.status != JobStatus.COMPLETED]
+            returns += self._launched([job.overrides for job in jobs[begin : begin + size]], begin)
+        failed = 0
+        mistakes: list[BaseException] = []
+        for job, told in zip(jobs, returns, strict=True):
+            if told is not None and told.status == JobStatus.COMPLETED:
+                continue
+            failed += 1
+            error = told._return_value if told else "its process died (killed by the system, out of memory?)"
+            if not (isinstance(error, JobFailed) and error.noted):
+                sweep.note_failure(folder, job, error)
+            if isinstance(error, BaseException) and not isinstance(error, JobFailed | Refusal | OSError):
+                mistakes.append(error)
         broken = sweep.report(Path(folder))
-        for job in failed:
-            if not isinstance(job._return_value, JobFailed):  # no job's own failure: a full disk, a mistake in regrun
-                raise job._return_value
+        if mistakes:
+            raise mistakes[0]
         if failed or broken:
-            raise JobFailed(f"{max(len(failed), broken)} of {len(jobs)} jobs failed; see {folder}")
+            raise JobFailed(f"{max(failed, broken)} of {len(jobs)} jobs failed; see {folder}")
         return returns
+
+    def _launched(self, jobs: list[list[str]], begin: int) -> list[JobReturn | None]:
+        """What became of each job; None where the process that had it died.
+
+        A process that dies takes the others of its pool with it, and says nothing of which job was to blame. So each
+        job is then launched alone: those that had ended find nothing to do, and only a job that kills is lost.
+        """
+        assert self.launcher is not None
+        try:
+            return list(self.launcher.launch(jobs, initial_job_idx=begin))
+        except BrokenProcessPool:
+            if len(jobs) == 1:
+                return [None]
+        return [told for number, job in enumerate(jobs) for told in self._launched([job], begin + number)]
