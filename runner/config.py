@@ -40,12 +40,12 @@ SPLIT_KEYS = ("train_size", "val_size", "test_size", "resplit", "standardize")
 MARGINS = ("acc", "gap", "loss")
 PROTOCOLS = ("fixed", "tuned", "smoke")
 TOP = (
-    "study", "seeds", "seed0", "epochs", "batch_size", "device", "dtype", "evaluate", "penalize_biases", "margins",
-    "lanes", "threads", "progress", "out", "allow", "axes", "data", "model", "optimizer", "schedule", "method",
-    "protocol",
+    "study", "seeds", "extend", "seed0", "epochs", "batch_size", "device", "dtype", "evaluate", "penalize_biases",
+    "margins", "lanes", "threads", "progress", "out", "allow", "axes", "data", "model", "optimizer", "schedule",
+    "method", "protocol",
 )  # fmt: skip
 # What changes no number of a run that is trained: it is no part of a job's identity
-OUTSIDE = ("study", "seeds", "margins", "lanes", "threads", "progress", "out", "allow", "axes")
+OUTSIDE = ("study", "seeds", "extend", "margins", "lanes", "threads", "progress", "out", "allow", "axes")
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,7 @@ class Job:
     points: Sequence[Mapping[str, float]]  # the configurations of the job
     seeds: Sequence[int]  # of the runs to report
     tune_seeds: Sequence[int]
+    extend: int  # report seeds to add to every configuration of a study that is there
 
     @property
     def method(self) -> str:
@@ -178,6 +179,7 @@ def read(cfg: DictConfig, overrides: Sequence[str] = ()) -> Job:
         points=points,
         seeds=range(seed0 + tune, seed0 + tune + seeds),
         tune_seeds=range(seed0, seed0 + tune),
+        extend=_extension(values),
     )
 
 
@@ -266,6 +268,14 @@ def _whole(key: str, value: object, least: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not least <= value < 2**31:
         raise Refusal(f"{key} is {value!r}; it must be a whole number from {least} to {2**31 - 1} ({key}=...)")
     return value
+
+
+def _extension(values: Mapping[str, Any]) -> int:
+    """How many report seeds are to be added; refuses an extension of a study that has no name."""
+    more = _whole("extend", values["extend"], 0)
+    if more and values["study"] is None:
+        raise Refusal(f"extend is +{more} and study is null; name the study that gets more seeds (study=...)")
+    return more
 
 
 def _true_or_false(key: str, value: object) -> bool:

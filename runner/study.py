@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from omegaconf import OmegaConf
 
-from runner import records
+from runner import extending, records
 from runner.config import Job, flatten
 from runner.engine.loop import Outcome, Progress, train
 from runner.engine.packing import threads, width
@@ -62,6 +62,7 @@ def admit(jobs: Sequence[Job], axes: Sequence[str], folder: Path) -> None:
                 f"study {folder.name!r} was begun with margins {_said(fixed)} and this command says "
                 f"{_said(job.margins)}; verdicts under other margins: regrun-report {folder} --margin acc=..."
             )
+    extending.refuse(jobs, folder)
     _writable(folder)
 
 
@@ -69,8 +70,11 @@ def _said(margins: Mapping[str, float]) -> str:
     return ", ".join(f"{name}={value:g}" for name, value in margins.items())
 
 
-def begin(jobs: Sequence[Job], axes: Sequence[str], folder: Path) -> None:
-    """Write down what the study's jobs share; a study that stands gains the data sets, models and axes that are new."""
+def begin(jobs: Sequence[Job], axes: Sequence[str], folder: Path, command: Sequence[str]) -> None:
+    """Write down what the study's jobs share; a study that stands gains the data sets, models and axes that are new.
+
+    Report seeds that `command` adds to jobs that have some are put on record.
+    """
     standing = _standing(folder)
     settings = {f"{job.dataset}/{job.model}": _comparable(job) for job in jobs} | dict(standing.get("settings", {}))
     noted = {
@@ -78,6 +82,9 @@ def begin(jobs: Sequence[Job], axes: Sequence[str], folder: Path) -> None:
         "margins": standing.get("margins", dict(jobs[0].margins)),
         "settings": settings,
     }
+    extensions = extending.entries(jobs, folder, standing.get("extensions", ()), command)
+    if extensions:
+        noted["extensions"] = extensions
     if noted != {key: standing.get(key) for key in noted}:
         begun = standing.get("begun_at", records.now())
         text = json.dumps({"begun_at": begun, **noted}, indent=1) + "\n"
@@ -87,6 +94,11 @@ def begin(jobs: Sequence[Job], axes: Sequence[str], folder: Path) -> None:
             raise Refusal(f"out is {str(folder.parent)!r}, which cannot be written to: {error} (out=...)") from error
 
 
+def granted(job: Job, folder: Path) -> Job:
+    """The job with as many report seeds as its study was extended to; `begin` comes first."""
+    return extending.granted(job, _standing(folder).get("extensions", ()))
+
+
 def run_job(job: Job, folder: Path, command: Sequence[str], say: Say, watch: Callable[[Progress], None]) -> list[Row]:
     """Train what the job still lacks and give back all its rows.
 
@@ -94,6 +106,9 @@ def run_job(job: Job, folder: Path, command: Sequence[str], say: Say, watch: Cal
     traceback in error.txt, if training breaks.
     """
     place = folder / job.name
+    asked, job = len(job.seeds), granted(job, folder)
+    if len(job.seeds) > asked:
+        say(f"{job.name}: {len(job.seeds)} report seeds, to which the study was extended")
     torch.set_num_threads(job.threads or threads(job.experiment))
     rows = records.read_table(place / "runs.csv")
     curves = records.read_table(place / "curves.csv")

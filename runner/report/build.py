@@ -14,6 +14,7 @@ import pandas as pd
 from runner.report import comparisons, datasets, figures, page, spread
 from runner.report.answers import answers
 from runner.report.collect import collect, write_atomic
+from runner.report.extensions import Extension, extension_lines, marked, read_extensions
 from runner.report.loso import leave_one_seed_out, loso_caption
 from runner.report.sheet import Drawing, save
 from runner.report.tables import (
@@ -131,8 +132,9 @@ def _markdown(
     failures: tuple[Failure, ...],
     lost: list[str],
     further: list[str],
+    extensions: tuple[Extension, ...],
 ) -> str:
-    """The text of headline.md: per group the primary table, then the secondary ones, then what failed."""
+    """The text of headline.md: per group the primary table, then the secondary ones, extensions, what failed."""
     parts = [f"# {study}\n"]
     told = dict(answers(primary))
     for title, frame in groups(primary):
@@ -142,6 +144,10 @@ def _markdown(
             heading = HEADINGS[str(part["checkpoint"].iloc[0]), str(part["metric"].iloc[0])]
             parts.append(f"### {heading}\n\n{to_markdown(part)}")
     parts += further
+    if extensions:
+        parts.append(
+            "## Seeds added after the study was begun\n\n" + "".join(f"- {e}\n" for e in extension_lines(extensions))
+        )
     if failures or lost:
         lines = [*(f"job {describe(failure)}" for failure in failures), *lost]
         parts.append("## Failures\n\n" + "".join(f"- {line}\n" for line in lines))
@@ -238,9 +244,10 @@ def build(study_dir: Path, margins: Margins | None = None) -> Report:
     tables = [write_atomic(folder / "by_strength.csv", to_csv(strengths))]
     stored = stored_margins(study_dir)
     margins = margins or stored or Margins()
-    primary = headline(runs, margins=margins, stored=stored)
+    extensions = read_extensions(study_dir)
+    primary = marked(headline(runs, margins=margins, stored=stored), extensions)
     secondary = tuple(
-        without_tests(headline(runs, checkpoint, metric, margins=margins, stored=stored))
+        marked(without_tests(headline(runs, checkpoint, metric, margins=margins, stored=stored)), extensions)
         for checkpoint, metric in SECONDARY
         if f"{checkpoint}_{metric}" in runs.columns
     )
@@ -249,6 +256,7 @@ def build(study_dir: Path, margins: Margins | None = None) -> Report:
         tables.append(write_atomic(folder / "pooled.csv", to_csv(over)))
         further.append(f"## All data sets\n\n{datasets.pooled_markdown(over)}")
     if (left_out := leave_one_seed_out(runs, margins=margins)) is not None:
+        left_out = marked(left_out, extensions)
         tables.append(write_atomic(folder / "loso.csv", to_csv(left_out)))
         for title, part in groups(left_out):
             table = to_markdown(part, loso_caption(part))
@@ -256,7 +264,9 @@ def build(study_dir: Path, margins: Margins | None = None) -> Report:
     lost = _failed_runs(runs)
     tables += [
         write_atomic(folder / "headline.csv", to_csv(pd.concat([primary, *secondary], ignore_index=True))),
-        write_atomic(folder / "headline.md", _markdown(study_dir.name, primary, secondary, failures, lost, further)),
+        write_atomic(
+            folder / "headline.md", _markdown(study_dir.name, primary, secondary, failures, lost, further, extensions)
+        ),
         write_atomic(folder / "headline.tex", to_latex(primary)),
     ]
     paths: list[Path] = []
@@ -275,6 +285,7 @@ def build(study_dir: Path, margins: Margins | None = None) -> Report:
         left_out,
         tuple(describe(failure) for failure in failures),
         tuple(lost),
+        tuple(extension_lines(extensions)),
     )
     tables.append(write_atomic(folder / "report.html", page.render(found, shown)))
     return Report(

@@ -21,7 +21,7 @@ FEW = 8
 ENOUGH_FOR_TESTS = 6
 POOLED = [
     "model", "setting", "checkpoint", "metric", "method", "strengths", "n_datasets", "datasets", "diff", "diff_lo",
-    "diff_hi", "freedom", "p", "p_holm", "family_size", "p_datasets", "heterogeneous", "level",
+    "diff_hi", "freedom", "p", "p_holm", "family_size", "p_datasets", "heterogeneous", "level", "extended",
 ]  # fmt: skip
 
 
@@ -64,6 +64,7 @@ def pool(runs: pd.DataFrame, headline: pd.DataFrame) -> pd.DataFrame | None:
         column = f"{part['checkpoint'].iloc[0]}_{part['metric'].iloc[0]}"
         level = float(part["level"].iloc[0])
         report = runs[(runs["role"] == "report") & (runs["model"] == model) & (runs["setting"] == setting)]
+        steps = part.loc[part["extended"] != "", ["dataset", "extended"]].drop_duplicates()
         family: list[dict[Hashable, object]] = []
         for (method, strengths), own in _shared(part).items():
             apart: list[Values] = []
@@ -84,6 +85,7 @@ def pool(runs: pd.DataFrame, headline: pd.DataFrame) -> pd.DataFrame | None:
                     "diff": result.mean, "diff_lo": result.low, "diff_hi": result.high, "freedom": result.freedom,
                     "p": result.p, "p_datasets": over.p if len(own) >= ENOUGH_FOR_TESTS else math.nan,
                     "heterogeneous": up and down, "level": level,
+                    "extended": "; ".join(f"{row['dataset']} {row['extended']}" for row in records(steps)),
                 }
             )  # fmt: skip
         adjusted = holm(np.array([float(str(row["p"])) for row in family]))
@@ -110,6 +112,8 @@ def pooled_caption(frame: pd.DataFrame) -> str:
     if frame["heterogeneous"].any():
         names = ", ".join(frame.loc[frame["heterogeneous"], "method"])
         text += f" Heterogeneous, better on one data set and worse on another: {names}."
+    if steps := ". ".join(dict.fromkeys(text for text in frame["extended"] if text)):
+        text += f" Seeds were added after the study was begun: {steps}."
     return text
 
 

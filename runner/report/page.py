@@ -68,6 +68,7 @@ class Study:
     left_out: pd.DataFrame | None
     failures: tuple[str, ...]
     lost: tuple[str, ...]
+    extensions: tuple[str, ...]
 
 
 def inline_svg(text: str, prefix: str, title: str) -> Markup:
@@ -282,6 +283,7 @@ def render(study: Study, figures: Sequence[Shown]) -> str:
         shared=[_figure(shown, at) for at, shown in enumerate(figures) if shown.group == "All data sets"],
         methods=_methods(study),
         protocol=_protocol(study),
+        extensions=study.extensions,
         failures=[*(f"job {line}" for line in study.failures), *study.lost],
         versions=_versions(study, statuses),
         commands=commands(statuses),

@@ -50,7 +50,8 @@ HEADLINE = _names(
     "diff diff_lo diff_hi diff_lo_sim diff_hi_sim sd_diff rho_paired gap_diff gap_diff_lo gap_diff_hi gap_diff_lo_sim "
     "gap_diff_hi_sim p p_holm family_size p_signflip dz wins ties rope gap_rope rope_stored gap_rope_stored p_in_rope "
     "verdict more_seeds more_seeds_max d_train d_train_lo d_train_hi d_test gap_share_from_test time_ratio "
-    "time_ratio_lo time_ratio_hi best tied_best underfit edge_of_grid pairs level interval_covers"
+    "time_ratio_lo time_ratio_hi best tied_best underfit edge_of_grid pairs level interval_covers "
+    "extended"
 )
 
 FIXED_SPLIT = "seeds only; one fixed training set: the interval does not cover the choice of training data"
@@ -279,6 +280,7 @@ def _row(
         "base_mean": t_interval(_finite(_numbers(baseline, column)), level).mean,
         "edge_of_grid": at_edge(strengths, sorted(set(tuning["strengths"]))),
         "interval_covers": _covers(known),
+        "extended": "",
         "underfit": False,
         "pairs": "",
         "n_pairs": 0,

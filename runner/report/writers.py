@@ -189,6 +189,8 @@ def protocol_text(frame: pd.DataFrame) -> str:
     """How the strengths of a headline came about, and on which seeds the numbers stand."""
     reported = frame[frame["n_report"] + frame["n_failed"] > 0]
     shown = f"n = {span(reported['n_report'], 'report seed')}" if len(reported) else "no report seeds"
+    if steps := str(frame["extended"].iloc[0]):
+        shown += f" (seeds were added after the study was begun: {steps})"
     tuned = frame[frame["n_tune"] > 0]
     if "loso" in set(frame["protocol"]):
         return f"{shown}; the strength at each seed chosen on the mean validation accuracy of the other seeds"
