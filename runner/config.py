@@ -72,7 +72,6 @@ class Job:
     protocol: Protocol
     margins: Mapping[str, float]  # differences that count as none, by metric
     experiment: Experiment
-    axes: Mapping[str, Sequence[float]]  # numbers written as lists, or the grid of a tuned method
     points: Sequence[Mapping[str, float]]  # the configurations of the job
     seeds: Sequence[int]  # of the runs to report
     tune_seeds: Sequence[int]
@@ -142,14 +141,14 @@ def read(cfg: DictConfig, overrides: Sequence[str] = ()) -> Job:
         raise Refusal(f"dtype is {values['dtype']!r}; it must be one of {', '.join(DTYPES)} (dtype=...)")
 
     stack, axes, grids = _stack(values["method"], trusted)
-    optimizer, more = _build("optimizer", _section(values, "optimizer"), Optimizer, trusted)
+    node = _section(values, "optimizer")
+    optimizer, given = _build("optimizer", {k: v for k, v in node.items() if k != "grid"}, Optimizer, trusted)
+    shared = given | _shared(values["protocol"].get("tune"), protocol, node, optimizer, given)
     schedule, _ = _build("schedule", _section(values, "schedule"), (Constant, Cosine, Cyclic, Step), trusted)
-    axes |= more
-    if protocol.tune_seeds:
-        axes = grids | axes  # a list on the command line takes the place of a method's own grid
-        points = _tuned_points(axes)
+    if protocol.tune_seeds:  # a list on the command line takes the place of a method's own grid
+        points = [own | point for own in _tuned_points(grids | axes) for point in crossed(shared)]
     else:
-        points = crossed(axes)
+        points = crossed(axes | shared)
     if n_val == 0 and (stack.ends_at_best or (protocol.tune_seeds and len(points) > 1)):
         who = "early_stopping" if stack.ends_at_best else "protocol=tuned"
         raise Refusal(f"data.val_size is 0; {who} needs validation data (data.val_size=... or another data=...)")
@@ -162,7 +161,12 @@ def read(cfg: DictConfig, overrides: Sequence[str] = ()) -> Job:
         data, splitter, model, stack, optimizer, schedule, budget, device, DTYPES[values["dtype"]], lanes
     )
     _rehearse(experiment, points, seed0)
-    settings = {key: value for key, value in values.items() if key not in OUTSIDE} | {"device": device.type}
+    settings = {key: value for key, value in values.items() if key not in OUTSIDE} | {
+        "device": device.type,
+        # the grid that is walked, wherever it was written, and no other
+        "optimizer": {k: shared.get(f"optimizer.{k}", v) for k, v in node.items() if k != "grid"},
+        "protocol": {k: v for k, v in values["protocol"].items() if k != "tune"},
+    }
     return Job(
         settings=settings,
         study=_name(values["study"]),
@@ -175,7 +179,6 @@ def read(cfg: DictConfig, overrides: Sequence[str] = ()) -> Job:
         protocol=protocol,
         margins=_margins(_section(values, "margins")),
         experiment=experiment,
-        axes=axes,
         points=points,
         seeds=range(seed0 + tune, seed0 + tune + seeds),
         tune_seeds=range(seed0, seed0 + tune),
@@ -397,6 +400,27 @@ def _tuned_points(axes: Mapping[str, Sequence[float]]) -> list[dict[str, float]]
         said = ", ".join(f"{path} has {length}" for path, length in lengths.items())
         raise Refusal(f"protocol=tuned walks the grids of a stack together, so they must be equally long: {said}")
     return along(axes)
+
+
+def _shared(
+    names: object, protocol: Protocol, node: Mapping[str, Any], optimizer: Optimizer, given: Mapping[str, list[float]]
+) -> dict[str, list[float]]:
+    """The grids of the numbers in protocol.tune, which every method tunes alike; `given` are lists written out."""
+    names, allowed, found = _names("protocol.tune", names), ranges(optimizer), {}
+    if names and not protocol.tune_seeds:
+        raise Refusal(f"protocol.tune is {names}; protocol={protocol.name} chooses nothing (protocol=tuned)")
+    grid = node.get("grid") or {}
+    if not isinstance(grid, dict):
+        raise Refusal(f"optimizer.grid is {grid!r}; it must give a list to each number (conf/optimizer)")
+    for name in names:
+        field = name.removeprefix("optimizer.")
+        if not name.startswith("optimizer.") or field not in allowed:
+            raise unknown("number to tune", name, [f"optimizer.{field}" for field in allowed], "protocol.tune")
+        if name not in given:
+            if field not in grid:
+                raise Refusal(f"protocol.tune has {name}, which has no grid; give it a list ({name}=[...])")
+            found[name] = _list(f"optimizer.grid.{field}", grid[field], allowed[field])
+    return found
 
 
 def _build(

@@ -150,6 +150,7 @@ def run_job(job: Job, folder: Path, command: Sequence[str], say: Say, watch: Cal
 def choose(job: Job, rows: Sequence[Mapping[str, Any]]) -> int:
     """The point with the best mean validation figure over the tune seeds; ties go to the weaker strength.
 
+    Of points with one strength and several learning rates, say, ties go to the one that is listed first.
     Only validation columns are read. A point that diverged on any seed is chosen only if all did.
     """
     column, sign = f"last_{job.protocol.select}", 1 if job.protocol.select == "val_acc" else -1
@@ -209,7 +210,9 @@ def _row(job: Job, study: str, outcome: Outcome, began: str) -> Row:
         if f"{name}.{field}" in run.point or field == next(iter(ranges(method)))
     }
     optimizer = {p: v for p, v in run.point.items() if p.startswith("optimizer.")}
-    setting = " ".join([job.setting] * bool(job.setting) + [f"{p}={v:g}" for p, v in optimizer.items()])
+    # What is tuned for each method is part of its configuration; what is not makes a comparison of its own.
+    tuned, apart = (optimizer, {}) if job.protocol.tune_seeds else ({}, optimizer)
+    setting = " ".join([job.setting] * bool(job.setting) + [f"{p}={v:g}" for p, v in apart.items()])
     sound = outcome.status == "ok"
     figures = outcome.figures if sound else {}
     return {
@@ -224,7 +227,7 @@ def _row(job: Job, study: str, outcome: Outcome, began: str) -> Row:
         "strength": strengths.get(strength_name),
         "strength_name": strength_name,
         "strength_idx": run.index,
-        "strengths": " ".join(f"{path}={value:g}" for path, value in strengths.items()),
+        "strengths": " ".join(f"{path}={value:g}" for path, value in (strengths | tuned).items()),
         "seed": run.seed,
         "role": run.role,
         "protocol": job.protocol.name,

@@ -189,8 +189,8 @@ class Method:
         return torch.zeros((), dtype=torch.bool, device=curve.device)
 
 
-def ranges(method: Method | type[Method]) -> dict[str, Range]:
-    """The strengths of a method, in order, with their ranges."""
+def ranges(method: Any) -> dict[str, Range]:
+    """The strengths of a method, or the numbers of an optimizer, in order, with their ranges."""
     return {f.name: f.metadata["range"] for f in fields(method) if "range" in f.metadata}
 
 

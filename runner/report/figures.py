@@ -44,8 +44,8 @@ from runner.report.style import (
     place_labels,
     thin_boxes,
 )
-from runner.report.tables import BASELINE, groups, strengths_of
-from runner.report.writers import number, records, span, strength_values
+from runner.report.tables import BASELINE, groups, split_strengths, strengths_of
+from runner.report.writers import number, records, shared_names, span, strength_values
 
 LEADING = 5
 SEED_LINES = 10
@@ -141,6 +141,10 @@ def _path(strengths: pd.DataFrame, method: str, checkpoint: str) -> pd.DataFrame
     rows = strengths[(strengths["method"] == method) & (strengths["checkpoint"] == checkpoint)]
     tune = rows[rows["role"] == "tune"]
     part = tune if len(tune) else rows
+    shared = part["strengths"].map(lambda text: split_strengths(text)[1])
+    if shared.nunique() > 1:  # a curve is over the strengths, with the learning rate, say, as it was chosen
+        known = part["selected"] if part["selected"].any() else part["val_acc_rank"] == part["val_acc_rank"].min()
+        part = part[shared == shared[known].iloc[0]]
     part = part[part["test_acc_mean"].notna() & part["gap_acc_mean"].notna()]
     return part.sort_values(["strength", "strengths"], kind="stable").reset_index(drop=True)
 
@@ -379,6 +383,8 @@ def _strength_curves(
         note += (
             " Curves: tune seeds; their test values chose nothing." if quantity == "test" else " Curves: tune seeds."
         )
+    if shared := shared_names(headline):
+        note += f" Each curve at the {' and '.join(shared)} that was chosen for its method."
     means = percent(every, f"{column}_mean")
     low, high = percent(every, f"{column}_min"), percent(every, f"{column}_max")
     keep = [base[0], *means[_level(every, baseline)]]
@@ -422,7 +428,7 @@ def _strength_curves(
 
 def _strength_name(path: pd.DataFrame, runs: pd.DataFrame) -> str:
     """What the axis of a path counts: "patience"; with its method, "dropout.rate", where several could be meant."""
-    points = [strengths_of(text) for text in path["strengths"]]
+    points = [strengths_of(split_strengths(text)[0]) for text in path["strengths"]]
     varied = [name for name in points[0] if len({point.get(name) for point in points}) > 1]
     if len(varied) > 1:
         return ", ".join(varied)

@@ -20,7 +20,7 @@ from runner.report.answers import answers
 from runner.report.datasets import pooled_caption, pooled_rows
 from runner.report.loso import loso_caption
 from runner.report.tables import groups
-from runner.report.writers import UNITS, caption, human, number, records
+from runner.report.writers import UNITS, caption, human, number, records, shared_names
 
 HEAVY = 400_000  # characters of SVG above which a figure goes in as PNG
 ABOUT = {
@@ -224,6 +224,8 @@ def _protocol(study: Study) -> list[tuple[str, str]]:
     for name in ("epochs", "steps", "batch_size", "lr", "n_train", "n_train_eval", "n_val", "n_test", "n_params"):
         if name in runs.columns and (text := _range(runs[name])):
             found.append((name.replace("n_", "number of ").replace("_", " "), text))
+    shared = shared_names(study.headline)
+    found.append(("tuned for every method, none included", ", ".join(shared) or "nothing: learning rate not re-tuned"))
     rope = study.headline.iloc[0]
     found.append(("margins", f"accuracy ±{100 * rope['rope']:g} pp, gap ±{100 * rope['gap_rope']:g} pp"))
     found.append(("intervals cover", " / ".join(sorted(set(study.headline["interval_covers"])))))
@@ -240,7 +242,8 @@ def _methods(study: Study) -> list[dict[str, str]]:
         rows.append(
             {
                 "method": str(name), "family": str(family), "tried": ", ".join(tried) or "–",
-                "reported": ", ".join(reported) or "–", "runs": str(len(part)),
+                "reported": ", ".join(reported) or "–", "tuning": str(int((part["role"] == "tune").sum())),
+                "runs": str(len(part)),
                 "failed": str(int((part["status"] != "ok").sum())),
             }
         )  # fmt: skip

@@ -167,6 +167,17 @@ def strengths_of(text: str) -> dict[str, float]:
     return found
 
 
+def split_strengths(text: str) -> tuple[str, str]:
+    """The strengths of the methods, and the numbers of the optimizer that were tuned for each method alike.
+
+    >>> split_strengths("dropout.rate=0.3 optimizer.lr=0.01")
+    ('dropout.rate=0.3', 'optimizer.lr=0.01')
+    """
+    items = text.split()
+    own = [item for item in items if not item.startswith("optimizer.")]
+    return " ".join(own), " ".join(item for item in items if item not in own)
+
+
 def at_edge(strengths: str, grid: list[str]) -> bool:
     """Whether a strength that varies over `grid` stands at its smallest or largest value in `strengths`."""
     points = [strengths_of(text) for text in grid]

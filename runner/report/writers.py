@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
 from rich.table import Table
 from rich.text import Text
 
-from runner.report.tables import BASELINE, groups, strengths_of
+from runner.report.tables import BASELINE, groups, split_strengths, strengths_of
 
 BLANK = "–"  # an en dash reads as "nothing here"; a hyphen reads as a minus
 MINUS = "−"  # the width of a plus, so that signed columns line up
@@ -115,18 +115,26 @@ def p_text(p: float) -> str:
 
 
 def strength_values(strengths: str) -> str:
-    """The values of "dropout.rate=0.3 l2.rate=0.001" as "0.3, 0.001"; a dash for a method without strengths."""
-    return ", ".join(f"{value:g}" for value in strengths_of(strengths).values()) or BLANK
+    """The values of "dropout.rate=0.3 l2.rate=0.001" as "0.3, 0.001"; a dash for a method without strengths.
+
+    What was tuned of the optimizer is left out.
+    """
+    return ", ".join(f"{value:g}" for value in strengths_of(split_strengths(strengths)[0]).values()) or BLANK
 
 
 def strength_text(strengths: str) -> str:
-    """The value of a single strength; "dropout.rate=0.3, l2.rate=0.001" where several must be told apart."""
-    found = strengths_of(strengths)
-    return (
-        ", ".join(f"{name}={value:g}" for name, value in found.items())
-        if len(found) > 1
-        else strength_values(strengths)
-    )
+    """The value of a single strength; "dropout.rate=0.3, l2.rate=0.001" where several must be told apart.
+
+    What was tuned of the optimizer follows.
+
+    >>> strength_text("dropout.rate=0.3 optimizer.lr=0.01")
+    '0.3, lr=0.01'
+    """
+    own, shared = split_strengths(strengths)
+    found = strengths_of(own)
+    parts = [f"{name}={value:g}" for name, value in found.items()] if len(found) > 1 else [strength_values(own)]
+    more = [f"{name.partition('.')[2]}={value:g}" for name, value in strengths_of(shared).items()]
+    return ", ".join([*(part for part in parts if part != BLANK or not more), *more])
 
 
 def _method_text(row: Row) -> str:
@@ -200,7 +208,24 @@ def protocol_text(frame: pd.DataFrame) -> str:
         return f"{shown}; {note}{smoke}"
     shared = int(frame["shared_seeds"].max()) > 0
     chosen = f"on the mean validation metric of {span(tuned['n_tune'], 'tune seed' if shared else 'other seed')}"
-    return f"{shown}; strengths chosen {chosen} ({span(tuned['tuning_runs'], 'tuning run')} per method)"
+    others, base = tuned[tuned["method"] != BASELINE], tuned[tuned["method"] == BASELINE]
+    if others.empty:
+        return f"{shown}; {_and(shared_names(frame))} chosen {chosen} ({span(base['tuning_runs'], 'tuning run')})"
+    runs = f"{span(others['tuning_runs'], 'tuning run')} per method"
+    if len(base):
+        runs += f", {span(base['tuning_runs'], 'run')} for none"
+    what = _and(["strengths", *(f"the {name} of each method" for name in shared_names(frame))])
+    return f"{shown}; {what} chosen {chosen} ({runs})"
+
+
+def shared_names(frame: pd.DataFrame) -> list[str]:
+    """The numbers of the optimizer that were tuned for every method, none included: "learning rate"."""
+    names = dict.fromkeys(name for text in frame["strengths"] for name in strengths_of(split_strengths(str(text))[1]))
+    return ["learning rate" if name == "optimizer.lr" else name.partition(".")[2] for name in names]
+
+
+def _and(items: Sequence[str]) -> str:
+    return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"
 
 
 def _remarks(frame: pd.DataFrame) -> Iterator[str]:
@@ -210,6 +235,8 @@ def _remarks(frame: pd.DataFrame) -> Iterator[str]:
         return ", ".join(dict.fromkeys(rows["method"]))
 
     others = frame[frame["method"] != BASELINE]
+    if len(others) and "learning rate" not in shared_names(frame):
+        yield "Learning rate not re-tuned per method."
     if int(frame["shared_seeds"].max()):
         yield f"Selection and report share seeds, which flatters: {named(frame[frame['shared_seeds'] > 0])}."
     if len(lost := frame[frame["n_failed"] > 0]):
