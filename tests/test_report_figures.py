@@ -257,3 +257,25 @@ def test_cliques_by_hand() -> None:
     assert datasets.cliques("abcd", apart) == [(0, 1), (1, 2), (2, 3)]
     assert datasets.cliques("abc", set()) == [(0, 2)]
     assert datasets.cliques("ab", {frozenset("ab")}) == []
+
+
+def test_forty_methods_name_the_ends_of_the_times_and_no_more(tmp_path: Path) -> None:
+    stacks = [f"{one}+{other}" for one, other in zip(METHODS, METHODS[3:], strict=False)]
+    plan = Plan(methods=[*METHODS, *stacks][:40], report=3, tune=2, strengths=(0.1, 1.0))
+    runs, frame = frames(tmp_path, plan)
+    drawing = comparisons.cost_benefit(runs, frame)
+    assert drawing is not None
+    shown = {text.replace("\n", "") for text in texts_inside(drawing)}
+    named = [name for name in plan.methods if name in shown]
+    # 14 beside the times, and at most 5 beside the curves that are not among them
+    assert comparisons.NAMED <= len(named) <= comparisons.NAMED + comparisons.LEADING
+    others = frame[frame["method"] != "none"]
+    for column in ("diff", "time_ratio"):
+        ordered = others.sort_values(column)["method"]
+        assert {ordered.iloc[0], ordered.iloc[-1]} <= set(named)
+    assert len(drawing.data[drawing.data["panel"] == "time"]) == 40
+
+
+def test_the_rows_of_a_stack_show_all_its_strengths() -> None:
+    row = {"method": "l2+dropout", "strengths": "l2.rate=0.01 dropout.rate=0.3 optimizer.lr=0.01", "n_failed": 0}
+    assert comparisons._row_names([row]) == ["l2+dropout  (0.01, 0.3,\nlr=0.01)"]

@@ -118,7 +118,7 @@ def _gap_vs_test(headline: pd.DataFrame, strengths: pd.DataFrame) -> Drawing | N
             crosses.append((x, 100 * number(row, "lo"), x, 100 * number(row, "hi")))
             crosses.append((100 * number(row, "gap_lo"), y, 100 * number(row, "gap_hi"), y))
     _underfit_words(axes, inside, crosses)
-    place_labels(axes, labels, [*crosses, *_stairs(axes, inside)])
+    place_labels(axes, labels, [*crosses, *_stairs(axes, inside)], crossing=0.0125)
     if right is not None:
         _path_labels(right, shown, paths)
     return Drawing(figure, _points_drawn(shown, paths))
@@ -306,12 +306,12 @@ def _path_labels(axes: Axes, shown: pd.DataFrame, paths: Sequence[tuple[str, pd.
         points = list(zip(percent(path, "gap_acc_mean"), percent(path, "test_acc_mean"), strict=True))
         # A slanted line is no box: along it, points close enough that no label slips between two.
         for (x0, y0), (x1, y1) in itertools.pairwise(points):
-            along = np.linspace(0, 1, 40)
+            along = np.linspace(0, 1, 100)
             obstacles += [(x, y, x, y) for x, y in zip(x0 + along * (x1 - x0), y0 + along * (y1 - y0), strict=True)]
         visible = [(x, y) for x, y in points if left <= x <= right and bottom <= y <= top]
         if visible:
             labels.append(Label(float(visible[-1][0]), float(visible[-1][1]), shortened(name, 14), darker(color, 0.3)))
-    place_labels(axes, labels, obstacles)
+    place_labels(axes, labels, obstacles, crossing=0.1)
 
 
 def _grid(figure: Figure, count: int, columns: int, across: str, up: str) -> list[Axes]:

@@ -137,6 +137,17 @@ def strength_text(strengths: str) -> str:
     return ", ".join([*(part for part in parts if part != BLANK or not more), *more])
 
 
+def strength_brief(strengths: str) -> str:
+    """As `strength_text`, but a stack's strengths without their names, in the order of its methods; "" without any.
+
+    >>> strength_brief("dropout.rate=0.3 l2.rate=0.001 optimizer.lr=0.01")
+    '0.3, 0.001, lr=0.01'
+    """
+    own, shared = split_strengths(strengths)
+    more = [f"{name.partition('.')[2]}={value:g}" for name, value in strengths_of(shared).items()]
+    return ", ".join([strength_values(own)] * bool(strengths_of(own)) + more)
+
+
 def _method_text(row: Row) -> str:
     failed, total = int(number(row, "n_failed")), int(number(row, "n_failed") + number(row, "n_report"))
     return f"{row['method']} ({failed} of {total} failed)" if failed else str(row["method"])
