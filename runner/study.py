@@ -244,6 +244,7 @@ def _row(job: Job, study: str, outcome: Outcome, began: str) -> Row:
         "schedule": type(experiment.schedule).__name__.lower(),
         "penalize_biases": job.settings["penalize_biases"],
         "n_train_eval": outcome.counts["n_train"],
+        "n_classes": experiment.data.classes,
         **outcome.counts,
         **figures,
         "train_s": outcome.train_s,

@@ -69,7 +69,7 @@ def _run(
         "split_hash": f"h{seed}", "status": "diverged" if failed else "ok", "error": "loss is nan" if failed else "",
         "epochs": plan.epochs, "steps": 100, "batch_size": 64, "lr": rate, "optimizer": "sgd", "n_train": 1000,
         "n_train_eval": 1000,
-        "n_val": 200, "n_test": 1000, "n_params": 5000,
+        "n_val": 200, "n_test": 1000, "n_classes": 10, "n_params": 5000,
         "train_s": 2.0 * (1.1 if method != "none" else 1.0) * (1 + 0.02 * random.random()),
         "started_at": "2025-01-01T00:00:00",
     }  # fmt: skip

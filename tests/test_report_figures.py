@@ -1,6 +1,7 @@
 """The figures of differences, single runs and data sets; leave-one-seed-out and pooling behind them."""
 
 import math
+from collections.abc import Hashable
 from pathlib import Path
 
 import numpy as np
@@ -277,5 +278,9 @@ def test_forty_methods_name_the_ends_of_the_times_and_no_more(tmp_path: Path) ->
 
 
 def test_the_rows_of_a_stack_show_all_its_strengths() -> None:
-    row = {"method": "l2+dropout", "strengths": "l2.rate=0.01 dropout.rate=0.3 optimizer.lr=0.01", "n_failed": 0}
+    row: dict[Hashable, object] = {
+        "method": "l2+dropout",
+        "strengths": "l2.rate=0.01 dropout.rate=0.3 optimizer.lr=0.01",
+        "n_failed": 0,
+    }
     assert comparisons._row_names([row]) == ["l2+dropout  (0.01, 0.3,\nlr=0.01)"]

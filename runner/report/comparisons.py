@@ -40,6 +40,7 @@ from runner.report.writers import (
     records,
     strength_brief,
     with_bounds,
+    worst_cases,
 )
 
 BETTER, WORSE, UNDECIDED, LEVEL = "#0072B2", "#D55E00", "#8a8a8a", "#333333"
@@ -202,6 +203,8 @@ def _forest(runs: pd.DataFrame, headline: pd.DataFrame) -> Drawing | None:
         note += f" Verdict: Holm over {tests} test{'s'[: tests != 1]}; the gap has intervals only."
     if len(lost := [str(row["method"]) for row in rows if number(row, "n_failed") > 0]):
         note += f" Failed runs are not in the means: {', '.join(lost)}."
+    if text := worst_cases(headline):
+        note += f" {text}"
     if changed := changed_margins(headline):
         note = f"{changed} {note}"
     tall = max(name.count("\n") for name in names)

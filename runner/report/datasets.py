@@ -224,7 +224,8 @@ def _heat_strip(headline: pd.DataFrame, over: pd.DataFrame | None) -> Drawing | 
             hatch="////" if verdict == "inconclusive" else None, linewidth=0.0,
         )  # fmt: skip
         sign = {"better": " ▲", "worse": " ▼", "equivalent": " ="}.get(verdict.partition(",")[0], "")
-        dark = abs(level - 0.5) > 0.33
+        red, green, blue, _ = colors(level)
+        dark = 0.299 * red + 0.587 * green + 0.114 * blue < 0.5  # as bright as the eye takes it
         text = axes.text(
             across + shift, at, f"{value:+.1f}{sign}".replace("-", MINUS), ha="center", va="center", fontsize=7,
             color="white" if dark else "black",

@@ -154,8 +154,28 @@ def _method_text(row: Row) -> str:
 
 
 def _verdict_text(row: Row) -> str:
-    more = number(row, "more_seeds")
-    return f"{row['verdict']} (+{more:.0f})" if math.isfinite(more) else str(row["verdict"]) or BLANK
+    more, worst = number(row, "more_seeds"), number(row, "diff_worst")
+    text = f"{row['verdict']} (+{more:.0f})" if math.isfinite(more) else str(row["verdict"]) or BLANK
+    # where only runs of none failed, the case is no worse for the method: the caption has it
+    lost = math.isfinite(worst) and number(row, "n_failed") > 0
+    return f"{text}, worst case {_signed(100 * worst, 1)}" if lost else text
+
+
+def worst_cases(frame: pd.DataFrame) -> str:
+    """What the differences would be if each failed run had scored the worst plausible value; "" where none failed."""
+    failed = [row for row in records(frame) if math.isfinite(number(row, "diff_worst"))]
+    values = [100 * number(row, "worst_value") for row in failed]
+    if not failed:
+        return ""
+    level = " or ".join(dict.fromkeys(f"{value:.3g} %" for value in sorted(values)))
+    items = ", ".join(
+        f"{row['method']} {with_bounds(*_bounds(row, 'diff_worst'), UNITS['test_acc'], number(row, 'rope'))}"
+        for row in failed
+    )
+    return (
+        f"Worst case, every failed run of a method or of none counted as {level} (chance, or the lowest run of the two "
+        f"if that is lower): Δ test {items}."
+    )
 
 
 def _unit(frame: pd.DataFrame) -> Unit:
@@ -252,6 +272,8 @@ def _remarks(frame: pd.DataFrame) -> Iterator[str]:
         yield f"Selection and report share seeds, which flatters: {named(frame[frame['shared_seeds'] > 0])}."
     if len(lost := frame[frame["n_failed"] > 0]):
         yield f"Failed or diverged report runs are counted with the method ({named(lost)}) and are not in its means."
+    if text := worst_cases(frame):
+        yield text
     if len(lost := frame[frame["n_tune_failed"] > 0]):
         yield f"Some tuning runs failed or diverged: {named(lost)}."
     if len(absent := frame[frame["n_report"] + frame["n_failed"] == 0]):
