@@ -16,6 +16,7 @@ from runner.report.answers import answers
 from runner.report.collect import collect, write_atomic
 from runner.report.extensions import Extension, extension_lines, marked, read_extensions
 from runner.report.loso import leave_one_seed_out, loso_caption
+from runner.report.parquet import write_parquet
 from runner.report.sheet import Drawing, save
 from runner.report.tables import (
     GROUP,
@@ -220,6 +221,11 @@ def _read_json(path: Path) -> dict[str, object]:
     return found if isinstance(found, dict) else {}
 
 
+def _table(folder: Path, name: str, frame: pd.DataFrame) -> list[Path]:
+    """Write a table as CSV, and as Parquet where that can be written."""
+    return [write_atomic(folder / f"{name}.csv", to_csv(frame)), *write_parquet(folder / f"{name}.parquet", frame)]
+
+
 def build(study_dir: Path, margins: Margins | None = None) -> Report:
     """Make `<study_dir>/report/` anew from the jobs in `study_dir` and give what was made.
 
@@ -241,7 +247,7 @@ def build(study_dir: Path, margins: Margins | None = None) -> Report:
         raise NoRuns("; ".join(["the jobs of this study have no runs", *map(describe, failures)]))
     folder = study_dir / "report"
     strengths = by_strength(runs)
-    tables = [write_atomic(folder / "by_strength.csv", to_csv(strengths))]
+    tables = [*write_parquet(folder / "runs.parquet", runs), *_table(folder, "by_strength", strengths)]
     stored = stored_margins(study_dir)
     margins = margins or stored or Margins()
     extensions = read_extensions(study_dir)
@@ -253,17 +259,17 @@ def build(study_dir: Path, margins: Margins | None = None) -> Report:
     )
     further = []
     if (over := datasets.pool(runs, primary)) is not None:
-        tables.append(write_atomic(folder / "pooled.csv", to_csv(over)))
+        tables += _table(folder, "pooled", over)
         further.append(f"## All data sets\n\n{datasets.pooled_markdown(over)}")
     if (left_out := leave_one_seed_out(runs, margins=margins)) is not None:
         left_out = marked(left_out, extensions)
-        tables.append(write_atomic(folder / "loso.csv", to_csv(left_out)))
+        tables += _table(folder, "loso", left_out)
         for title, part in groups(left_out):
             table = to_markdown(part, loso_caption(part))
             further.append(f"## {title}: strengths chosen by leaving one seed out\n\n{table}")
     lost = _failed_runs(runs)
     tables += [
-        write_atomic(folder / "headline.csv", to_csv(pd.concat([primary, *secondary], ignore_index=True))),
+        *_table(folder, "headline", pd.concat([primary, *secondary], ignore_index=True)),
         write_atomic(
             folder / "headline.md", _markdown(study_dir.name, primary, secondary, failures, lost, further, extensions)
         ),
