@@ -282,7 +282,8 @@ def test_markdown_golden() -> None:
 
 
 def test_latex_golden() -> None:
-    lines = to_latex(headline(THREE)).splitlines()
+    package, *lines = to_latex(headline(THREE)).splitlines()
+    assert package.startswith("% \\usepackage{booktabs}")
     assert lines[0].startswith("% digits · mlp: Test accuracy (%)")
     assert lines[1:4] == [
         "\\begin{tabular}{llrrrrrrrl}",

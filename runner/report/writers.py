@@ -423,7 +423,8 @@ def to_latex(frame: pd.DataFrame) -> str:
     tested = int(frame["family_size"].max())
     tables = [(title, part, human(part.assign(family_size=tested))) for title, part in parts]
     names = list(tables[0][2].columns)
-    lines = [f"% {title}: {caption(part)}" for title, part, _ in tables]
+    lines = ["% \\usepackage{booktabs}; ten columns are for a landscape page: \\footnotesize \\input{headline.tex}"]
+    lines += [f"% {title}: {caption(part)}" for title, part, _ in tables]
     alignment = "".join("l" if name in ("Method", "Strength", "Verdict") else "r" for name in names)
     lines += [f"\\begin{{tabular}}{{{alignment}}}", "\\toprule"]
     lines.append(" & ".join(map(latex_escape, names)) + " \\\\")
