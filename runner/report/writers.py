@@ -286,7 +286,7 @@ def _remarks(frame: pd.DataFrame) -> Iterator[str]:
         yield f"No seed variance in the differences, hence no test; are seeds applied? {named(constant)}."
     if len(same := others[others["pairs"] == "identical"]):
         yield f"Identical to none in every pair: {named(same)}."
-    if len(edge := frame[frame["edge_of_grid"].astype(bool)]):
+    if len(edge := frame[frame["edge_of_grid"].astype(bool) & (frame["family"] != "placebo")]):
         yield f"Chosen at the edge of the grid, a wider one may serve better: {named(edge)}."
     close = others[(others["gap_diff_lo"] >= -others["gap_rope"]) & (others["gap_diff_hi"] <= others["gap_rope"])]
     if len(close := close[close["pairs"] != "identical"]):
@@ -297,19 +297,22 @@ def _remarks(frame: pd.DataFrame) -> Iterator[str]:
 
 
 def _placebo(others: pd.DataFrame) -> Iterator[str]:
-    """The study's own false-positive check: what became of the method that does nothing."""
+    """The study's own checks: what became of the methods that have no effect."""
     for row in records(others[(others["family"] == "placebo") & (others["n_pairs"] > 0)]):
         word, unit = str(row["verdict"]), UNITS[str(row["metric"])]
         difference = with_bounds(*_bounds(row, "diff"), unit, number(row, "rope"))
         if word == "identical" or row["pairs"] == "identical":
-            yield f"False-positive check: {row['method']}, which does nothing, gave the runs of none again, as it must."
+            yield (
+                f"Pairing check: {row['method']}, which does nothing, gave the runs of none again, as it must; how "
+                "often a study finds what is not there is what placebo_seeded can tell."
+            )
         elif word.startswith(("better", "worse")):
             yield (
-                f"False-positive check failed: {row['method']}, which does nothing, came out {word} (Δ {difference}); "
+                f"False-positive check failed: {row['method']}, which has no effect, came out {word} (Δ {difference}); "
                 "other verdicts of about that size deserve the same doubt."
             )
         elif word:
-            yield f"False-positive check: {row['method']}, which does nothing, came out {word} (Δ {difference})."
+            yield f"False-positive check: {row['method']}, which has no effect, came out {word} (Δ {difference})."
 
 
 def changed_margins(frame: pd.DataFrame) -> str:
