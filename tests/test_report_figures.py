@@ -1,5 +1,6 @@
 """The figures of differences, single runs and data sets; leave-one-seed-out and pooling behind them."""
 
+import itertools
 import math
 from collections.abc import Hashable
 from pathlib import Path
@@ -12,12 +13,12 @@ from matplotlib.ticker import FixedLocator
 from report_data import METHODS, Plan, write_study
 from test_report_tables import by_hand
 
-from runner.report import comparisons, datasets, spread
+from runner.report import comparisons, datasets, figures, spread
 from runner.report.build import build
 from runner.report.collect import collect
 from runner.report.loso import choices, leave_one_seed_out, loso_caption
 from runner.report.sheet import Drawing, in_view
-from runner.report.tables import headline, in_order, read_runs, without_tests
+from runner.report.tables import by_strength, headline, in_order, read_runs, without_tests
 from runner.report.writers import to_markdown
 
 
@@ -284,3 +285,16 @@ def test_the_rows_of_a_stack_show_all_its_strengths() -> None:
         "n_failed": 0,
     }
     assert comparisons._row_names([row]) == ["l2+dropout  (0.01, 0.3,\nlr=0.01)"]
+
+
+def test_the_titles_of_three_panels_do_not_meet(tmp_path: Path) -> None:
+    plan = Plan(methods=("l2", "mixup+dropout", "dropout"), rates=(0.01, 0.03), report=3)
+    runs, frame = frames(tmp_path, plan)
+    drawing = figures.strength_curves(runs, frame, by_strength(runs))
+    assert drawing is not None
+    drawing.figure.draw_without_rendering()
+    boxes = [
+        axes._left_title.get_window_extent()  # type: ignore[attr-defined]  # titles stand on the left
+        for axes in drawing.figure.axes
+    ]
+    assert all(one.x1 < other.x0 for one, other in itertools.pairwise(boxes))

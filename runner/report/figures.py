@@ -407,7 +407,7 @@ def _strength_curves(
         own = dots[dots["method"] == name]
         reported = headline[headline["method"] == name] if tuned else headline.iloc[:0]
         _strength_panel(axes, path, own, f"{checkpoint}_{column}", column, reported, base, limits)
-        axes.set_title(shortened(f"{name}: {_strength_name(path, own)}", 26 if columns == COLUMNS else 40))
+        axes.set_title(shortened(f"{name}: {_strength_name(path, own)}", 26 if columns > 2 else 40))
         drawn.append(
             path[
                 [
@@ -571,7 +571,7 @@ def _learning_curves(runs: pd.DataFrame, headline: pd.DataFrame, curves: pd.Data
         axes.yaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
         failed = int(number(row, "n_failed"))
-        short = shortened(name, 24 if columns == COLUMNS else 40, 2)
+        short = shortened(name, 24 if columns > 2 else 40, 2)
         axes.set_title(f"{short} ({failed} failed)" if failed else short)
     settle(figure)
     return Drawing(figure, shown)
