@@ -39,9 +39,12 @@ def _task(cfg: DictConfig) -> float:
 def _job(cfg: DictConfig, overrides: list[str], alone: bool) -> float:
     from runner import study, sweep
     from runner.config import read
-    from runner.progress import progress_of, show_job
+    from runner.progress import progress_of, show_job, show_marks
 
     job = read(cfg, overrides)
+    if job.marks:
+        show_marks(job)
+        return float("nan")
     name = job.study or sweep.stamp(job.method)
     folder = job.out / name
     if alone:
@@ -130,7 +133,7 @@ def explain(error: Exception) -> str:
     """A mistake that Hydra or OmegaConf found, in one line.
 
     >>> explain(HydraException("Could not find 'protocol/tund'"))
-    "no protocol 'tund'; did you mean 'tuned'? (conf/protocol has: fixed, smoke, tuned)"
+    "no protocol 'tund'; did you mean 'tuned'? (conf/protocol has: fixed, search, smoke, tuned)"
     """
     if isinstance(error, OverrideParseException):
         why = error.message.splitlines()[0]

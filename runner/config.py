@@ -9,10 +9,11 @@ import hashlib
 import inspect
 import json
 import math
+import traceback
 import typing
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -23,37 +24,43 @@ from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
 from runner.data.base import Data, Splitter
-from runner.engine.loop import rehearse, shaping
+from runner.engine.loop import rehearse, unmappable
 from runner.engine.optimizers import Optimizer
 from runner.engine.schedules import Constant, Cosine, Cyclic, Step
 from runner.errors import Refusal, unknown
 from runner.experiment import Budget, Experiment
 from runner.grid import Run, along, crossed, runs
+from runner.keys import Key
 from runner.methods.base import Method, ranges
 from runner.methods.stack import Stack
+from runner.nets.foreign import Adopted
 from runner.paths import conf_dir, options
+from runner.search import drawn
 
 # What may be named by a configuration file. A user's own package must be named on the command line: allow=[mypackage]
 TRUSTED = ("runner.", "torch.nn.", "torch.optim.", "torchvision.models.", "timm.")
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
-SPLIT_KEYS = ("train_size", "val_size", "test_size", "resplit", "standardize")
+SPLIT_KEYS = ("train_size", "val_size", "test_size", "resplit", "standardize", "smoke")
 MARGINS = ("acc", "gap", "loss")
-PROTOCOLS = ("fixed", "tuned", "smoke")
+PROTOCOLS = ("fixed", "tuned", "search", "smoke")
 TOP = (
     "study", "seeds", "extend", "seed0", "epochs", "batch_size", "device", "dtype", "evaluate", "penalize_biases",
     "margins", "lanes", "threads", "progress", "out", "allow", "axes", "data", "model", "optimizer", "schedule",
-    "method", "protocol",
+    "method", "protocol", "marks",
 )  # fmt: skip
 # What changes no number of a run that is trained: it is no part of a job's identity
-OUTSIDE = ("study", "seeds", "extend", "margins", "lanes", "threads", "progress", "out", "allow", "axes")
+OUTSIDE = ("study", "seeds", "extend", "margins", "lanes", "threads", "progress", "out", "allow", "axes", "marks")
 
 
 @dataclass(frozen=True)
 class Protocol:
     """How seeds are spent."""
 
-    name: str  # fixed, tuned or smoke
+    name: str  # one of PROTOCOLS
     tune_seeds: int  # seeds that choose a strength; 0 where nothing is chosen
+    trials: int  # points that a search draws for each stack; 0 where they are not drawn
+    alternatives: Sequence[Sequence[str]]  # methods of which a search takes one at most
+    requires: Mapping[str, str]  # methods that a search takes together with another
     select: str  # the validation figure that chooses: val_acc or val_loss
 
 
@@ -65,22 +72,21 @@ class Job:
     study: str | None
     out: Path
     progress: bool
+    predictions: bool  # whether what each run says about each test example is kept
     threads: int | None  # None: as many as the work is worth
     dataset: str
     model: str
     setting: str  # the axes of the sweep other than methods, "optimizer.lr=0.01"; usually empty
     protocol: Protocol
     margins: Mapping[str, float]  # differences that count as none, by metric
+    method: str  # the stack in one word: "dropout+l2", or "none"
     experiment: Experiment
+    one_by_one: str | None  # why its runs cannot be trained side by side, if they cannot
+    marks: bool  # whether to show where the model's marks are, and train nothing
     points: Sequence[Mapping[str, float]]  # the configurations of the job
     seeds: Sequence[int]  # of the runs to report
     tune_seeds: Sequence[int]
     extend: int  # report seeds to add to every configuration of a study that is there
-
-    @property
-    def method(self) -> str:
-        """The stack in one word: "dropout+l2", or "none"."""
-        return "+".join(self.experiment.stack.methods) or "none"
 
     @property
     def name(self) -> str:
@@ -125,10 +131,12 @@ def read(cfg: DictConfig, overrides: Sequence[str] = ()) -> Job:
     device = _device(values["device"])
     seed0 = _whole("seed0", values["seed0"], 0)
     seeds = _whole("seeds", values["seeds"], 1)
+    evaluate = _section(values, "evaluate")
+    predictions = _true_or_false("evaluate.predictions", evaluate.pop("predictions", None))  # changes no number
     budget = Budget(
         _whole("epochs", values["epochs"], 1),
         _whole("batch_size", values["batch_size"], 1),
-        _whole("evaluate.every", _section(values, "evaluate").get("every"), 1),
+        _whole("evaluate.every", evaluate.get("every"), 1),
     )
     data, splitter = _data(_section(values, "data"), seed0, trusted)
     n_train, n_val, _ = splitter.sizes(data)
@@ -140,12 +148,15 @@ def read(cfg: DictConfig, overrides: Sequence[str] = ()) -> Job:
     if not isinstance(values["dtype"], str) or values["dtype"] not in DTYPES:
         raise Refusal(f"dtype is {values['dtype']!r}; it must be one of {', '.join(DTYPES)} (dtype=...)")
 
+    named = _named_stacks(values["method"])
     stack, axes, grids = _stack(values["method"], trusted)
     node = _section(values, "optimizer")
     optimizer, given = _build("optimizer", {k: v for k, v in node.items() if k != "grid"}, Optimizer, trusted)
     shared = given | _shared(values["protocol"].get("tune"), protocol, node, optimizer, given)
     schedule, _ = _build("schedule", _section(values, "schedule"), (Constant, Cosine, Cyclic, Step), trusted)
-    if protocol.tune_seeds:  # a list on the command line takes the place of a method's own grid
+    if protocol.trials:
+        points = _searched_points(grids | axes | shared, stack, optimizer, protocol, seed0)
+    elif protocol.tune_seeds:  # a list on the command line takes the place of a method's own grid
         points = [own | point for own in _tuned_points(grids | axes) for point in crossed(shared)]
     else:
         points = crossed(axes | shared)
@@ -160,9 +171,13 @@ def read(cfg: DictConfig, overrides: Sequence[str] = ()) -> Job:
     experiment = Experiment(
         data, splitter, model, stack, optimizer, schedule, budget, device, DTYPES[values["dtype"]], lanes
     )
-    _rehearse(experiment, points, seed0)
+    extend = _extension(values)
+    # a study may give its jobs more seeds than they ask for (runner.extending)
+    several = len(points) * max(seeds + extend, tune) > 1 or values["study"] is not None
+    why = _rehearse(experiment if several else replace(experiment, lanes=1), points, seed0)
     settings = {key: value for key, value in values.items() if key not in OUTSIDE} | {
         "device": device.type,
+        "data": {key: value for key, value in values["data"].items() if key != "smoke"},
         # the grid that is walked, wherever it was written, and no other
         "optimizer": {k: shared.get(f"optimizer.{k}", v) for k, v in node.items() if k != "grid"},
         "protocol": {k: v for k, v in values["protocol"].items() if k != "tune"},
@@ -172,30 +187,38 @@ def read(cfg: DictConfig, overrides: Sequence[str] = ()) -> Job:
         study=_name(values["study"]),
         out=_folder(values["out"]),
         progress=_true_or_false("progress", values["progress"]),
+        predictions=predictions,
         threads=None if values["threads"] == "auto" else _whole("threads", values["threads"], 1),
         dataset=str(values["data"]["name"]),
         model=str(values["model"]["name"]),
         setting=_setting(values),
         protocol=protocol,
+        method=_label(list(stack.methods), named),
         margins=_margins(_section(values, "margins")),
-        experiment=experiment,
+        experiment=replace(experiment, lanes=1) if why else experiment,
+        one_by_one=why,
+        marks=_marks(values["marks"]),
         points=points,
         seeds=range(seed0 + tune, seed0 + tune + seeds),
         tune_seeds=range(seed0, seed0 + tune),
-        extend=_extension(values),
+        extend=extend,
     )
 
 
-def _rehearse(experiment: Experiment, points: Sequence[Mapping[str, float]], seed: int) -> None:
-    """Let the methods refuse data or a model that they do not suit, before anything is written."""
-    shapes = {tuple(shaping(experiment.stack, point).items()): point for point in points}
+def _rehearse(experiment: Experiment, points: Sequence[Mapping[str, float]], seed: int) -> str | None:
+    """Let the methods refuse data or a model that they do not suit, before anything is written.
+
+    Gives the reason why runs cannot be trained side by side, if there is one.
+    """
+    shapes = {tuple(experiment.stack.shaping(point).items()): point for point in points}
     for point in shapes.values():
         try:
             rehearse(experiment, Run(seed, "report", point, 0))
         except Refusal:
             raise
         except Exception:
-            return  # a method that breaks does so again in its job, whose folder then says how
+            return None  # a method that breaks does so again in its job, whose folder then says how
+    return unmappable(experiment, Run(seed, "report", points[0], 0)) if experiment.lanes != 1 else None
 
 
 def flatten(settings: Mapping[str, Any], lead: str = "") -> dict[str, Any]:
@@ -287,6 +310,12 @@ def _true_or_false(key: str, value: object) -> bool:
     return value
 
 
+def _marks(value: object) -> bool:
+    if value not in (None, "show"):
+        raise Refusal(f"marks is {value!r}; it must be null or show (marks=...)")
+    return value == "show"
+
+
 def _device(name: object) -> torch.device:
     if name not in ("auto", "cpu", "cuda"):
         raise Refusal(f"device is {name!r}; it must be auto, cpu or cuda (device=...)")
@@ -304,8 +333,19 @@ def _protocol(node: object) -> Protocol:
         raise unknown("protocol", str(name), PROTOCOLS, "conf/protocol")
     if node.get("select") not in ("val_acc", "val_loss"):
         raise Refusal(f"protocol.select is {node.get('select')!r}; it must be val_acc or val_loss (conf/protocol)")
-    tune = _whole("protocol.tune_seeds", node.get("tune_seeds"), 1 if node["name"] == "tuned" else 0)
-    return Protocol(node["name"], tune if node["name"] == "tuned" else 0, node["select"])
+    tunes, searches = name in ("tuned", "search"), name == "search"
+    tune = _whole("protocol.tune_seeds", node.get("tune_seeds"), 1 if tunes else 0)
+    trials = _whole("protocol.trials", node.get("trials"), 2) if searches else 0
+    alternatives = node.get("alternatives") if searches else []
+    if not isinstance(alternatives, list):
+        raise Refusal(
+            f"protocol.alternatives is {alternatives!r}; it must be a list of lists of methods (conf/protocol)"
+        )
+    groups = [_names("protocol.alternatives", group) for group in alternatives]
+    requires = node.get("requires") if searches else {}
+    if not isinstance(requires, dict) or not all(isinstance(other, str) for other in requires.values()):
+        raise Refusal(f"protocol.requires is {requires!r}; it must name a method for a method (conf/protocol)")
+    return Protocol(name, tune if tunes else 0, trials, groups, requires, node["select"])
 
 
 def _margins(node: dict[str, Any]) -> dict[str, float]:
@@ -347,23 +387,80 @@ def _data(node: dict[str, Any], seed0: int, trusted: Sequence[str]) -> tuple[Dat
 
 def _model(node: dict[str, Any], data: Data, trusted: Sequence[str]) -> Callable[[], nn.Module]:
     given = {key: value for key, value in node.items() if key not in ("name", "_target_")}
-    make = _called("model", node, given | {"shape": data.shape, "classes": data.classes}, trusted)
+    target = _locate("model", node.get("_target_"), trusted)
+    about = {"shape": data.shape, "classes": data.classes}
+    known = _parameters(target)
+    make = _called("model", node, given | {key: value for key, value in about.items() if key in known}, trusted)
+    ours = str(node["_target_"]).startswith("runner.")
 
     def model() -> nn.Module:
-        net = make()
+        net = make() if ours else Adopted(_net_of(node, make), data.shape)
         assert isinstance(net, nn.Module)
         return net
 
     try:
         with torch.no_grad():
-            model().eval()(data.x[:1].float())
-    except (TypeError, ValueError, RuntimeError) as error:
+            logits = model().eval()(data.x[:1].float())
+    except Refusal:
+        raise
+    except Exception as error:
+        if ours and not isinstance(error, TypeError | ValueError | RuntimeError | AssertionError):
+            raise
         said = " ".join(str(error).split())
+        if not ours:
+            last = traceback.extract_tb(error.__traceback__)[-1]
+            said = f"{type(error).__name__}: {said} ({Path(last.filename).name}, line {last.lineno})"
         raise Refusal(
             f"model is {node.get('name')!r}, which cannot take the {data.kind} examples of {data.name}, of shape "
             f"{data.shape}: {said} (another model=... or data=...)"
         ) from error
+    if not isinstance(logits, torch.Tensor) or tuple(logits.shape) != (1, data.classes):
+        gives = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+        raise Refusal(
+            f"model is {node.get('name')!r}, which gives {gives} for one example; it must give (1, {data.classes}), a "
+            f"logit for each class of {data.name} (model._target_=...)"
+        )
     return model
+
+
+def _named_stacks(node: dict[str, Any]) -> dict[str, list[str]]:
+    """The stacks that have a name of their own, with their methods; taken out of the stack's settings."""
+    stacks = node.pop("stacks", {})
+    if not isinstance(stacks, dict):
+        raise Refusal(f"method.stacks is {stacks!r}; it must give each named stack its methods (conf/method)")
+    return {name: _names(f"method.stacks.{name}", methods) for name, methods in stacks.items()}
+
+
+def _label(methods: list[str], named: Mapping[str, list[str]]) -> str:
+    """The stack in one word.
+
+    >>> _label(["l2", "dropout", "mixup"], {"cocktail": ["dropout", "l2"]}), _label([], {})
+    ('cocktail+mixup', 'none')
+    """
+    for name, parts in named.items():
+        if set(parts) <= set(methods):
+            methods = [name, *(method for method in methods if method not in parts)]
+    return "+".join(methods) or "none"
+
+
+def _net_of(node: Mapping[str, Any], make: Callable[[], object]) -> Callable[[], nn.Module]:
+    """`make`, which must give a torch module."""
+
+    def made() -> nn.Module:
+        net = make()
+        if not isinstance(net, nn.Module):
+            raise Refusal(f"model._target_ {node.get('_target_')} gave a {type(net).__name__}, not a torch.nn.Module")
+        return net
+
+    return made
+
+
+def _parameters(target: object) -> Sequence[str]:
+    """The names of a function's parameters; all of ours if they cannot be known, which `_called` then refuses."""
+    try:
+        return list(inspect.signature(target).parameters)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return ["shape", "classes"]
 
 
 def _stack(
@@ -421,6 +518,16 @@ def _shared(
                 raise Refusal(f"protocol.tune has {name}, which has no grid; give it a list ({name}=[...])")
             found[name] = _list(f"optimizer.grid.{field}", grid[field], allowed[field])
     return found
+
+
+def _searched_points(
+    axes: Mapping[str, Sequence[float]], stack: Stack, optimizer: Optimizer, protocol: Protocol, seed0: int
+) -> list[dict[str, float]]:
+    """The points that a search draws; a single empty one where there is nothing to draw."""
+    allowed = {f"{name}.{field}": r for name, method in stack.methods.items() for field, r in ranges(method).items()}
+    allowed |= {f"optimizer.{field}": r for field, r in ranges(optimizer).items()}
+    key = Key.of(seed0).fold("search")
+    return drawn(axes, allowed, protocol.alternatives, protocol.requires, protocol.trials, key) if axes else [{}]
 
 
 def _build(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
@@ -37,3 +37,7 @@ class Experiment:
     device: torch.device
     dtype: torch.dtype  # of weights and arithmetic; bfloat16 stands for autocast around float32 weights
     lanes: int | None  # runs mapped over at most; 1: one by one, unmapped; None: all
+
+    def shaped(self, point: Mapping[str, float]) -> Experiment:
+        """The experiment with the stack that the runs at this point, and those like it, have in common."""
+        return replace(self, stack=self.stack.at(self.stack.shaping(point)))

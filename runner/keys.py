@@ -84,20 +84,40 @@ class Key:
         """Uniform 32-bit words: int32 [*shape]."""
         word = self.resolved()
         low, high = word.to(torch.int32), (word >> 32).to(torch.int32)
-        z = torch.arange(math.prod(shape), dtype=torch.int32, device=word.device).reshape(shape) ^ low
-        z = (z ^ ((z >> 16) & 0xFFFF)) * ROUND1
-        z = (z ^ ((z >> 15) & 0x1FFFF)) ^ high  # the second half of the key, so that keys do not share one cycle
-        z = (z ^ ((z >> 16) & 0xFFFF)) * ROUND2
-        return z ^ ((z >> 15) & 0x1FFFF)
+        # In place from here on: at a million draws fresh memory would cost more than the arithmetic.
+        z = torch.arange(math.prod(shape), dtype=torch.int32, device=word.device) ^ low
+        z ^= (z >> 16).bitwise_and_(0xFFFF)
+        z *= ROUND1
+        z ^= (z >> 15).bitwise_and_(0x1FFFF)
+        z ^= high  # the second half of the key, so that keys do not share one cycle
+        z ^= (z >> 16).bitwise_and_(0xFFFF)
+        z *= ROUND2
+        z ^= (z >> 15).bitwise_and_(0x1FFFF)
+        return z.view(shape)
 
     def uniform(self, *shape: int) -> Tensor:
         """Uniform on [0, 1), a multiple of 2**-24: float32 [*shape]."""
-        return ((self.bits(*shape) >> 8) & 0xFFFFFF) * 2.0**-24
+        z = self.bits(*shape)
+        z >>= 8
+        return z.bitwise_and_(0xFFFFFF).to(torch.float32).mul_(2.0**-24)
+
+    def kept(self, rate: Tensor | float, *shape: int) -> Tensor:
+        """False with probability `rate`, at least 0 and below 1, in steps of 2**-16: bool [*shape].
+
+        A word serves two draws, so that a mask costs a third of uniform numbers.
+        """
+        size = math.prod(shape)
+        halves = self.bits((size + 1) // 2).view(torch.int16)[:size].view(shape)  # each uniform from -2**15
+        least = (torch.as_tensor(rate, device=halves.device) * 2.0**16).round() - 2.0**15
+        return halves >= least.clamp_max(2.0**15 - 1).to(torch.int16)
 
     def normal(self, *shape: int) -> Tensor:
-        """Standard normal: float32 [*shape] (Box and Muller 1958)."""
-        radius, angle = (key.uniform(*shape) for key in self.split(2))
-        return torch.sqrt(-2 * torch.log1p(-radius)) * torch.cos(2 * math.pi * angle)
+        """Standard normal: float32 [*shape]; each radius and angle serve two draws (Box and Muller 1958)."""
+        size = math.prod(shape)
+        radius, angle = (key.uniform((size + 1) // 2) for key in self.split(2))
+        radius = radius.neg_().log1p_().mul_(-2).sqrt_()
+        angle = angle.mul_(2 * math.pi)
+        return torch.cat([radius * angle.cos(), radius * angle.sin()])[:size].view(shape)
 
     def gamma(self, a: Tensor | float, *shape: int) -> Tensor:
         """Gamma(a, 1), a > 0: float32 [*shape]; the first accepted of eight proposals (Marsaglia and Tsang 2000).
@@ -114,9 +134,9 @@ class Key:
         return (d * v.gather(0, first)[0]) * boost.uniform(*shape) ** (1 / a)
 
     def beta(self, a: Tensor | float, b: Tensor | float, *shape: int) -> Tensor:
-        """Beta(a, b), a and b > 0, on [0, 1]: float32 [*shape]."""
-        left, right = self.split(2)
-        p, q = left.gamma(a, *shape), right.gamma(b, *shape)
+        """Beta(a, b), a and b > 0 (of no dimension), on [0, 1]: float32 [*shape]."""
+        both = torch.stack([torch.as_tensor(a), torch.as_tensor(b)]).view(2, *[1] * len(shape))
+        p, q = self.gamma(both, 2, *shape).unbind()
         return p / (p + q).clamp_min(1e-30)
 
     def permutation(self, n: int) -> Tensor:

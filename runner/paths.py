@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import yaml
+
 
 def conf_dir() -> Path:
     """The folder of configuration groups: inside the package in a wheel, beside it in a checkout."""
@@ -14,10 +16,22 @@ def conf_dir() -> Path:
     raise FileNotFoundError(f"regrun's configuration is neither in {here / 'conf'} nor in {here.parent / 'conf'}")
 
 
+def stacked(name: str) -> list[str]:
+    """The methods that a choice of `method` stacks: those of a named stack, else the one method itself.
+
+    >>> stacked("dropout"), "dropout" in stacked("cocktail")
+    (['dropout'], True)
+    """
+    path = conf_dir() / "method" / f"{name}.yaml"
+    node = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None
+    parts: list[str] = (node or {}).get("stacks", {}).get(name, [name])
+    return parts
+
+
 def options(group: str) -> list[str]:
     """The names on the menu of one group, in order.
 
     >>> options("protocol")
-    ['fixed', 'smoke', 'tuned']
+    ['fixed', 'search', 'smoke', 'tuned']
     """
     return sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))

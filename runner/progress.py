@@ -7,6 +7,7 @@ import os
 import statistics
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,9 @@ from scipy.stats import t as student
 
 from runner.config import Job
 from runner.engine import loop
+from runner.engine.weights import built_net
+from runner.nets.norms import NormLayer
+from runner.nets.sites import Slot, describe
 
 MAIN = "REGRUN_MAIN"  # the process that the terminal belongs to; workers of a parallel launcher inherit the name
 PLAIN_EVERY = 10.0  # seconds between two lines where there is no terminal
@@ -99,6 +103,25 @@ def show_job(job: Job, rows: Sequence[dict[str, Any]], folder: Path) -> None:
         soft_wrap=True,
     )
     console.print(str(folder), soft_wrap=True)
+
+
+def show_marks(job: Job) -> None:
+    """Where the model's marks and slots are, in the order of a forward pass."""
+    experiment = job.experiment
+    net = built_net(experiment)
+    console = Console(width=max(100, Console().width))
+    weights = sum(w.numel() for w in net.parameters())
+    title = f"{job.model} on {job.dataset}, {job.method}: {weights:,} parameters"
+    table = Table("", "kind", "place", "shape of a value", title=title, title_justify="left", box=SIMPLE)
+    for number, visit in enumerate(describe(net.eval(), experiment.data.x[:1].float()), 1):
+        table.add_row(str(number), visit.kind, visit.place, " x ".join(map(str, visit.shape)))
+    console.print(table)
+    slots = [str(m.width) for m in net.modules() if isinstance(m, Slot)]
+    norms = Counter(type(m).__name__ for m in net.modules() if isinstance(m, NormLayer))
+    said = ", ".join(f"{count} {name}" for name, count in norms.items())
+    console.print(f"open slots for a norm: {len(slots)}; norms of the net: {said or 'none'}", soft_wrap=True)
+    if getattr(net, "switched_off", 0):
+        console.print(f"dropouts of the net's own that are switched off: {net.switched_off}", soft_wrap=True)
 
 
 def _mean(rows: Sequence[dict[str, Any]], column: str, unit: float, digits: int) -> str:

@@ -4,6 +4,7 @@
     <job>/runs.csv      one row per run
     <job>/curves.csv    one row per run, evaluation, split and metric
     <job>/status.json   whether the job is complete, and what it ran on
+    <job>/predictions/  <run_id>.npz: what the last checkpoint of a run says about each test example
 
 Every file is written beside and renamed, so that a reader finds the old one or the new one and nothing between.
 """
@@ -24,7 +25,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from runner import __version__
 
@@ -32,12 +35,13 @@ from runner import __version__
 CHECKPOINT = tuple(
     f"{split}_{metric}" for split in ("train", "val", "test") for metric in ("loss", "acc")
 )  # fmt: skip
+CALIBRATION = ("test_brier", "test_ece", "test_ece_null", "test_nll_t", "temperature")
 COLUMNS = (
     "run_id", "study", "job", "dataset", "model", "setting", "method", "family", "strength", "strength_name",
     "strength_idx", "strengths", "seed", "role", "protocol", "selected", "split_mode", "split_hash", "status", "error",
     "epochs", "steps", "batch_size", "lr", "optimizer", "schedule", "penalize_biases", "n_train", "n_train_eval",
     "n_val", "n_test", "n_classes", "n_params",
-    *(f"{c}_{name}" for c in ("last", "best") for name in ("epoch", *CHECKPOINT, "gap_loss", "gap_acc")),
+    *(f"{c}_{name}" for c in ("last", "best") for name in ("epoch", *CHECKPOINT, "gap_loss", "gap_acc", *CALIBRATION)),
     "w_l2", "w_l1", "w_dist_init", "w_near_zero", "w_zero", "w_dead_inputs",
     "train_s", "s_per_step", "lanes", "peak_mem_mb", "device", "dtype", "deterministic", "torch", "regrun", "git_sha",
     "started_at",
@@ -47,11 +51,11 @@ CURVE_COLUMNS = ("run_id", "epoch", "step", "split", "metric", "value")
 Row = dict[str, Any]
 
 
-def write(path: Path, text: str) -> None:
-    """Put `text` at `path`, all of it or none."""
+def write(path: Path, content: str | bytes) -> None:
+    """Put `content` (text as UTF-8) at `path`, all of it or none."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".part", delete=False, encoding="utf-8") as part:
-        part.write(text)
+    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as part:
+        part.write(content.encode() if isinstance(content, str) else content)
         part.flush()
         os.fsync(part.fileno())
     os.chmod(part.name, 0o666 & ~_umask())  # a temporary file is its owner's alone
@@ -73,6 +77,17 @@ def read_table(path: Path) -> list[Row]:
         return []
     with path.open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
+
+
+def write_predictions(folder: Path, run_id: str, hits: Tensor, confidence: Tensor) -> None:
+    """Put what a run says about its test rows, in their order, at `<folder>/predictions/<run_id>.npz`.
+
+    `correct` holds hits [n] as packed bits, `confidence` the probability of the predicted class as float16 [n]: two
+    bytes and a bit for each example.
+    """
+    content = io.BytesIO()
+    np.savez(content, allow_pickle=False, correct=np.packbits(hits.numpy()), confidence=confidence.numpy())
+    write(folder / "predictions" / f"{run_id}.npz", content.getvalue())
 
 
 def read_status(folder: Path) -> Mapping[str, Any]:

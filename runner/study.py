@@ -102,14 +102,15 @@ def granted(job: Job, folder: Path) -> Job:
 def run_job(job: Job, folder: Path, command: Sequence[str], say: Say, watch: Callable[[Progress], None]) -> list[Row]:
     """Train what the job still lacks and give back all its rows.
 
-    Rows are written after each stage, so that a job that was cut off goes on from there. Raises JobFailed, with the
-    traceback in error.txt, if training breaks.
+    Rows are written after each stage, so that a job that was cut off goes on from there; a run's predictions are
+    written before its row, so that no row is without them. Raises JobFailed, with the traceback in error.txt, if
+    training breaks.
     """
     place = folder / job.name
     asked, job = len(job.seeds), granted(job, folder)
     if len(job.seeds) > asked:
         say(f"{job.name}: {len(job.seeds)} report seeds, to which the study was extended")
-    torch.set_num_threads(job.threads or threads(job.experiment))
+    torch.set_num_threads(job.threads or threads(job.experiment.shaped(job.points[0])))
     rows = records.read_table(place / "runs.csv")
     curves = records.read_table(place / "curves.csv")
     records.write(place / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(job.settings))))
@@ -121,10 +122,15 @@ def run_job(job: Job, folder: Path, command: Sequence[str], say: Say, watch: Cal
             present = {row["run_id"] for row in rows}
             missing = [run for run in wanted if _run_id(job, run) not in present]
             if missing:
+                if job.one_by_one and len(missing) > 1:
+                    say(f"{job.name}: runs go one by one, not side by side: {job.one_by_one}")
                 records.write_status(place, "running", method=job.method, command=list(command))
                 began = records.now()
                 experiment = replace(job.experiment, lanes=job.experiment.lanes or width(job.experiment, wanted))
                 for outcome in train(experiment, missing, watch):
+                    if job.predictions and outcome.status == "ok":
+                        run_id = _run_id(job, outcome.run)
+                        records.write_predictions(place, run_id, outcome.hits, outcome.confidence)
                     rows.append(_row(job, folder.name, outcome, began))
                     curves += _curve(job, outcome)
             if stage == "tune" and job.tunes:
@@ -199,9 +205,10 @@ def _run_id(job: Job, run: Run) -> str:
 def _row(job: Job, study: str, outcome: Outcome, began: str) -> Row:
     """A run as a row of runs.csv. A diverged run keeps its identity and cost and loses its figures."""
     run, experiment = outcome.run, job.experiment
-    methods = experiment.stack.methods
+    methods = experiment.shaped(run.point).stack.methods
     family = next((method.family for method in methods.values()), "baseline")
-    first = next(((name, next(iter(ranges(m)), None)) for name, m in methods.items()), ("", None))
+    drawn = job.protocol.trials > 0 and len(experiment.stack.methods) > 1  # points that no single strength orders
+    first = next(((n, next(iter(ranges(m)), None)) for n, m in methods.items() if not drawn), ("", None))
     strength_name = f"{first[0]}.{first[1]}" if first[1] else ""
     strengths = {
         f"{name}.{field}": run.point.get(f"{name}.{field}", getattr(method, field))

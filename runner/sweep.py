@@ -11,6 +11,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from runner.errors import Refusal
+from runner.paths import stacked
 
 Compose = Callable[[Sequence[str]], DictConfig]
 
@@ -45,6 +46,8 @@ def plan(
     for job in with_baselines:
         cfg = compose([*job, label])
         composed.append((job, read(cfg, job)))
+        if composed[-1][1].marks:
+            raise Refusal("marks is 'show', which describes one model and trains nothing; leave -m out (marks=null)")
     names: dict[str, str] = {}
     kept = []
     for job, checked in composed:
@@ -89,7 +92,8 @@ def _fitting(job: list[str]) -> list[str]:
 
 def _stacked(job: Sequence[str]) -> list[str]:
     choices = [o.partition("=")[2] for o in job if o.startswith("method=")]
-    return [name.strip() for name in choices[-1].strip("[]").split(",")] if choices else []
+    names = [name.strip() for name in choices[-1].strip("[]").split(",")] if choices else []
+    return [method for name in names for method in stacked(name)]
 
 
 def _without_method(job: Sequence[str]) -> list[str]:

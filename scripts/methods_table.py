@@ -16,7 +16,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from runner.methods.base import FAMILIES, Method, ranges
-from runner.paths import conf_dir, options
+from runner.paths import conf_dir, options, stacked
 
 DOCS = Path(__file__).resolve().parent.parent / "docs" / "methods.md"
 HOOKS = (
@@ -39,7 +39,7 @@ def page() -> str:
     """The text of docs/methods.md."""
     rows: dict[str, list[str]] = {}
     for name in options("method"):
-        if name != "none":
+        if name != "none" and stacked(name) == [name]:
             family, row = line(name)
             rows.setdefault(family, []).append(row)
     parts = [HEAD]

@@ -17,5 +17,7 @@ CASES: Mapping[str, Case] = {
     "dropblock_even": Case(dropping.DropBlock(0.2, 4), ("image", "signal"), cocktail=False),
     "stochastic_depth": Case(dropping.StochasticDepth(0.3), EVERY),
     "shake_drop": Case(dropping.ShakeDrop(0.3), EVERY),
+    "shake_shake": Case(dropping.ShakeShake(0.8), EVERY),
+    "skip_connection": Case(dropping.SkipConnection(0.5), EVERY),
     "hidden_noise": Case(dropping.HiddenNoise(0.2), EVERY),
 }

@@ -36,6 +36,7 @@ class Plan:
     split_mode: str = "train_val"
     epochs: int = 20
     rates: Sequence[float] = ()  # learning rates that every method tunes too; the best depends on the method
+    predictions: bool = False  # whether runs have the figures of calibration, and files of predictions
 
 
 def _run(
@@ -66,7 +67,8 @@ def _run(
         "family": FAMILIES.get(names[0], "penalty"), "strength": strength if known else "",
         "strength_name": f"{names[0]}.rate" if known else "", "strength_idx": "", "strengths": strengths,
         "seed": seed, "role": role, "protocol": plan.protocol, "selected": False, "split_mode": plan.split_mode,
-        "split_hash": f"h{seed}", "status": "diverged" if failed else "ok", "error": "loss is nan" if failed else "",
+        "split_hash": "h" if plan.split_mode == "none" else f"h{seed}",
+        "status": "diverged" if failed else "ok", "error": "loss is nan" if failed else "",
         "epochs": plan.epochs, "steps": 100, "batch_size": 64, "lr": rate, "optimizer": "sgd", "n_train": 1000,
         "n_train_eval": 1000,
         "n_val": 200, "n_test": 1000, "n_classes": 10, "n_params": 5000,
@@ -77,6 +79,10 @@ def _run(
         values = {"train_acc": test + gap, "val_acc": val, "test_acc": test, "gap_acc": gap}
         values |= {"train_loss": 1.2 - test - gap + 0.05, "val_loss": 1.9 - val, "test_loss": 1.9 - test}
         values["gap_loss"] = values["test_loss"] - values["train_loss"]
+        if plan.predictions:
+            values["test_acc"] = test = round(1000 * test) / 1000  # of 1,000 examples
+            values |= {"test_brier": 1.2 * (1 - test), "test_ece": 0.2 - 0.1 * test, "test_ece_null": 0.03}
+            values |= {"test_nll_t": 1.8 - test, "temperature": 1.4 - effect / 10}
         row[f"{checkpoint}_epoch"] = "" if failed else epoch
         for name, value in values.items():
             row[f"{checkpoint}_{name}"] = "" if failed else float(value)
@@ -118,6 +124,16 @@ def _rows_of_two_axes(
     return rows
 
 
+def example_predictions(row: dict[str, object]) -> dict[str, np.ndarray[tuple[int], np.dtype[np.generic]]]:
+    """What a run says about its 1,000 examples: the hard ones are hard for all runs, with noise of the run's own."""
+    random = np.random.default_rng([17, int(str(row["seed"])), len(str(row["run_id"]))])
+    ease = np.random.default_rng(19).normal(size=1000) + 0.5 * random.normal(size=1000)
+    correct = np.zeros(1000, dtype=np.bool_)
+    correct[np.argsort(-ease)[: round(1000 * float(str(row["last_test_acc"])))]] = True
+    confidence = 1 / (1 + np.exp(-1.5 * ease - 1.5))
+    return {"correct": np.packbits(correct), "confidence": confidence.clip(0.1).astype(np.float16)}
+
+
 def _write(path: Path, rows: Sequence[dict[str, object]]) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
@@ -155,6 +171,14 @@ def write_study(folder: Path, plan: Plan | None = None) -> Path:
             job = folder / "-".join([group[0], group[2], method])
             job.mkdir(parents=True)
             rows = job_rows(plan, group, method)
+            if plan.predictions:
+                (job / "predictions").mkdir()
+            for row in rows:
+                row["job"] = job.name
+                if plan.predictions and row["status"] == "ok":
+                    np.savez(
+                        job / "predictions" / f"{row['run_id']}.npz", allow_pickle=False, **example_predictions(row)
+                    )
             _write(job / "runs.csv", rows)
             reported = [row for row in rows if row["role"] == "report"]
             _write(job / "curves.csv", [line for row in reported for line in _curves(plan, row)])

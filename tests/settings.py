@@ -14,6 +14,7 @@ from runner.engine.step import State
 from runner.keys import Key
 from runner.methods.base import Batch, Method
 from runner.methods.stack import Stack
+from runner.nets.residual import Residual
 from runner.nets.sites import Mark, Slot, visits
 
 CLASSES = 4
@@ -48,18 +49,6 @@ def tiny(kind: str) -> nn.Module:
         Residual(nn.Sequential(conv(width, width, 3, padding=1), Slot(width), Mark("branch"))), nn.ReLU(),
         pool, nn.Flatten(), Mark("hidden"), nn.Linear(width, CLASSES),
     )  # fmt: skip
-
-
-class Residual(nn.Module):
-    """x + branch(x)."""
-
-    def __init__(self, branch: nn.Module) -> None:
-        super().__init__()
-        self.branch = branch
-
-    def forward(self, x: Tensor) -> Tensor:
-        sum_: Tensor = x + self.branch(x)
-        return sum_
 
 
 def batch_of(kind: str, seed: int, size: int = 8) -> Batch:

@@ -14,8 +14,8 @@ from torch.nn.utils import parametrizations, prune
 from runner.keys import Key
 from runner.methods.base import Now, Params
 from runner.methods.constraints import MaxNorm, Prune
-from runner.methods.normalization import GhostBatchNormLayer, GroupNormLayer, RMSNormLayer
 from runner.methods.reparametrization import SpectralNorm, WeightNorm, WeightStandardization
+from runner.nets.norms import GhostBatchNormLayer, GroupNormLayer, RMSNormLayer
 
 NOW = Now(Key.of(0), 9, 10, 0.1)
 SHAPES = [(7, 5), (4, 3, 5), (6, 2, 3, 3)]

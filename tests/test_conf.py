@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import pkgutil
+import re
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -19,11 +20,16 @@ from runner.config import Job, read
 from runner.errors import Refusal
 from runner.methods.base import Method, ranges
 from runner.methods.stack import Stack
-from runner.paths import conf_dir, options
+from runner.paths import conf_dir, options, stacked
 
 FILES = [path.relative_to(conf_dir()) for path in sorted(conf_dir().rglob("*.yaml"))]
-METHODS = [name for name in options("method") if name != "none"]
-DATA_OF = {"convnet": "digits"}  # the data set that a model suits, where it is not the default one
+METHODS = [name for name in options("method") if name != "none" and stacked(name) == [name]]
+IMAGE_MODELS = (
+    "alexnet_small", "convnet", "inception_small", "resnet18_cifar", "resnet20", "timm", "torchvision", "vit_small",
+    "wide_resnet",
+)  # fmt: skip
+# the data set that a model suits, where it is not the default one
+DATA_OF = dict.fromkeys(IMAGE_MODELS, "digits")
 SMALL = ["protocol=smoke", "out=nowhere"]
 
 
@@ -36,7 +42,7 @@ def composed(*overrides: str) -> Job:
 def fitting(name: str, *overrides: str) -> Job:
     """The job of one method, on the first model that suits it."""
     refused = []
-    for model in ("mlp", "convnet", *options("model")):
+    for model in ("mlp", "convnet", "resnet_mlp", *options("model")):
         try:
             return composed(f"method={name}", f"model={model}", "data=digits", *overrides)
         except Refusal as refusal:
@@ -102,8 +108,10 @@ def test_a_data_set_loads_and_splits(name: str) -> None:
 
 @pytest.mark.parametrize("name", options("model"))
 def test_a_model_gives_one_logit_for_each_class(name: str) -> None:
+    if name == "timm":
+        pytest.importorskip("timm")
     job = composed(f"model={name}", f"data={DATA_OF.get(name, 'mnist1d')}", *SMALL)
-    assert job.model == name
+    assert job.model == {"timm": "timm_resnet18", "torchvision": "torchvision_resnet18"}.get(name, name)
     data = job.experiment.data
     assert job.experiment.model().eval()(data.x[:2].float()).shape == (2, data.classes)
 
@@ -124,7 +132,7 @@ def test_every_job_of_an_experiment_composes(name: str) -> None:
         cfg = compose("config", [f"experiment={name}"], return_hydra_config=True)
     params = OmegaConf.to_container(cfg.hydra.sweeper.params or OmegaConf.create({}))
     assert isinstance(params, dict)
-    for method in str(params.get("method", "none")).split(","):
+    for method in re.split(r",(?![^[]*\])", str(params.get("method", "none"))):  # no comma within brackets
         assert composed(f"experiment={name}", f"method={method}").study == name
 
 

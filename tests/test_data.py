@@ -16,6 +16,7 @@ from runner.data import fashion_mnist as fashion
 from runner.data.base import Data, Split, Splitter
 from runner.data.digits import digits
 from runner.data.mnist1d import mnist1d
+from runner.data.tables import breast_cancer, iris, wine
 from runner.errors import Refusal
 
 SPLITTER = Splitter(100, 50, None, "train_val", 0, True)
@@ -114,6 +115,21 @@ def test_without_an_official_test_set_the_seed_draws_one() -> None:
     assert len(one.val) == round(0.25 * 797)
     assert len(torch.cat(one[:3]).unique()) == 200 + 199 + 1000
     assert not torch.equal(one.test, other.test)
+
+
+@pytest.mark.parametrize(
+    ("load", "rows", "columns", "classes"), [(iris, 150, 4, 3), (wine, 178, 13, 3), (breast_cancer, 569, 30, 2)]
+)
+def test_scikit_learns_tables(load: Callable[[], Data], rows: int, columns: int, classes: int) -> None:
+    data = load()
+    assert (tuple(data.x.shape), data.kind, data.classes) == ((rows, columns), "table", classes)
+    assert data.y.unique().tolist() == list(range(classes))
+
+
+def test_breast_cancer_is_what_scikit_learn_has() -> None:
+    data = breast_cancer()
+    assert data.x[0, :2].tolist() == pytest.approx([17.99, 10.38])  # radius and texture of the first tumour
+    assert data.y.float().mean().item() == pytest.approx(357 / 569)  # the documentation's 357 benign ones
 
 
 @pytest.mark.parametrize(

@@ -21,12 +21,13 @@ from runner.grid import Run, crossed, runs
 from runner.methods.augment import Augment
 from runner.methods.base import Batch, Method, Now, Params
 from runner.methods.dropping import Dropout
-from runner.methods.normalization import BatchNorm, BatchNormLayer
+from runner.methods.normalization import BatchNorm
 from runner.methods.penalties import L1, L2
 from runner.methods.stack import Stack
 from runner.methods.stopping import EarlyStopping
 from runner.nets.convolutional import conv1d
 from runner.nets.dense import mlp
+from runner.nets.norms import BatchNormLayer
 from runner.nets.sites import Mark, tapped, visits
 
 

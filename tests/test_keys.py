@@ -114,3 +114,38 @@ def test_known_words_stay() -> None:
 
 KNOWN_WORDS = [-1392557118, -781292205, 2000719190]
 KNOWN_SEED = 5107826354060931300
+
+
+@pytest.mark.parametrize("rate", [0.001, 0.1, 0.3, 0.5, 0.97])
+def test_a_mask_is_false_at_its_rate_and_its_entries_are_independent(rate: float) -> None:
+    n = 400_000
+    kept = torch.stack([Key.of(seed).fold("mask").kept(rate, n) for seed in range(3)]).double()
+    error = math.sqrt(rate * (1 - rate) / n)
+    assert (kept.mean(1) - (1 - rate)).abs().max() < 5 * error
+    for apart in (1, 2, 3, 1000):  # the halves of a word, neighbouring words, and far ones
+        assert abs(correlation(kept[0, :-apart], kept[0, apart:])) < 5 / math.sqrt(n)
+    assert abs(correlation(kept[0], kept[1])) < 5 / math.sqrt(n)
+
+
+def test_a_mask_at_the_ends_of_its_range_and_of_odd_size() -> None:
+    assert bool(Key.of(0).kept(0.0, 70_000).all())
+    assert 0 < int(Key.of(0).kept(1 - 1e-9, 700_000).sum()) < 40  # one in 2**16 is kept at the most
+    mask = Key.of(0).kept(0.5, 3, 3, 3)
+    assert mask.shape == (3, 3, 3)
+    assert torch.equal(mask.flatten()[:26], Key.of(0).kept(0.5, 26))
+
+
+def test_a_mask_and_normals_are_the_same_alone_and_in_lanes() -> None:
+    roots, rates = Key.of(torch.tensor([5, 6])), torch.tensor([0.25, 0.5])
+    masks = vmap(lambda state, rate: Key(state).kept(rate, 3, 5))(roots.state, rates)
+    normals = vmap(lambda state: Key(state).normal(3, 5))(roots.state)
+    for lane, seed in enumerate((5, 6)):
+        assert torch.equal(masks[lane], Key.of(seed).kept(rates[lane], 3, 5))
+        torch.testing.assert_close(normals[lane], Key.of(seed).normal(3, 5))
+
+
+def test_the_two_normals_of_a_pair_are_independent() -> None:
+    x = Key.of(3).normal(200_001)
+    first, second = x[:100_000], x[100_001:]  # the cosine and the sine of the same angles
+    assert abs(correlation(first, second)) < 5 / math.sqrt(100_000)
+    assert abs(correlation(first**2, second**2)) < 5 / math.sqrt(100_000)

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from runner.report.answers import answers
 from runner.report.collect import collect
+from runner.report.figures import gap_vs_test
 from runner.report.tables import (
     Margins,
     NoBaseline,
@@ -19,6 +20,7 @@ from runner.report.tables import (
     by_strength,
     groups,
     headline,
+    in_order,
     read_runs,
     strengths_of,
     without_tests,
@@ -187,7 +189,8 @@ def test_tuned_counts_and_caption(tmp_path: Path) -> None:
         "mean validation metric of 3 other seeds (15 tuning runs per method)."
     )
     assert "Holm over the 1 comparison of this table" in text
-    assert "The intervals cover seeds only; one fixed training set: the interval does not cover the choice" in text
+    assert "The intervals cover seeds only, not test examples (predictions are missing, which" in text
+    assert "; one fixed training set: the interval does not cover the choice of training data." in text
 
 
 def test_shared_seeds_are_said() -> None:
@@ -246,6 +249,17 @@ def test_edge_of_grid() -> None:
     assert strength_text("dropout.rate=0.3 l2.rate=1e-3") == "dropout.rate=0.3, l2.rate=0.001"
     assert strength_text("dropout.rate=0.3") == "0.3"
     assert strength_text("") == "–"
+
+
+def test_a_point_drawn_at_random_is_at_no_edge_and_on_no_path(tmp_path: Path) -> None:
+    runs = in_order(read_runs(collect(write_study(tmp_path, Plan(strengths=(0.1, 1.0))))))  # two: always at an edge
+    others = headline(runs)["method"] != "none"
+    assert headline(runs).loc[others, "edge_of_grid"].all()
+    drawn = runs.assign(protocol="search", strength=math.nan)
+    assert not headline(drawn)["edge_of_grid"].any()
+    assert not by_strength(drawn)["edge_of_grid"].any()
+    figures = [gap_vs_test(headline(frame), by_strength(frame)) for frame in (runs, drawn)]
+    assert [len(figure.figure.axes) if figure else 0 for figure in figures] == [2, 1]  # without the strength paths
 
 
 def test_rounding() -> None:

@@ -16,11 +16,12 @@ from runner.keys import Key
 from runner.methods.augment import Augment
 from runner.methods.base import Batch, Now, Params, Seen, Site
 from runner.methods.dropping import Dropout
-from runner.methods.normalization import BatchNorm, BatchNormLayer
+from runner.methods.normalization import BatchNorm
 from runner.methods.penalties import L1, L2, WeightDecay
 from runner.methods.placebo import Placebo, SeededPlacebo
 from runner.methods.stopping import EarlyStopping
 from runner.nets.dense import mlp
+from runner.nets.norms import BatchNormLayer
 
 NOW = Now(Key.of(0), 0, 10, 0.1)
 PARAMS: Params = {"w": torch.tensor([[3.0, -0.5], [0.01, -4.0]]), "b": torch.tensor([1.0, -2.0])}

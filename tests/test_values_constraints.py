@@ -16,19 +16,11 @@ from runner.keys import Key
 from runner.methods.base import Method, Now, Params
 from runner.methods.constraints import MaxNorm, NonNegative, Prune, UnitNorm
 from runner.methods.dropping import Dropout
-from runner.methods.normalization import (
-    BatchNorm,
-    GhostBatchNorm,
-    GhostBatchNormLayer,
-    GroupNorm,
-    GroupNormLayer,
-    LayerNorm,
-    RMSNorm,
-    RMSNormLayer,
-)
+from runner.methods.normalization import BatchNorm, GhostBatchNorm, GroupNorm, LayerNorm, RMSNorm
 from runner.methods.reparametrization import SpectralNorm, WeightNorm, WeightStandardization
 from runner.methods.stack import Stack
 from runner.nets.dense import linear, mlp
+from runner.nets.norms import GhostBatchNormLayer, GroupNormLayer, RMSNormLayer
 
 NOW = Now(Key.of(0), 0, 10, 0.1)
 

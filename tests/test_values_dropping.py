@@ -12,9 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from runner.engine.step import sites
+from runner.engine.weights import initial
 from runner.errors import Refusal
 from runner.keys import Key
 from runner.methods.base import Method, Now, Site
+from runner.methods.dropping import Dropout
+from runner.methods.mixing import ManifoldMixup
 from runner.methods.structured_dropping import (
     AlphaDropout,
     ChannelDropout,
@@ -22,13 +25,15 @@ from runner.methods.structured_dropping import (
     GaussianDropout,
     HiddenNoise,
     ShakeDrop,
+    ShakeShake,
+    SkipConnection,
     StochasticDepth,
     begin_rate,
 )
 from runner.nets.convolutional import convnet
 from runner.nets.dense import linear, mlp
-from runner.nets.residual import Residual, resnet_mlp
-from runner.nets.sites import visits
+from runner.nets.residual import Residual, TwoBranches, resnet_mlp
+from runner.nets.sites import KINDS, Mark, visits
 
 NOW = Now(Key.of(0), 0, 10, 0.1)
 
@@ -159,7 +164,7 @@ BRANCHES = 4
 
 def branches(method: Method, seed: int = 5, size: int = 40000) -> list[Tensor]:
     """The factor that each branch of a residual net gets, for every example: [B] each."""
-    kinds = visits(resnet_mlp((4,), 3, width=2, depth=BRANCHES), torch.zeros(1, 4))
+    kinds = visits(resnet_mlp((4,), 3, width=2, depth=BRANCHES, skip=1.0), torch.zeros(1, 4))
     ones = torch.ones(size, 1)
     out = [(met.kind, method.hidden(ones, met, NOW)[:, 0]) for met in sites(kinds, Key.of(seed))]
     assert all((h == 1).all() for kind, h in out if kind != "branch")
@@ -215,6 +220,47 @@ def test_shake_drop_has_another_factor_for_the_gradient(functorch: bool) -> None
     assert abs(torch.corrcoef(shaken)[0, 1].item()) < 0.05  # and the others draw twice
 
 
+def test_shake_shake_weighs_two_branches_at_random_and_takes_their_mean_without() -> None:
+    # at amount 0.5 the share is uniform on [0.25, 0.75]: mean 0.5, variance 0.25/12; five errors over 40,000 are 0.0036
+    h = torch.stack([torch.full((40000, 1), 3.0), torch.full((40000, 1), 1.0)], 1)  # f = 3, g = 1
+    mixed = ShakeShake(0.5).hidden(h, site("pair"), NOW).mean(1)[:, 0]  # 1 + 2 a
+    share = (mixed - 1) / 2
+    assert share.mean().item() == pytest.approx(0.5, abs=0.0036)
+    assert share.min().item() == pytest.approx(0.25, abs=1e-3)
+    assert share.max().item() == pytest.approx(0.75, abs=1e-3)
+    assert torch.equal(ShakeShake(0.0).hidden(h, site("pair"), NOW), h)
+
+
+def test_shake_shake_draws_again_for_the_gradient() -> None:
+    h = torch.ones(20000, 2, 1, requires_grad=True)
+    shaken = ShakeShake(1.0).hidden(h, site("pair"), NOW)
+    (slope,) = torch.autograd.grad(shaken.sum(), h)
+    torch.testing.assert_close(slope.sum(1), torch.full((20000, 1), 2.0))  # 2 a and 2 (1 - a)
+    assert slope.min() >= 0
+    assert abs(torch.corrcoef(torch.stack([slope[:, 0, 0], shaken.detach()[:, 0, 0]]))[0, 1].item()) < 0.05
+
+
+def test_shake_shake_gives_every_branch_a_twin_and_leaves_the_first_its_weights() -> None:
+    plain, net = (resnet_mlp((4,), 3, width=5, depth=2, skip=1.0) for _ in range(2))
+    net = ShakeShake(1.0).build(net)
+    assert visits(net, torch.zeros(1, 4)) == ("input", "hidden", "pair", "branch", "hidden", "pair", "branch", "hidden")
+    start, twins = (initial(n, [7]) for n in (plain, net))
+    assert all(torch.equal(w, twins[name]) for name, w in start.items())
+    assert len(twins) == len(start) + 8  # two blocks of two layers of a weight and a bias
+    assert not torch.equal(twins["6.branch.0.weight"], twins["6.branch.other.0.weight"])
+    block = TwoBranches(nn.Sequential(nn.Linear(2, 2), Mark("branch")))
+    x, (first, other) = torch.randn(3, 2), (m for m in block.modules() if isinstance(m, nn.Linear))
+    torch.testing.assert_close(block(x), (first(x) + other(x)) / 2)
+
+
+def test_a_skip_connection_leads_its_share_around_a_plain_branch() -> None:
+    net, x = resnet_mlp((4,), 3, width=4, depth=1, skip=0.0), torch.randn(6, 4)
+    first, up, down, last = (m for m in net.modules() if isinstance(m, nn.Linear))
+    h = first(x).relu()
+    torch.testing.assert_close(net(x), last(down(up(h).relu()).relu()))
+    torch.testing.assert_close(SkipConnection(0.25).build(net)(x), last((0.25 * h + down(up(h).relu())).relu()))
+
+
 def test_hidden_noise_is_of_its_scale() -> None:
     h = HiddenNoise(0.3).hidden(torch.full((400, 400), 2.0), site(), NOW)
     assert h.mean().item() == pytest.approx(2, abs=0.004)
@@ -224,10 +270,16 @@ def test_hidden_noise_is_of_its_scale() -> None:
 def elsewhere(kind: str) -> list[Method]:
     on_hidden = [GaussianDropout(0.5), AlphaDropout(0.5), ChannelDropout(0.5), DropBlock(0.5, 2), HiddenNoise(0.5)]
     on_branch: list[Method] = [StochasticDepth(0.5), ShakeDrop(0.5)]
-    return {"input": on_hidden + on_branch, "branch": on_hidden, "hidden": on_branch}[kind]
+    on_pair: list[Method] = [ShakeShake(0.5)]
+    return {
+        "input": on_hidden + on_branch + on_pair,
+        "branch": on_hidden + on_pair,
+        "hidden": on_branch + on_pair,
+        "pair": [Dropout(0.5, 0.5), ManifoldMixup(1.0), *on_hidden, *on_branch],
+    }[kind]
 
 
-@pytest.mark.parametrize(("kind", "method"), [(k, m) for k in ("input", "branch", "hidden") for m in elsewhere(k)])
+@pytest.mark.parametrize(("kind", "method"), [(k, m) for k in KINDS for m in elsewhere(k)])
 def test_what_is_not_theirs_is_left_alone(kind: str, method: Method) -> None:
     ones = torch.ones(8, 4, 4, 4)
     assert method.hidden(ones, site(kind), NOW) is ones
@@ -238,9 +290,15 @@ def small() -> nn.Module:
 
 
 REFUSED: list[tuple[Method, Callable[[], nn.Module], str]] = [
-    *[(m, lambda: linear((4,), 2), "hidden layers") for m in elsewhere("branch") if not isinstance(m, DropBlock)],
+    *[
+        (m, lambda: linear((4,), 2), "hidden layers")
+        for m in elsewhere("branch")
+        if not isinstance(m, DropBlock | ShakeShake)
+    ],
     (DropBlock(0.1, 3), small, "no convolutions"),
     (StochasticDepth(0.1), small, "residual branches"),
+    (ShakeShake(0.1), small, "residual blocks"),
+    (SkipConnection(0.1), small, "residual blocks"),
     (ShakeDrop(0.1), lambda: convnet((1, 8, 8), 2, 4, 4), "residual branches"),
 ]
 
@@ -252,13 +310,13 @@ def test_a_net_on_which_it_could_do_nothing_is_refused(method: Method, net: Call
 
 
 def test_a_net_that_suits_is_left_as_it_is() -> None:
-    net, images = resnet_mlp((4,), 2, width=3, depth=2), convnet((1, 8, 8), 2, 4, 4)
+    net, images = resnet_mlp((4,), 2, width=3, depth=2, skip=1.0), convnet((1, 8, 8), 2, 4, 4)
     assert StochasticDepth(0.1).build(net) is net
     assert DropBlock(0.1, 3).build(images) is images
 
 
 def test_a_residual_mlp_has_its_marks_in_order_and_slots_before_each_activation() -> None:
-    net = resnet_mlp((2, 3), 5, width=7, depth=2)
+    net = resnet_mlp((2, 3), 5, width=7, depth=2, skip=1.0)
     assert visits(net, torch.zeros(1, 2, 3)) == ("input", "hidden", "branch", "hidden", "branch", "hidden")
     # 6 * 7 + 7 in the first layer, 2 blocks of 2 * (7 * 7 + 7), 7 * 5 + 5 in the last: 49 + 224 + 40 = 313
     assert sum(w.numel() for w in net.parameters()) == 313
@@ -266,7 +324,7 @@ def test_a_residual_mlp_has_its_marks_in_order_and_slots_before_each_activation(
 
 
 def test_a_residual_mlp_adds_each_branch_to_what_went_around_it() -> None:
-    net, x = resnet_mlp((4,), 3, width=5, depth=2), torch.randn(6, 4)
+    net, x = resnet_mlp((4,), 3, width=5, depth=2, skip=1.0), torch.randn(6, 4)
     first, up, down, further_up, further_down, last = (m for m in net.modules() if isinstance(m, nn.Linear))
     h = first(x).relu()
     h = (h + down(up(h).relu())).relu()

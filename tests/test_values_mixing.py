@@ -204,7 +204,7 @@ def test_the_share_of_mixup_is_beta_distributed(alpha: float) -> None:
 
 
 def test_manifold_mixup_mixes_at_one_place_and_the_targets_with_it() -> None:
-    kinds = visits(resnet_mlp((6,), 3, width=2, depth=3), torch.zeros(1, 6))
+    kinds = visits(resnet_mlp((6,), 3, width=2, depth=3, skip=1.0), torch.zeros(1, 6))
     assert kinds == ("input", "hidden", "branch", "hidden", "branch", "hidden", "branch", "hidden")
     method, eye = ManifoldMixup(1.0), torch.eye(6)
     y = draws(lambda when: shown(method, eye, when=when).y, 2000)  # [N, 6, 6]

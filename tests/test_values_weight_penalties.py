@@ -16,11 +16,12 @@ from torch.nn.utils.parametrizations import weight_norm
 from runner.engine.weights import initial
 from runner.errors import Refusal
 from runner.methods.base import Params, penalized
-from runner.methods.normalization import BatchNorm, BatchNormLayer
+from runner.methods.normalization import BatchNorm
 from runner.methods.penalties import L1, L2
 from runner.methods.stack import Stack
 from runner.methods.weight_penalties import L0, L2SP, ElasticNet, GroupLasso, Orthogonal, PathNorm, SpectralPenalty
 from runner.nets.dense import linear, mlp
+from runner.nets.norms import BatchNormLayer
 from runner.nets.residual import resnet_mlp
 
 PARAMS: Params = {"w": torch.tensor([[3.0, -0.5], [0.01, -4.0]]), "b": torch.tensor([1.0, -2.0])}
@@ -195,7 +196,7 @@ def test_path_norm_refuses_what_is_built_in_after_it(later: BatchNorm | L0) -> N
 
 
 def test_path_norm_accepts_the_nets_of_this_project() -> None:
-    for net in (linear((2,), 2), mlp((2,), 2, width=3, depth=2), resnet_mlp((2,), 2, width=3, depth=1)):
+    for net in (linear((2,), 2), mlp((2,), 2, width=3, depth=2), resnet_mlp((2,), 2, width=3, depth=1, skip=1.0)):
         assert PathNorm(1.0, False).build(net) is net
 
 

@@ -7,7 +7,8 @@ test rows.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -16,9 +17,10 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils._pytree import tree_map
 
+from runner.engine.calibration import Marks, best_temperature, calibration_error, marks, null_draws, null_level
 from runner.engine.lanes import over_lanes
 from runner.methods.base import Params
-from runner.methods.normalization import BatchNormLayer
+from runner.nets.norms import BatchNormLayer
 
 EXAMPLES = 500  # examples in one forward pass: what fits a cache well (15 lanes of a small MLP, measured)
 NORM_EXAMPLES = 5000  # at most so many training examples measure the statistics of batch norm
@@ -81,27 +83,62 @@ def measure_norms(net: nn.Module, params: Params, pool: Pool, train: Tensor, map
     return buffers
 
 
-def measure(
-    net: nn.Module, params: Params, buffers: Params, pool: Pool, rows: Tensor, mapped: bool, members: int = 1
-) -> Measured:
-    """Loss and accuracy of each lane on its rows [L, n]; NaN where n is 0.
+class Chunk(NamedTuple):
+    """What the lanes say about some of their rows."""
+
+    loss: Tensor  # cross-entropy in nats, summed [L]
+    hits: Tensor  # correct predictions [L]
+    logp: Tensor  # log-probabilities [L, B, C]
+    y: Tensor  # labels [L, B]
+
+
+class Calibrated(NamedTuple):
+    """How far the probabilities of a pack can be taken at their word, on test rows."""
+
+    test_brier: Tensor  # mean over examples of the sum over classes of (probability - one-hot)^2 [L]
+    test_ece: Tensor  # expected calibration error, a fraction [L]
+    test_ece_null: Tensor  # what it stays below in 95 of 100 cases where the net is calibrated [L]
+    test_nll_t: Tensor  # cross-entropy in nats after temperature scaling [L]
+    temperature: Tensor  # the one with the least cross-entropy on validation rows [L]
+
+
+class Examined(NamedTuple):
+    """A stored checkpoint of a pack, in all its figures."""
+
+    measured: dict[str, Measured]  # by split
+    calibrated: Calibrated
+    hits: Tensor  # bool [L, n]: which test rows are predicted correctly
+    confidence: Tensor  # float64 [L, n]: the probability of the predicted class
+
+
+def chunks(
+    net: nn.Module, params: Params, buffers: Params, pool: Pool, rows: Tensor, mapped: bool, members: int
+) -> Iterator[Chunk]:
+    """The predictions of each lane on its rows [L, n], some rows at a time.
 
     With several members the weights are [L, M, ...], and a lane's prediction is the mean of its members' probabilities.
     """
 
-    def one(params: Params, buffers: Params, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    def one(params: Params, buffers: Params, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         each = [(params, buffers)]
         if members > 1:
             each = [tree_map(lambda leaf, m=m: leaf[m], (params, buffers)) for m in range(members)]
         logp = torch.stack([functional_call(net, own, (x,)).float().log_softmax(1) for own in each])
         together = logp.logsumexp(0) - math.log(members) if members > 1 else logp[0]
-        return F.nll_loss(together, y, reduction="sum"), (together.argmax(1) == y).sum()
+        return F.nll_loss(together, y, reduction="sum"), (together.argmax(1) == y).sum(), together
 
+    for some in rows.split(EXAMPLES, dim=1) if rows.shape[1] else ():
+        y = pool.y[some]
+        loss, hits, logp = over_lanes(one, mapped)(params, buffers, pool.inputs(some), y)
+        yield Chunk(loss, hits, logp, y)
+
+
+def measure(seen: Iterable[Chunk], rows: Tensor) -> Measured:
+    """Loss and accuracy of each lane, given its predictions on all of its rows [L, n]; NaN where n is 0."""
     losses = torch.zeros(len(rows), dtype=torch.float64, device=rows.device)
     hits = torch.zeros_like(losses)
-    for chunk in rows.split(EXAMPLES, dim=1) if rows.shape[1] else ():
-        loss, hit = over_lanes(one, mapped)(params, buffers, pool.inputs(chunk), pool.y[chunk])
-        losses, hits = losses + loss, hits + hit
+    for chunk in seen:
+        losses, hits = losses + chunk.loss, hits + chunk.hits
     return Measured(losses / rows.shape[1], hits / rows.shape[1])
 
 
@@ -112,15 +149,77 @@ def evaluate(
 
     The net is in evaluation mode while this runs, and in training mode after.
     """
+    with _evaluating(net):
+        buffers = _buffers(net, params, pool, rows["train"], mapped, members)
+        return {
+            split: measure(chunks(net, params, buffers, pool, part, mapped, members), part)
+            for split, part in rows.items()
+        }
+
+
+def examine(
+    net: nn.Module, params: Params, pool: Pool, rows: Mapping[str, Tensor], mapped: bool, members: int = 1
+) -> Examined:
+    """All that is recorded of weights that are stored, on their rows "train", "val" and "test".
+
+    The temperature is fitted to validation rows (NaN where there are none), and test rows are only read.
+    """
+    with _evaluating(net):
+        buffers = _buffers(net, params, pool, rows["train"], mapped, members)
+        seen = {split: chunks(net, params, buffers, pool, part, mapped, members) for split, part in rows.items()}
+        known = list(seen["val"])
+        temperature = _temperatures(known, rows["val"])
+        marked: list[list[Marks]] = []  # by chunk and lane: what is left of it, so that no test set of logits is kept
+
+        def noted() -> Iterator[Chunk]:
+            for chunk in seen["test"]:
+                marked.append([marks(*one) for one in zip(chunk.logp, chunk.y, temperature, strict=True)])
+                yield chunk
+
+        measured = {
+            "train": measure(seen["train"], rows["train"]),
+            "val": measure(known, rows["val"]),
+            "test": measure(noted(), rows["test"]),
+        }
+        each = [Marks(*map(torch.cat, zip(*parts, strict=True))) for parts in zip(*marked, strict=True)]
+        draws = null_draws(rows["test"].shape[1], rows["test"].device)
+        calibrated = Calibrated(
+            test_brier=torch.stack([lane.brier.mean() for lane in each]),
+            test_ece=torch.stack([calibration_error(lane.hits, lane.confidence) for lane in each]),
+            test_ece_null=torch.stack([null_level(lane.confidence, draws) for lane in each]),
+            test_nll_t=torch.stack([lane.scaled.mean() for lane in each]),
+            temperature=temperature,
+        )
+        hits, confidence = (torch.stack([getattr(lane, name) for lane in each]) for name in ("hits", "confidence"))
+        return Examined(measured, calibrated, hits, confidence)
+
+
+def _temperatures(known: Sequence[Chunk], rows: Tensor) -> Tensor:
+    """The best temperature of each lane, given its predictions on validation rows [L, n]: float64 [L].
+
+    Lane by lane, so that the search of one ends when its own root is found: a run's is the same in any pack.
+    """
+    if not known:
+        return torch.full((len(rows),), torch.nan, dtype=torch.float64, device=rows.device)
+    logp, y = (torch.cat(parts, 1) for parts in ([c.logp for c in known], [c.y for c in known]))
+    return torch.stack([best_temperature(*one) for one in zip(logp, y, strict=True)])
+
+
+@contextmanager
+def _evaluating(net: nn.Module) -> Iterator[None]:
+    """The net in evaluation mode, without gradients, and in training mode after."""
     net.eval()
     try:
         with torch.no_grad():
-            if members == 1:
-                buffers = measure_norms(net, params, pool, rows["train"], mapped)
-            else:
-                each = [{n: w[:, m] for n, w in params.items()} for m in range(members)]
-                measured = [measure_norms(net, own, pool, rows["train"], mapped) for own in each]
-                buffers = {n: torch.stack([own[n] for own in measured], 1) for n in measured[0]}
-            return {split: measure(net, params, buffers, pool, part, mapped, members) for split, part in rows.items()}
+            yield
     finally:
         net.train()
+
+
+def _buffers(net: nn.Module, params: Params, pool: Pool, train: Tensor, mapped: bool, members: int) -> Params:
+    """The net's buffers [L, ...] for these weights, [L, M, ...] if there are several members."""
+    if members == 1:
+        return measure_norms(net, params, pool, train, mapped)
+    each = [{n: w[:, m] for n, w in params.items()} for m in range(members)]
+    measured = [measure_norms(net, own, pool, train, mapped) for own in each]
+    return {n: torch.stack([own[n] for own in measured], 1) for n in measured[0]}

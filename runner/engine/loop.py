@@ -10,18 +10,19 @@ from __future__ import annotations
 
 import hashlib
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import islice, takewhile
+from itertools import takewhile
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from runner.engine.evaluate import Measured, Pool, evaluate
+from runner.engine.evaluate import Measured, Pool, evaluate, examine
 from runner.engine.lanes import LaneStep, lane_step, over_copies, over_lanes
 from runner.engine.machine import prepare
 from runner.engine.step import State
@@ -29,7 +30,7 @@ from runner.engine.weights import built_net, initial, size, summary
 from runner.experiment import Experiment
 from runner.grid import Run
 from runner.keys import Key
-from runner.methods.base import Batch, Now, Params, ranges
+from runner.methods.base import Batch, Now, Params
 from runner.methods.stack import Stack
 from runner.nets.sites import visits
 
@@ -52,6 +53,8 @@ class Outcome:
     steps: int
     curve: Sequence[Point]
     figures: Mapping[str, float]  # last_* and best_* of train, val and test, and what the weights are like
+    hits: Tensor  # bool [n_test], on the CPU: which test rows the last checkpoint predicts correctly
+    confidence: Tensor  # float16 [n_test], on the CPU: the probability of the class that it predicts
     counts: Mapping[str, int]  # n_train, n_val, n_test, n_params
     split_hash: str  # the same for two runs if and only if their three sets are the same
     train_s: float  # this run's share of its pack's training time; evaluation is not in it
@@ -150,11 +153,9 @@ def train(experiment: Experiment, runs: Sequence[Run], watch: Watch = lambda pro
     """
     done, width = 0, experiment.lanes or len(runs)
     while done < len(runs):
-        shared = shaping(experiment.stack, runs[done].point)
-        pack = list(islice(_alike(experiment.stack, runs[done:]), width))
-        shaped = replace(experiment, stack=experiment.stack.at(shared))
+        pack = alike(experiment.stack, runs[done:])[:width]
         try:
-            outcomes = _train_pack(shaped, pack, partial(_watch_on, watch, done))
+            outcomes = _train_pack(experiment.shaped(pack[0].point), pack, partial(_watch_on, watch, done))
         except torch.OutOfMemoryError:
             if len(pack) == 1:
                 raise
@@ -165,19 +166,9 @@ def train(experiment: Experiment, runs: Sequence[Run], watch: Watch = lambda pro
         done += len(pack)
 
 
-def shaping(stack: Stack, point: Mapping[str, float]) -> dict[str, float]:
-    """Those of a point's strengths that shape the net, so that the runs of one pack share them."""
-    return {
-        f"{name}.{field}": point[f"{name}.{field}"]
-        for name, method in stack.methods.items()
-        for field, allowed in ranges(method).items()
-        if allowed.built and f"{name}.{field}" in point
-    }
-
-
-def _alike(stack: Stack, runs: Sequence[Run]) -> Iterator[Run]:
-    """The runs from the first on, as long as their strengths shape the same net."""
-    return takewhile(lambda run: shaping(stack, run.point) == shaping(stack, runs[0].point), runs)
+def alike(stack: Stack, runs: Sequence[Run]) -> list[Run]:
+    """The runs from the first on, as long as they share what shapes the net."""
+    return list(takewhile(lambda run: stack.shaping(run.point) == stack.shaping(runs[0].point), runs))
 
 
 def _watch_on(watch: Watch, done: int, seen: Progress) -> None:
@@ -186,10 +177,32 @@ def _watch_on(watch: Watch, done: int, seen: Progress) -> None:
 
 def rehearse(experiment: Experiment, run: Run) -> None:
     """Take the first step of a run on a small batch and forget it: what would be refused in training is refused now."""
-    stack = experiment.stack.at(shaping(experiment.stack, run.point))
-    budget = replace(experiment.budget, batch_size=min(experiment.budget.batch_size, 16))
-    small = replace(experiment, stack=stack, budget=budget, lanes=1, device=torch.device("cpu"))
-    few_steps(*begin(small, [run]), 1)
+    few_steps(*begin(_small(experiment, run, 16, 1), [run]), 1)
+
+
+def unmappable(experiment: Experiment, run: Run) -> str | None:
+    """Why runs cannot be trained in one pass, in a line; None if they can.
+
+    Found by trying: the first step of two lanes, and an evaluation, on a few examples. An operation that torch can only
+    map by a loop of its own counts as one that it cannot map.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message="There is a performance drop")
+            pack, lanes = begin(_small(experiment, run, 4, 2), [run, run])
+            lanes = few_steps(pack, lanes, 1)
+            few = {"train": lanes.rows["train"][:, :4]}
+            evaluate(pack.net, pack.kept(lanes, 1), pack.pool(lanes), few, pack.mapped, pack.members)
+    except Exception as error:  # whatever a foreign net raises; that the run works alone is known
+        said = " ".join(f"{type(error).__name__}: {error}".split())
+        return said if len(said) <= 200 else f"{said[:199]}…"
+    return None
+
+
+def _small(experiment: Experiment, run: Run, examples: int, lanes: int) -> Experiment:
+    """The experiment on the CPU with a small batch, at the strengths of a run that shape the net."""
+    budget = replace(experiment.budget, batch_size=min(experiment.budget.batch_size, examples))
+    return replace(experiment.shaped(run.point), budget=budget, lanes=lanes, device=torch.device("cpu"))
 
 
 def _train_pack(experiment: Experiment, runs: Sequence[Run], watch: Watch) -> list[Outcome]:
@@ -251,7 +264,7 @@ def begin(experiment: Experiment, runs: Sequence[Run]) -> tuple[Pack, Lanes]:
     step = lane_step(net, kinds, experiment.stack, experiment.optimizer, mapped)
 
     axes = {p: torch.tensor([run.point[p] for run in runs], dtype=torch.float64, device=device) for p in runs[0].point}
-    fixed = shaping(experiment.stack, runs[0].point)
+    fixed = experiment.stack.shaping(runs[0].point)
     strengths = {p: v.to(dtype) for p, v in axes.items() if p not in fixed and not p.startswith("optimizer.")}
     hyper = {
         name: torch.full((len(runs),), float(value), dtype=torch.float64, device=device)
@@ -355,17 +368,23 @@ def _finish(
     newest = {n: w[:, 0] if experiment.stack.copies > 1 else w for n, w in lanes.state.params.items()}
     single = last if pack.members == 1 else newest  # of several, the newest of the first copy are described
     columns: dict[str, Tensor] = summary(single, {name: w.to(experiment.device) for name, w in start.items()})
-    for checkpoint, weights, at in (("last", last, last_epoch), ("best", lanes.best, best_epoch)):
-        seen = evaluate(pack.net, weights, pool, lanes.rows, pack.mapped, pack.members)
+    stored = {
+        checkpoint: examine(pack.net, weights, pool, lanes.rows, pack.mapped, pack.members)
+        for checkpoint, weights in (("last", last), ("best", lanes.best))
+    }
+    for checkpoint, at in (("last", last_epoch), ("best", best_epoch)):
+        seen = stored[checkpoint].measured
         columns[f"{checkpoint}_epoch"] = at
         for split, measured in seen.items():
             columns |= {f"{checkpoint}_{split}_{name}": value for name, value in measured._asdict().items()}
         columns[f"{checkpoint}_gap_loss"] = seen["test"].loss - seen["train"].loss
         columns[f"{checkpoint}_gap_acc"] = seen["train"].acc - seen["test"].acc
+        columns |= {f"{checkpoint}_{name}": value for name, value in stored[checkpoint].calibrated._asdict().items()}
     counts = {f"n_{split}": part.shape[1] for split, part in lanes.rows.items()} | {
         "n_params": size(lanes.state.params)
     }
     table = {name: column.tolist() for name, column in columns.items()}
+    hits, confidence = stored["last"].hits.cpu(), stored["last"].confidence.half().cpu()
     for row, run in enumerate(lanes.run.tolist()):
         figures = {name: column[row] for name, column in table.items()}
         if not counts["n_val"]:  # without validation there is no best
@@ -377,6 +396,8 @@ def _finish(
             steps=epoch * pack.steps_per_epoch,
             curve=curves[run],
             figures=figures,
+            hits=hits[row],
+            confidence=confidence[row],
             counts=counts,
             split_hash=_hash(part[row] for part in lanes.rows.values()),
             train_s=seconds[run],

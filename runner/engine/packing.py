@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from runner.engine.loop import begin, few_steps
+from runner.engine.loop import alike, begin, few_steps
 from runner.engine.weights import built_net
 from runner.experiment import Experiment
 from runner.grid import Run
@@ -33,6 +33,8 @@ SMALL = 10_000_000  # multiply-adds of a forward pass on a batch
 
 def width(experiment: Experiment, runs: Sequence[Run]) -> int:
     """The most runs to train in one pass, given all of a stage; no number of a run depends on it beyond rounding."""
+    first = alike(experiment.stack, runs)
+    experiment = experiment.shaped(first[0].point)
     net = built_net(experiment)
     weights = sum(w.numel() for w in net.parameters())
     examples = experiment.budget.batch_size * experiment.data.x[0].numel()
@@ -42,7 +44,7 @@ def width(experiment: Experiment, runs: Sequence[Run]) -> int:
     convolves = any(isinstance(m, nn.Conv1d | nn.Conv2d | nn.Conv3d) for m in net.modules())
     if most == 1 or not convolves or experiment.device.type != "cpu":
         return most
-    return min(most, _measured(experiment, runs, net))
+    return min(most, _measured(experiment, first, net))
 
 
 def threads(experiment: Experiment) -> int:

@@ -11,15 +11,18 @@ Nothing here acts at evaluation except `build`, which changes the net itself, an
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from runner.errors import Refusal
 from runner.keys import Key
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 Params: TypeAlias = dict[str, Tensor]
 Strength: TypeAlias = float  # a float from YAML; a 0-d tensor inside a step
@@ -51,7 +54,7 @@ class Now:
 class Site:
     """A marked place in the net. `key` is new at every visit in every forward pass."""
 
-    kind: str  # "input", "hidden" or "branch" (the end of a residual branch)
+    kind: str  # one of runner.nets.sites.KINDS
     index: int  # among all the sites of a forward pass, in order
     of: int  # how many sites a forward pass has
     depth: float  # among the sites of this kind: in (0, 1], the last is 1
@@ -130,6 +133,8 @@ class Method:
     restores: ClassVar[bool] = False  # whether a run ends with the weights of its best validation loss
     finishes: ClassVar[bool] = False  # whether `average` shapes what others average, so that it comes after theirs
     passes: ClassVar[float] = 1.0  # gradient passes of a step, in those of the baseline: what the method costs
+    sole: ClassVar[str] = ""  # what at most one method of a stack may do, in words that follow "which each"
+    refuses: ClassVar[Mapping[str, str]] = {}  # the classes of methods that it cannot stand beside, and why
 
     @property
     def members(self) -> int:
@@ -189,9 +194,9 @@ class Method:
         return torch.zeros((), dtype=torch.bool, device=curve.device)
 
 
-def ranges(method: Any) -> dict[str, Range]:
+def ranges(of: DataclassInstance | type[DataclassInstance]) -> dict[str, Range]:
     """The strengths of a method, or the numbers of an optimizer, in order, with their ranges."""
-    return {f.name: f.metadata["range"] for f in fields(method) if "range" in f.metadata}
+    return {f.name: f.metadata["range"] for f in fields(of) if "range" in f.metadata}
 
 
 def penalized(params: Params, biases: bool) -> Params:

@@ -23,8 +23,8 @@ class Dropout(Method):
 
     def hidden(self, h: Tensor, site: Site, now: Now) -> Tensor:
         """h [B, ...] with a share of its entries zeroed and the rest over (1 - rate)."""
-        if site.kind == "branch":
+        if site.kind not in ("input", "hidden"):
             return h
         rate = self.input_rate if site.kind == "input" else self.rate
-        keep = site.key.uniform(*h.shape) >= rate
+        keep = site.key.kept(rate, *h.shape)
         return h * (keep / (1 - rate))

@@ -21,6 +21,7 @@ class SAM(Method):
     """
 
     family: ClassVar[str] = "gradient"
+    sole: ClassVar[str] = "choose the weights at which the gradient is taken"
     passes: ClassVar[float] = 2.0
     radius: Strength = strength(0, off=0)
 
@@ -41,6 +42,7 @@ class ASAM(Method):
     """
 
     family: ClassVar[str] = "gradient"
+    sole: ClassVar[str] = "choose the weights at which the gradient is taken"
     passes: ClassVar[float] = 2.0
     radius: Strength = strength(0, off=0)
     eta: Strength = strength(0)

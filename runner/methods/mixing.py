@@ -125,9 +125,9 @@ class ManifoldMixup(Method):
 
     def hidden(self, h: Tensor, site: Site, now: Now) -> Tensor:
         """h [B, ...], mixed if this is the step's place."""
-        if site.kind == "branch":
+        if site.kind not in ("input", "hidden"):
             return h
-        places = [index for index, kind in enumerate(site.kinds) if kind != "branch"]
+        places = [index for index, kind in enumerate(site.kinds) if kind in ("input", "hidden")]
         here = (now.key.fold("place").uniform() * len(places)).long() == places.index(site.index)
         return _mixed(h, torch.where(here, self._share(now), 1.0), _pairs(now.key, len(h)))
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from runner.errors import Refusal
 from runner.methods.base import Method, Strength, strength
+from runner.nets.norms import BatchNormLayer, GhostBatchNormLayer, GroupNormLayer, NormLayer, RMSNormLayer
 from runner.nets.sites import Slot, fill_slots
 
 
@@ -26,6 +26,7 @@ class BatchNorm(Method):
     """
 
     family: ClassVar[str] = "normalization"
+    sole: ClassVar[str] = "fill the model's slots with a norm"
     epsilon: Strength = strength(0, open_low=True, built=True)
 
     def build(self, net: nn.Module) -> nn.Module:
@@ -43,6 +44,7 @@ class GhostBatchNorm(Method):
     """
 
     family: ClassVar[str] = "normalization"
+    sole: ClassVar[str] = "fill the model's slots with a norm"
     size: Strength = strength(2, whole=True, built=True)
     epsilon: Strength = strength(0, open_low=True, built=True)
 
@@ -61,6 +63,7 @@ class LayerNorm(Method):
     """
 
     family: ClassVar[str] = "normalization"
+    sole: ClassVar[str] = "fill the model's slots with a norm"
     epsilon: Strength = strength(0, open_low=True, built=True)
 
     def build(self, net: nn.Module) -> nn.Module:
@@ -76,6 +79,7 @@ class GroupNorm(Method):
     """
 
     family: ClassVar[str] = "normalization"
+    sole: ClassVar[str] = "fill the model's slots with a norm"
     groups: Strength = strength(1, whole=True, built=True)
     epsilon: Strength = strength(0, open_low=True, built=True)
 
@@ -99,6 +103,7 @@ class RMSNorm(Method):
     """
 
     family: ClassVar[str] = "normalization"
+    sole: ClassVar[str] = "fill the model's slots with a norm"
     epsilon: Strength = strength(0, open_low=True, built=True)
 
     def build(self, net: nn.Module) -> nn.Module:
@@ -110,7 +115,10 @@ def normalized(net: nn.Module, name: str, make: Callable[[int], NormLayer]) -> n
     """The net with `make(width)` in every slot; refuses one that has none, or whose slots are taken."""
     there = next((type(m).__name__ for m in net.modules() if isinstance(m, NormLayer)), None)
     if there:
-        raise Refusal(f"method.{name} finds a {there} in the model's slots; a stack may have one norm (method=[...])")
+        raise Refusal(
+            f"method.{name} finds a {there} in the model's slots; a net may have one norm "
+            "(method=[...], or model.norm=none where the model brings its own)"
+        )
     if not fill_slots(net, make):
         raise Refusal(f"method.{name} needs a model with hidden layers to normalize; this model has no slots")
     return net
@@ -118,88 +126,3 @@ def normalized(net: nn.Module, name: str, make: Callable[[int], NormLayer]) -> n
 
 def _listed(widths: Iterable[int]) -> str:
     return ", ".join(map(str, sorted(widths)))
-
-
-class NormLayer(nn.Module):
-    """What stands in a filled slot."""
-
-
-class BatchNormLayer(NormLayer):
-    """Batch statistics in training; in evaluation those that `runner.engine.evaluate` measured."""
-
-    measuring = False
-    mean: Tensor
-    var: Tensor
-
-    def __init__(self, width: int, epsilon: float) -> None:
-        """Normalize `width` channels."""
-        super().__init__()
-        self.scale, self.shift = nn.Parameter(torch.ones(width)), nn.Parameter(torch.zeros(width))
-        self.epsilon = epsilon
-        self.register_buffer("mean", torch.zeros(width))
-        self.register_buffer("var", torch.ones(width))
-
-    def forward(self, h: Tensor) -> Tensor:
-        """h [B, width, ...], each channel at mean 0 and variance 1 over the batch, then scaled and shifted."""
-        shape = [1, -1] + [1] * (h.ndim - 2)
-        mean, var = self.mean, self.var
-        if self.training or self.measuring:
-            across = [d for d in range(h.ndim) if d != 1]
-            mean = h.mean(across)
-            var = ((h - mean.view(shape)) ** 2).mean(across)
-        if self.measuring:
-            self.mean, self.var = mean, var
-        factor = self.scale * (var + self.epsilon).rsqrt()
-        return (h - mean.view(shape)) * factor.view(shape) + self.shift.view(shape)
-
-
-class GhostBatchNormLayer(BatchNormLayer):
-    """Batch norm whose statistics, in training, are those of parts of the batch."""
-
-    def __init__(self, width: int, size: int, epsilon: float) -> None:
-        """Normalize `width` channels over parts of at least `size` examples."""
-        super().__init__(width, epsilon)
-        self.size = size
-
-    def forward(self, h: Tensor) -> Tensor:
-        """h [B, width, ...], normalized part by part in training."""
-        parts = h.tensor_split(max(1, len(h) // self.size)) if self.training else [h]
-        return torch.cat([super(GhostBatchNormLayer, self).forward(part) for part in parts])
-
-
-class GroupNormLayer(NormLayer):
-    """Every example's groups of channels at mean 0 and variance 1, then a scale and a shift for each channel."""
-
-    def __init__(self, width: int, groups: int, epsilon: float) -> None:
-        """Normalize `width` channels in `groups` groups."""
-        super().__init__()
-        self.scale, self.shift = nn.Parameter(torch.ones(width)), nn.Parameter(torch.zeros(width))
-        self.groups, self.epsilon = groups, epsilon
-
-    def forward(self, h: Tensor) -> Tensor:
-        """h [B, width, ...], normalized."""
-        shape = [1, -1] + [1] * (h.ndim - 2)
-        grouped = h.reshape(len(h), self.groups, -1)
-        if grouped.shape[2] == 1:
-            raise Refusal(
-                f"groups of one number, in a layer of {h.shape[1]} units, would all be normalized to 0; "
-                "a norm needs fewer groups or a wider layer (method.group_norm.groups=... or model.width=...)"
-            )
-        grouped = grouped - grouped.mean(2, keepdim=True)
-        grouped = grouped * ((grouped**2).mean(2, keepdim=True) + self.epsilon).rsqrt()
-        return grouped.view_as(h) * self.scale.view(shape) + self.shift.view(shape)
-
-
-class RMSNormLayer(NormLayer):
-    """Every example at root mean square 1, then a scale for each channel."""
-
-    def __init__(self, width: int, epsilon: float) -> None:
-        """Normalize `width` channels."""
-        super().__init__()
-        self.scale, self.epsilon = nn.Parameter(torch.ones(width)), epsilon
-
-    def forward(self, h: Tensor) -> Tensor:
-        """h [B, width, ...], normalized."""
-        shape = [1, -1] + [1] * (h.ndim - 2)
-        square = (h**2).mean(list(range(1, h.ndim)), keepdim=True)
-        return h * (square + self.epsilon).rsqrt() * self.scale.view(shape)

@@ -130,6 +130,10 @@ class AugMixJSD(AugMix):
     """
 
     passes: ClassVar[float] = 3.0
+    refuses: ClassVar[Mapping[str, str]] = dict.fromkeys(
+        ("Mixup", "CutMix", "ManifoldMixup"),
+        "its loss compares views of one example, and mixing pairs every example with another",
+    )
     rate: Strength = strength(0, off=0)
 
     def batch(self, batch: Batch, now: Now) -> Batch:

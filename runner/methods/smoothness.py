@@ -182,7 +182,7 @@ class RDrop(Method):
         """h [B, ...] with a share of its entries zeroed and the rest over (1 - dropout)."""
         if site.kind != "hidden":
             return h
-        return h * ((site.key.uniform(*h.shape) >= self.dropout) / (1 - self.dropout))
+        return h * (site.key.kept(self.dropout, *h.shape) / (1 - self.dropout))
 
     def penalty(self, seen: Seen, now: Now) -> Tensor | float:
         """Half of what the second pass's cross-entropy has over the first's, + rate/2 * both divergences: []."""

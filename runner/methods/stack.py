@@ -6,12 +6,13 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import combinations
 
 from torch import Tensor, nn
 from torch.func import vmap
 
 from runner.errors import Refusal
-from runner.methods.base import Batch, Method, Now, Params, Seen, Site
+from runner.methods.base import Batch, Method, Now, Params, Seen, Site, ranges
 
 
 @dataclass(frozen=True)
@@ -24,12 +25,18 @@ class Stack(Method):
     methods: Mapping[str, Method] = field(default_factory=dict)
 
     def at(self, strengths: Mapping[str, Tensor | float]) -> Stack:
-        """The same stack at other strengths, given as {"mixup.alpha": value}."""
-        methods = dict(self.methods)
+        """The same stack at other strengths, {"mixup.alpha": 0.2}, and without methods that are off, {"l2": 0}."""
+        methods = {name: method for name, method in self.methods.items() if strengths.get(name, 1)}
         for path, value in strengths.items():
-            name, strength = path.split(".")
-            methods[name] = replace(methods[name], **{strength: value})
+            name, _, strength = path.partition(".")
+            if strength:
+                methods[name] = replace(methods[name], **{strength: value})
         return Stack(methods)
+
+    def shaping(self, point: Mapping[str, float]) -> dict[str, float]:
+        """What of a point shapes the net or the stack itself, so that the runs of one pack share it."""
+        built = {f"{n}.{f}" for n, m in self.methods.items() for f, allowed in ranges(m).items() if allowed.built}
+        return {path: value for path, value in point.items() if "." not in path or path in built}
 
     @property
     def ends_at_best(self) -> bool:
@@ -51,13 +58,16 @@ class Stack(Method):
         return any(getattr(type(m), hook) is not getattr(Method, hook) for m in self.methods.values())
 
     def build(self, net: nn.Module) -> nn.Module:
-        """The net as every method in turn changes it; refuses two methods that choose the weights to evaluate."""
-        choosers = [n for n, m in self.methods.items() if type(m).average is not Method.average and not m.finishes]
-        if len(choosers) > 1:
-            raise Refusal(
-                f"method has {' and '.join(choosers)}, which each choose the weights to evaluate; a stack may have one "
-                "such method (method=[...])"
-            )
+        """The net as every method in turn changes it; refuses two methods that make no sense together."""
+        for (one, a), (other, b) in combinations(self.methods.items(), 2):
+            if _sole(a) and _sole(a) == _sole(b):
+                raise Refusal(
+                    f"method has {one} and {other}, which each {_sole(a)}; a stack may have one such method "
+                    "(method=[...])"
+                )
+            why = a.refuses.get(type(b).__name__) or b.refuses.get(type(a).__name__)
+            if why:
+                raise Refusal(f"method has {one} and {other}; {why} (method=[...])")
         for method in self.methods.values():
             net = method.build(net)
         return net
@@ -131,6 +141,12 @@ class Stack(Method):
             lead = f"{name}/"
             own = {entry.removeprefix(lead): value for entry, value in now.memory.items() if entry.startswith(lead)}
             yield method, replace(now, key=now.key.fold(name), memory=own)
+
+
+def _sole(method: Method) -> str:
+    """What the method must be the only one of a stack to do."""
+    chooses = type(method).average is not Method.average and not method.finishes
+    return method.sole or "choose the weights to evaluate" * chooses
 
 
 def _labelled(memories: Mapping[str, Params]) -> Params:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from runner.errors import Refusal
 from runner.methods.base import Method, Now, Site, Strength, strength
+from runner.nets.residual import Residual, TwoBranches
 from runner.nets.sites import Mark
 
 SELU_FLOOR = -1.7580993408473766  # what SELU tends to for very negative inputs: -scale * alpha (Klambauer 2017)
@@ -69,7 +70,7 @@ class AlphaDropout(Method):
             return h
         q = 1 - torch.as_tensor(self.rate)
         a = (q + SELU_FLOOR**2 * q * self.rate).rsqrt()
-        kept = torch.where(site.key.uniform(*h.shape) >= self.rate, h, SELU_FLOOR)
+        kept = torch.where(site.key.kept(self.rate, *h.shape), h, SELU_FLOOR)
         return a * kept - a * self.rate * SELU_FLOOR
 
 
@@ -91,7 +92,7 @@ class ChannelDropout(Method):
         """h [B, C, ...] with a share of its channels zeroed and the rest over (1 - rate)."""
         if site.kind != "hidden":
             return h
-        keep = site.key.uniform(*h.shape[:2], *[1] * (h.ndim - 2)) >= self.rate
+        keep = site.key.kept(self.rate, *h.shape[:2], *[1] * (h.ndim - 2))
         return h * (keep / (1 - self.rate))
 
 
@@ -183,7 +184,7 @@ class StochasticDepth(Method):
         if site.kind != "branch":
             return h
         rate = self.rate * site.depth
-        keep = site.key.uniform(h.shape[0], *[1] * (h.ndim - 1)) >= rate
+        keep = site.key.kept(rate, h.shape[0], *[1] * (h.ndim - 1))
         return h * (keep / (1 - rate))
 
 
@@ -213,6 +214,60 @@ class ShakeDrop(Method):
         forward = torch.where(calm, 1.0, 2 * value - 1) / (1 - rate)
         backward = torch.where(calm, 1.0, slope) / (1 - rate)
         return backward * h + ((forward - backward) * h).detach()
+
+
+@dataclass(frozen=True)
+class ShakeShake(Method):
+    """Give every residual branch a twin, and weigh the two at random, forward and backward apart  (Gastaldi 2017).
+
+    branch(h) <- a f(h) + (1 - a) g(h), with a uniform on 1/2 -+ `amount`/2, drawn for every example and again for the
+    gradient; evaluation uses the mean of the two. The paper has an amount of 1. The twin doubles the weights of the
+    branches: at an amount of 0 what is left is that wider net, not the baseline.
+    """
+
+    family: ClassVar[str] = "dropping"
+    amount: Strength = strength(0, 1)
+
+    def build(self, net: nn.Module) -> nn.Module:
+        """The net with two branches in each residual block; refuses one without residual blocks."""
+        for block in residual(net, "shake_shake"):
+            assert isinstance(block.branch, nn.Sequential)  # as `residual` looked for
+            block.branch = TwoBranches(block.branch)
+        return net
+
+    def hidden(self, h: Tensor, site: Site, now: Now) -> Tensor:
+        """The two branches h [B, 2, ...] times 2 a and 2 (1 - a), whose mean is then taken."""
+        if site.kind != "pair":
+            return h
+        draws = [key.uniform(h.shape[0], 1, *[1] * (h.ndim - 2)) for key in site.key.split(2)]
+        shares = [0.5 + self.amount * (draw - 0.5) for draw in draws]
+        forward, backward = (2 * torch.cat([a, 1 - a], 1) for a in shares)
+        return backward * h + ((forward - backward) * h).detach()
+
+
+@dataclass(frozen=True)
+class SkipConnection(Method):
+    """Lead a share `scale` of what enters a residual block around its branch  (He et al. 2016).
+
+    h <- scale h + branch(h). On a model whose blocks are plain (model.skip=0) it makes them residual; 1 is the paper's.
+    """
+
+    family: ClassVar[str] = "capacity"
+    scale: Strength = strength(0, 1, built=True)
+
+    def build(self, net: nn.Module) -> nn.Module:
+        """The net with its blocks made residual; refuses one without such blocks."""
+        for block in residual(net, "skip_connection"):
+            block.skip = float(self.scale)
+        return net
+
+
+def residual(net: nn.Module, method: str) -> list[Residual]:
+    """The residual blocks of the net; refuses one that has none of a sequence of layers."""
+    blocks = [m for m in net.modules() if isinstance(m, Residual) and isinstance(m.branch, nn.Sequential)]
+    if not blocks:
+        raise Refusal(f"method.{method} needs a model with residual blocks; this model has none (model=resnet_mlp)")
+    return blocks
 
 
 @dataclass(frozen=True)

@@ -40,5 +40,5 @@ class DropConnect(Method):
     def weights(self, params: Params, now: Now) -> Params:
         """w with a share of its entries zeroed and the rest over (1 - rate)."""
         kernels = penalized(params, biases=False)
-        keep = {n: now.key.fold(n).uniform(*w.shape) >= self.rate for n, w in kernels.items()}
+        keep = {n: now.key.fold(n).kept(self.rate, *w.shape) for n, w in kernels.items()}
         return params | {n: w * (keep[n] / (1 - self.rate)) for n, w in kernels.items()}

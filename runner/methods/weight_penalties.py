@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -166,11 +166,18 @@ class PathNorm(Method):
     gives to an input of ones. Without hidden layers this is `l2`. With `biases`, paths may also begin at a bias. A
     pool acts on these sums as it does on values: a maximum follows the heaviest places, and an average of k places
     counts a path 1/k times, not 1/k^2 (an upper bound). It needs a ReLU net of linear and convolutional layers and
-    pools, and refuses norms. Methods that drop hidden values leave its mean as it is; those that change the weights of
-    the forward pass would act on the squares, so do not list one beside it.
+    pools, and refuses norms and methods that change the weights of the forward pass, which would act on the squares.
+    Methods that drop hidden values leave its mean as it is.
     """
 
     family: ClassVar[str] = "penalty"
+    refuses: ClassVar[Mapping[str, str]] = dict.fromkeys(
+        (
+            "BatchNorm", "GhostBatchNorm", "LayerNorm", "GroupNorm", "RMSNorm", "WeightNorm", "SpectralNorm",
+            "WeightStandardization", "WeightNoise", "DropConnect", "L0",
+        ),
+        "the paths run through linear and convolutional layers whose weights are as they are",
+    )  # fmt: skip
     rate: Strength = strength(0, off=0)
     biases: bool = given()
 

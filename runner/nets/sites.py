@@ -4,18 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 Tap = Callable[[Tensor, str], Tensor]
-KINDS = ("input", "hidden", "branch")
+KINDS = ("input", "hidden", "branch", "pair")
 
 _tap: Tap | None = None  # the tap of the enclosing `tapped` block; the design's one dynamic variable
 
 
 class Mark(nn.Module):
-    """A place of a kind: "input", "hidden" or "branch" (the end of a residual branch). The identity unless tapped."""
+    """A place of a kind, one of KINDS; the identity unless tapped.
+
+    "input" and "hidden" are values [B, ...] of whole layers, "branch" the end of a residual branch, "pair" the values
+    [B, 2, ...] of two branches side by side before their mean is taken.
+    """
+
+    place = ""  # where it stands, if its name in the net does not say so
 
     def __init__(self, kind: str) -> None:
         """Mark a place of this kind, one of KINDS."""
@@ -64,6 +71,31 @@ def visits(net: nn.Module, x: Tensor) -> tuple[str, ...]:
     with tapped(note), torch.no_grad():
         net(x)
     return tuple(kinds)
+
+
+class Visit(NamedTuple):
+    """What a mark saw in one forward pass."""
+
+    kind: str
+    place: str  # where the mark stands: its name in the net, or what it was put behind
+    shape: tuple[int, ...]  # of the value of one example
+
+
+def describe(net: nn.Module, x: Tensor) -> list[Visit]:
+    """Every mark that one forward pass on x [B, ...] meets, in order."""
+    names = {module: module.place or name for name, module in net.named_modules() if isinstance(module, Mark)}
+    met: list[Visit] = []
+
+    def note(mark: nn.Module, given: tuple[Tensor, ...], h: Tensor) -> None:
+        assert isinstance(mark, Mark)
+        met.append(Visit(mark.kind, names[mark], tuple(h.shape[1:])))
+
+    hooks = [module.register_forward_hook(note) for module in net.modules() if isinstance(module, Mark)]
+    with torch.no_grad():
+        net(x)
+    for hook in hooks:
+        hook.remove()
+    return met
 
 
 def fill_slots(net: nn.Module, make: Callable[[int], nn.Module]) -> int:

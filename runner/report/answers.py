@@ -37,6 +37,11 @@ def _interval(row: Row) -> str:
     return with_bounds(number(row, "diff"), low, high, UNITS[str(row["metric"])], number(row, "rope"))
 
 
+def _more(row: Row) -> str:
+    more = number(row, "more_seeds")
+    return f", +{more:.0f} seeds" if math.isfinite(more) else ", which more seeds alone would not narrow to the margin"
+
+
 def _sentences(title: str, frame: pd.DataFrame) -> Iterator[str]:
     rows = [row for row in records(frame) if row["method"] != BASELINE]
     several = len({row["method"] for row in rows}) < len(rows)
@@ -65,9 +70,7 @@ def _sentences(title: str, frame: pd.DataFrame) -> Iterator[str]:
         subject = "" if said else f" in the {metric} {where}"
         tests = int(number(rows[0], "family_size"))
         corrected = f" after correction for {tests} tests" if tests > 1 else ""
-        items = [
-            f"{_name(row, several)} ({_interval(row)}, +{number(row, 'more_seeds'):.0f} seeds)" for row in open_rows
-        ]
+        items = [f"{_name(row, several)} ({_interval(row)}{_more(row)})" for row in open_rows]
         yield (
             f"No evidence of a difference{subject}{corrected} for {_listed(items)}: in brackets what the data are "
             "compatible with, and about how many more seeds would narrow it to the margin."

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import pandas as pd
 
-from runner.report import comparisons, datasets, figures, page, profile, spread
+from runner.report import comparisons, datasets, figures, page, profile, reliability, spread
 from runner.report.answers import answers
 from runner.report.collect import collect, write_atomic
 from runner.report.extensions import Extension, extension_lines, marked, read_extensions
 from runner.report.loso import leave_one_seed_out, loso_caption
 from runner.report.parquet import write_parquet
+from runner.report.predictions import Predictions, read_predictions
 from runner.report.sheet import Drawing, save
 from runner.report.tables import (
     GROUP,
+    METRICS,
+    WITH_GAP,
     Margins,
     by_strength,
     groups,
@@ -32,11 +35,18 @@ from runner.report.tables import (
 )
 from runner.report.writers import strength_text, to_latex, to_markdown
 
-SECONDARY = (("best", "test_acc"), ("last", "test_loss"), ("best", "test_loss"))
+PRIMARY = ("last", "test_acc")
+SECONDARY = tuple(
+    (checkpoint, metric) for metric in METRICS for checkpoint in ("last", "best") if (checkpoint, metric) != PRIMARY
+)
+# The tables of headline.md, with their headings; the others are in headline.csv and on the page.
 HEADINGS = {
     ("best", "test_acc"): "At the epoch of lowest validation loss (secondary)",
     ("last", "test_loss"): "Test loss (secondary)",
     ("best", "test_loss"): "Test loss at the epoch of lowest validation loss (secondary)",
+    ("last", "test_nll_t"): "Test loss after temperature scaling (secondary)",
+    ("last", "test_brier"): "Brier score (secondary)",
+    ("last", "test_ece"): "Calibration error (not compared)",
 }
 
 
@@ -141,9 +151,9 @@ def _markdown(
     for title, frame in groups(primary):
         parts.append(f"## {title}\n\n{told[title]}\n\n{to_markdown(frame)}")
         for other in secondary:
-            part = dict(groups(other))[title]
-            heading = HEADINGS[str(part["checkpoint"].iloc[0]), str(part["metric"].iloc[0])]
-            parts.append(f"### {heading}\n\n{to_markdown(part)}")
+            part, heading = dict(groups(other)).get(title), HEADINGS.get(_kind(other))
+            if part is not None and heading:
+                parts.append(f"### {heading}\n\n{to_markdown(part)}")
     parts += further
     if extensions:
         parts.append(
@@ -153,6 +163,27 @@ def _markdown(
         lines = [*(f"job {describe(failure)}" for failure in failures), *lost]
         parts.append("## Failures\n\n" + "".join(f"- {line}\n" for line in lines))
     return "\n".join(parts)
+
+
+def _kind(frame: pd.DataFrame) -> tuple[str, str]:
+    """The checkpoint and the metric of a headline."""
+    return str(frame["checkpoint"].iloc[0]), str(frame["metric"].iloc[0])
+
+
+def secondary(
+    runs: pd.DataFrame,
+    margins: Margins = Margins(),  # noqa: B008  # frozen
+    stored: Margins | None = None,
+) -> Iterator[pd.DataFrame]:
+    """The headlines of the other metrics and checkpoint, of the groups that have them, without tests."""
+    for checkpoint, metric in SECONDARY:
+        column = f"{checkpoint}_{metric}"
+        if column not in runs.columns:
+            continue
+        known = runs.groupby(GROUP)[column].transform("count") > 0  # runs from before a metric was recorded lack it
+        if known.any() or metric in WITH_GAP:
+            part = runs if metric in WITH_GAP else runs[known]
+            yield without_tests(headline(part, checkpoint, metric, margins=margins, stored=stored))
 
 
 def _slug(text: str) -> str:
@@ -165,6 +196,7 @@ def _draw(
     strengths: pd.DataFrame,
     curves: pd.DataFrame,
     pooled: pd.DataFrame | None,
+    said: Mapping[str, Predictions],
 ) -> Iterator[tuple[str, str, Drawing]]:
     """Name, title of the group and drawing of every figure, group by group in the order of the report, one at a time.
 
@@ -184,6 +216,7 @@ def _draw(
             "strength_gap": partial(figures.strength_curves, own, frame, grid, "gap"),
             "learning_curves": partial(figures.learning_curves, own, frame, curves),
             "cost_benefit": partial(comparisons.cost_benefit, own, frame),
+            "reliability": partial(reliability.reliability, own, frame, said),
             "weights": partial(spread.weights, own, frame),
             "seed_spread": partial(spread.seed_spread, own, frame),
         }
@@ -255,17 +288,14 @@ def build(study_dir: Path, margins: Margins | None = None) -> Report:
     stored = stored_margins(study_dir)
     margins = margins or stored or Margins()
     extensions = read_extensions(study_dir)
-    primary = marked(headline(runs, margins=margins, stored=stored), extensions)
-    secondary = tuple(
-        marked(without_tests(headline(runs, checkpoint, metric, margins=margins, stored=stored)), extensions)
-        for checkpoint, metric in SECONDARY
-        if f"{checkpoint}_{metric}" in runs.columns
-    )
+    said = read_predictions(study_dir, runs)
+    primary = marked(headline(runs, *PRIMARY, margins=margins, stored=stored, said=said), extensions)
+    others = tuple(marked(frame, extensions) for frame in secondary(runs, margins, stored))
     further = []
     if (over := datasets.pool(runs, primary)) is not None:
         tables += _table(folder, "pooled", over)
         further.append(f"## All data sets\n\n{datasets.pooled_markdown(over)}")
-    if (left_out := leave_one_seed_out(runs, margins=margins)) is not None:
+    if (left_out := leave_one_seed_out(runs, margins=margins, said=said)) is not None:
         left_out = marked(left_out, extensions)
         tables += _table(folder, "loso", left_out)
         for title, part in groups(left_out):
@@ -273,16 +303,16 @@ def build(study_dir: Path, margins: Margins | None = None) -> Report:
             further.append(f"## {title}: strengths chosen by leaving one seed out\n\n{table}")
     lost = _failed_runs(runs)
     tables += [
-        *_table(folder, "headline", pd.concat([primary, *secondary], ignore_index=True)),
+        *_table(folder, "headline", pd.concat([primary, *others], ignore_index=True)),
         write_atomic(
-            folder / "headline.md", _markdown(study_dir.name, primary, secondary, failures, lost, further, extensions)
+            folder / "headline.md", _markdown(study_dir.name, primary, others, failures, lost, further, extensions)
         ),
         write_atomic(folder / "headline.tex", to_latex(primary)),
     ]
     paths: list[Path] = []
     shown: list[page.Shown] = []
-    accuracies = [primary, *(frame for frame in secondary if frame["metric"].iloc[0] == "test_acc")]
-    for name, title, drawing in _draw(runs, accuracies, strengths, read_curves(study_dir), over):
+    accuracies = [primary, *(frame for frame in others if frame["metric"].iloc[0] == "test_acc")]
+    for name, title, drawing in _draw(runs, accuracies, strengths, read_curves(study_dir), over, said):
         made = save(drawing, folder / "figures", name)
         paths += made
         shown.append(page.Shown(name, title, {path.suffix: path for path in made}))
@@ -290,7 +320,7 @@ def build(study_dir: Path, margins: Margins | None = None) -> Report:
         study_dir,
         runs,
         primary,
-        secondary,
+        others,
         over,
         left_out,
         tuple(describe(failure) for failure in failures),
@@ -299,5 +329,5 @@ def build(study_dir: Path, margins: Margins | None = None) -> Report:
     )
     tables.append(write_atomic(folder / "report.html", page.render(found, shown)))
     return Report(
-        study_dir.name, primary, secondary, strengths, failures, tuple(tables), tuple(paths), tuple(answers(primary))
+        study_dir.name, primary, others, strengths, failures, tuple(tables), tuple(paths), tuple(answers(primary))
     )

@@ -188,7 +188,8 @@ def _forest(runs: pd.DataFrame, headline: pd.DataFrame) -> Drawing | None:
     gap_words = [_gap_word(row) for row in rows]
     handles: list[Artist] = []
     if shown["diff_lo"].notna().any():
-        handles.append(Line2D([], [], color=LEVEL, linewidth=2.8, label=f"{level} t-interval"))
+        kind = "interval" if shown["se_test"].notna().any() else "t-interval"
+        handles.append(Line2D([], [], color=LEVEL, linewidth=2.8, label=f"{level} {kind}"))
     if tests > 1:
         handles.append(Line2D([], [], color=LEVEL, linewidth=0.9, label=f"simultaneous ({tests} tests)"))
     handles += [
@@ -267,10 +268,11 @@ def _gap_decomposition(headlines: Sequence[pd.DataFrame]) -> Drawing | None:
     rows = records(shown)
     panels = [first, *(frame for frame in headlines[1:] if frame["d_train"].notna().any())]
     level = f"{100 * float(first['level'].iloc[0]):g}%"
+    kind = "interval" if first["se_test"].notna().any() else "t-interval"
     handles: list[Artist] = [
         Patch(color=TRAIN, label="Δ train accuracy: negative is lost fit"),
         Patch(color=BETTER, label="Δ test accuracy: positive is real gain"),
-        Line2D([], [], color="black", linewidth=0.8, label=f"{level} t-interval"),
+        Line2D([], [], color="black", linewidth=0.8, label=f"{level} {kind}"),
     ]
     note = f"Δ gap = Δ train {MINUS} Δ test, as a number beside the bars. {interval_note(first)}"
     title = f"{groups(first)[0][0]}: what closed the gap, change against none"
@@ -515,5 +517,6 @@ def _times(axes: Axes, timed: pd.DataFrame, level: str) -> None:
         axes.set_xlim(every.min() - room, every.max() + room)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}×"))
     axes.set_xlabel("training time relative to none")
-    bounds_said = f", {level} t-interval" if np.isfinite(low).any() else ""
+    kind = "interval" if timed["se_test"].notna().any() else "t-interval"
+    bounds_said = f", {level} {kind}" if np.isfinite(low).any() else ""
     axes.set_ylabel(f"Δ test accuracy (pp{bounds_said})")

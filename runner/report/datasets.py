@@ -25,7 +25,7 @@ from runner.report.stats import (
     sign_flip,
 )
 from runner.report.style import mark_of
-from runner.report.tables import BASELINE, groups, in_order, pairs_of
+from runner.report.tables import BASELINE, covers, groups, in_order, pairs_of
 from runner.report.writers import BLANK, MINUS, UNITS, Row, number, p_text, records, with_bounds
 
 FEW = 8
@@ -33,7 +33,7 @@ ENOUGH_FOR_TESTS = 6
 POOLED = [
     "model", "setting", "checkpoint", "metric", "method", "strengths", "n_datasets", "datasets", "diff", "diff_lo",
     "diff_hi", "freedom", "p", "p_holm", "family_size", "p_datasets", "heterogeneous", "iqm", "iqm_lo",
-    "iqm_hi", "p_improve", "p_improve_lo", "p_improve_hi", "level", "extended",
+    "iqm_hi", "p_improve", "p_improve_lo", "p_improve_hi", "level", "interval_covers", "extended",
 ]  # fmt: skip
 
 
@@ -122,6 +122,7 @@ def pool(runs: pd.DataFrame, headline: pd.DataFrame) -> pd.DataFrame | None:
         for (method, strengths), own in shared_rows(part).items():
             apart: list[Values] = []
             scores: list[tuple[Values, Values]] = []
+            reach = {covers(report[report["dataset"] == row["dataset"]]) for row in own}
             for row in own:
                 here = report[report["dataset"] == row["dataset"]]
                 ours = here[(here["method"] == method) & (here["strengths"] == row["strengths"])]
@@ -141,6 +142,7 @@ def pool(runs: pd.DataFrame, headline: pd.DataFrame) -> pd.DataFrame | None:
                     "diff": result.mean, "diff_lo": result.low, "diff_hi": result.high, "freedom": result.freedom,
                     "p": result.p, "p_datasets": over.p if len(own) >= ENOUGH_FOR_TESTS else math.nan,
                     "heterogeneous": up and down, "level": level, **_robust(scores, level),
+                    "interval_covers": " / ".join(sorted(reach)),
                     "extended": "; ".join(f"{row['dataset']} {row['extended']}" for row in records(steps)),
                 }
             )  # fmt: skip
@@ -161,7 +163,8 @@ def pooled_caption(frame: pd.DataFrame) -> str:
     text = (
         f"Mean over data sets of the mean paired difference to none; every data set weighs the same; "
         f"{100 * float(frame['level'].iloc[0]):g}% t-intervals with the stratified error of the seeds. "
-        f"They speak about these {sets} data sets and no others."
+        f"They speak about these {sets} data sets and no others, "
+        f"and cover {' / '.join(sorted(set(frame['interval_covers'])))}."
     )
     if frame["iqm"].notna().any():
         text += (

@@ -22,7 +22,6 @@ from matplotlib.transforms import Bbox
 
 from runner.report.sheet import (
     Drawing,
-    Flags,
     ink,
     interval_note,
     key_of,
@@ -34,7 +33,7 @@ from runner.report.sheet import (
     shortened,
     styled,
 )
-from runner.report.stats import Values
+from runner.report.stats import Flags, Values
 from runner.report.style import (
     NONE_COLOR,
     UNDERFIT_COLOR,
@@ -146,6 +145,8 @@ def _path(strengths: pd.DataFrame, method: str, checkpoint: str) -> pd.DataFrame
         known = part["selected"] if part["selected"].any() else part["val_acc_rank"] == part["val_acc_rank"].min()
         part = part[shared == shared[known].iloc[0]]
     part = part[part["test_acc_mean"].notna() & part["gap_acc_mean"].notna()]
+    if part["strength"].isna().any():  # points of several strengths drawn at random have no order
+        part = part.iloc[:0]
     return part.sort_values(["strength", "strengths"], kind="stable").reset_index(drop=True)
 
 
@@ -314,7 +315,7 @@ def _path_labels(axes: Axes, shown: pd.DataFrame, paths: Sequence[tuple[str, pd.
     place_labels(axes, labels, obstacles, crossing=0.1)
 
 
-def _grid(figure: Figure, count: int, columns: int, across: str, up: str) -> list[Axes]:
+def panels_of(figure: Figure, count: int, columns: int, across: str, up: str) -> list[Axes]:
     """`count` panels in rows of `columns` with a common y; `across` and `up` name the axes at the foot and the left."""
     rows = math.ceil(count / columns)
     panels = figure.subplots(rows, columns, squeeze=False, sharey=True).ravel().tolist()
@@ -328,7 +329,8 @@ def _grid(figure: Figure, count: int, columns: int, across: str, up: str) -> lis
     return kept
 
 
-def _width(columns: int) -> float:
+def width_of(columns: int) -> float:
+    """The width in inches of a figure with so many panels side by side."""
     return max(4.2, min(7.0, 0.6 + 1.65 * columns))
 
 
@@ -397,9 +399,9 @@ def _strength_curves(
     columns = min(COLUMNS, len(paths))
     rows = math.ceil(len(paths) / columns)
     title = f"{groups(headline)[0][0]}: {what} over the strength, at the {checkpoint} checkpoint"
-    figure = sheet(_width(columns), 0.35 + 1.5 * rows + 0.5 * (rows == 1), title, note, handles)
+    figure = sheet(width_of(columns), 0.35 + 1.5 * rows + 0.5 * (rows == 1), title, note, handles)
     up = "test accuracy (%)" if quantity == "test" else "train − test acc. (pp)"  # a minus sign
-    panels = _grid(figure, len(paths), columns, "strength", up)
+    panels = panels_of(figure, len(paths), columns, "strength", up)
     role = "tune" if tuned else "report"
     dots = runs[(runs["role"] == role) & (runs["status"] == "ok")]
     drawn = []
@@ -556,8 +558,8 @@ def _learning_curves(runs: pd.DataFrame, headline: pd.DataFrame, curves: pd.Data
     low, high = _log_limits(*(shown.loc[shown["split"] == name, "value"].to_numpy(float) for name in ("train", "val")))
     if (shown["value"] < low).any():
         note += f" Below {low:.1g} curves leave the axes."
-    figure = sheet(_width(columns), 0.35 + 1.5 * lines + 0.5 * (lines == 1), title, note, handles)
-    panels = _grid(figure, len(rows), columns, "epoch", "loss (nats)")
+    figure = sheet(width_of(columns), 0.35 + 1.5 * lines + 0.5 * (lines == 1), title, note, handles)
+    panels = panels_of(figure, len(rows), columns, "epoch", "loss (nats)")
     for row, name, axes in zip(rows, names, panels, strict=True):
         grey = loss[loss["method"] == BASELINE]
         own = loss[(loss["method"] == row["method"]) & (loss["strengths"] == row["strengths"])]

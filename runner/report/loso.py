@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from types import MappingProxyType
 
 import numpy as np
 import pandas as pd
 
+from runner.report.predictions import Predictions
 from runner.report.stats import Values
 from runner.report.tables import BASELINE, GROUP, Margins, headline, in_order, strengths_of, without_tests
 from runner.report.writers import caption
@@ -54,10 +57,11 @@ def leave_one_seed_out(
     checkpoint: str = "last",
     metric: str = "test_acc",
     margins: Margins = Margins(),  # noqa: B008  # frozen
+    said: Mapping[str, Predictions] = MappingProxyType({}),
 ) -> pd.DataFrame | None:
     """A headline in which every method of a `fixed` study with a grid has one row, without tests; None without such.
 
-    `chosen` tells which strengths were chosen at how many seeds.
+    `chosen` tells which strengths were chosen at how many seeds; `said` is as in `headline`.
     """
     fixed = in_order(runs)
     fixed = fixed[(fixed["role"] == "report") & (fixed["protocol"] == "fixed")]
@@ -80,7 +84,7 @@ def leave_one_seed_out(
     wanted = {key[:3] for key in told}
     kept = pd.concat(parts).assign(protocol="loso")
     kept = kept[[key in wanted for key in zip(*(kept[name] for name in GROUP), strict=True)]]
-    frame = without_tests(headline(kept, checkpoint, metric, margins=margins))
+    frame = without_tests(headline(kept, checkpoint, metric, margins=margins, said=said))
     keys = zip(*(frame[name] for name in [*GROUP, "method"]), strict=True)
     return frame.assign(chosen=[told.get(key, "") for key in keys])
 

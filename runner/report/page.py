@@ -20,7 +20,7 @@ from runner.report.answers import answers
 from runner.report.datasets import pooled_caption, pooled_rows
 from runner.report.loso import loso_caption
 from runner.report.tables import groups
-from runner.report.writers import UNITS, caption, human, number, records, shared_names
+from runner.report.writers import UNITS, caption, difference_names, human, number, records, shared_names
 
 HEAVY = 400_000  # characters of SVG above which a figure goes in as PNG
 ABOUT = {
@@ -34,6 +34,7 @@ ABOUT = {
     "strength_gap": ("Gap over the strength", "A panel per method: generalization gap over its strengths"),
     "learning_curves": ("Learning curves", "A panel per method: train and validation loss over the epochs"),
     "cost_benefit": ("Cost and benefit", "Expected test accuracy over tuning runs; difference against training time"),
+    "reliability": ("Reliability", "A panel per method: accuracy against confidence on test data, with its bins"),
     "weights": ("Weights", "Norm of the weights and share near zero, a dot per run and a row per method"),
     "seed_spread": ("Spread over seeds", "Test accuracy of every reported run, a row per method"),
     "datasets": ("Data sets", "Difference in test accuracy to none, methods by data sets"),
@@ -43,9 +44,17 @@ ABOUT = {
 # What a sortable column is sorted by: the number behind its text.
 KEYS = {
     "Gap": "gap_mean", "p (Holm)": "p_holm", "Wins": "wins", "Time ×": "time_ratio", "Strength": "strength",
+    "Calibrated ≤": "null_mean", "T": "temperature_mean",
 }  # fmt: skip
 CHECKPOINTS = {"last": "last epoch", "best": "lowest validation loss"}
-METRICS = {"test_acc": "accuracy", "test_loss": "loss"}
+# The metrics to choose from, and how the heading of a table names them.
+METRICS = {
+    "test_acc": ("accuracy", "Test accuracy"),
+    "test_loss": ("loss", "Test loss"),
+    "test_nll_t": ("loss after temperature scaling", "Test loss after temperature scaling"),
+    "test_brier": ("Brier score", "Brier score"),
+    "test_ece": ("calibration error", "Expected calibration error"),
+}
 
 
 @dataclass(frozen=True)
@@ -112,7 +121,7 @@ def _table(frame: pd.DataFrame) -> dict[str, object]:
     table = human(frame)
     unit = UNITS[str(frame["metric"].iloc[0])]
     heads = [str(name) for name in table.columns]
-    keys = KEYS | {unit.short: "mean", heads[4]: "diff", heads[5]: "gap_diff"}
+    keys = KEYS | {unit.short: "mean"} | dict(zip(difference_names(frame), ("diff", "gap_diff"), strict=True))
     rows = []
     for text, row in zip(table.to_dict("records"), records(frame), strict=True):
         cells = []
@@ -141,10 +150,10 @@ def _groups(study: Study, figures: Sequence[Shown]) -> list[dict[str, object]]:
     found: list[dict[str, object]] = []
     for at, (title, frame) in enumerate(groups(study.headline)):
         variants = []
-        for part in [frame, *(other[title] for other in others)]:
+        for part in [frame, *(other[title] for other in others if title in other)]:
             checkpoint, metric = str(part["checkpoint"].iloc[0]), str(part["metric"].iloc[0])
             name = f"{checkpoint} {metric}"
-            text = f"Test {METRICS[metric]}, {CHECKPOINTS[checkpoint]}"
+            text = f"{METRICS[metric][1]}, {CHECKPOINTS[checkpoint]}"
             variants.append(_table(part) | {"name": name, "checkpoint": checkpoint, "metric": metric, "text": text})
         left_out = None
         if study.left_out is not None and title in dict(groups(study.left_out)):
@@ -152,11 +161,18 @@ def _groups(study: Study, figures: Sequence[Shown]) -> list[dict[str, object]]:
             left_out = _table(part) | {"caption": loso_caption(part)}
         found.append(
             {
-                "id": f"group{at}", "title": title, "answer": told[title], "variants": variants, "left_out": left_out,
+                "id": f"group{at}", "title": title, "metrics": _metrics(variants), "answer": told[title],
+                "variants": variants, "left_out": left_out,
                 "figures": [_figure(shown, k) for k, shown in enumerate(figures) if shown.group == title],
             }
         )  # fmt: skip
     return found
+
+
+def _metrics(variants: Sequence[dict[str, object]]) -> list[dict[str, str]]:
+    """The metrics that a group has tables of, by the values of their buttons."""
+    there = dict.fromkeys(str(table["metric"]) for table in variants)
+    return [{"value": metric, "text": METRICS[metric][0]} for metric in METRICS if metric in there]
 
 
 def _statuses(folder: Path) -> list[dict[str, Any]]:

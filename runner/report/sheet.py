@@ -15,15 +15,12 @@ from matplotlib.artist import Artist
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from numpy.typing import NDArray
 
 from runner.report.collect import write_atomic
 from runner.report.stats import Values
 from runner.report.style import NOTE_COLOR, darker, mark_of, own_settings
 from runner.report.tables import to_csv
 from runner.report.writers import Row, protocol_text, strength_values, wrapped
-
-Flags = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -162,7 +159,8 @@ def interval_note(frame: pd.DataFrame) -> str:
     covers = " / ".join(sorted(set(frame["interval_covers"])))
     if not frame["lo"].notna().any():
         return f"{protocol_text(frame)}. One seed has no interval."
-    return f"{protocol_text(frame)}. {100 * float(frame['level'].iloc[0]):g}% t-intervals cover {covers}."
+    kind = "intervals" if frame["se_test"].notna().any() else "t-intervals"
+    return f"{protocol_text(frame)}. {100 * float(frame['level'].iloc[0]):g}% {kind} cover {covers}."
 
 
 def ink(family: str) -> str:

@@ -12,8 +12,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from runner.report.sheet import Drawing, Flags, fence, in_view, interval_note, percent, settle, sheet, shortened, styled
-from runner.report.stats import Values
+from runner.report.sheet import Drawing, fence, in_view, interval_note, percent, settle, sheet, shortened, styled
+from runner.report.stats import Flags, Values
 from runner.report.style import NONE_COLOR, mark_of
 from runner.report.tables import BASELINE, groups
 from runner.report.writers import Row, number, records, strength_brief

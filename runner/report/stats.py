@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -17,6 +17,7 @@ from scipy import special  # type: ignore[import-untyped, unused-ignore]  # scip
 
 Values = NDArray[np.float64]
 Seeds = NDArray[np.int64]
+Flags = NDArray[np.bool_]
 
 # Two metrics that agree to this are the same number read twice: float64 rounding of fractions is near 1e-16,
 # one test example out of ten million is 1e-7.
@@ -38,8 +39,10 @@ class Interval:
 class Paired:
     """Differences value - baseline over `n` pairs, their t-interval and the two-sided paired t-test.
 
-    `kind` says how far the numbers go: "normal"; "identical" (every pair equal: interval [0, 0], p = 1); "constant"
-    (every pair differs by the same amount, so seeds may not be applied: no interval, no p); "few" (below two pairs).
+    `test_error` is the standard error of the mean from the choice of test examples, as far as the interval and p
+    contain it (`with_test_error`). `kind` says how far the numbers go: "normal"; "identical" (every pair equal:
+    interval [0, 0], p = 1); "constant" (every pair differs by the same amount, so seeds may not be applied: no
+    interval, no p); "few" (below two pairs).
     """
 
     mean: float
@@ -51,6 +54,7 @@ class Paired:
     above: int
     equal: int
     kind: Literal["normal", "identical", "constant", "few"]
+    test_error: float = 0.0
 
 
 def t_interval(values: Values, level: float = 0.95) -> Interval:
@@ -105,6 +109,37 @@ def paired_difference(values: Values, baseline: Values, level: float = 0.95) -> 
     return result(interval.low, interval.high, 2 * float(special.stdtr(interval.n - 1, -abs(t))), "normal")
 
 
+def with_test_error(paired: Paired, error: float, level: float = 0.95) -> Paired:
+    """The difference with an interval and a p-value that also contain the choice of test examples.
+
+    The half-width is sqrt((t se_seeds)^2 + (z `error`)^2); p is 1 - the level at which the interval ends at 0. What has
+    no interval over seeds, or an empty one, stays as it is.
+    """
+    if paired.kind != "normal" or not error > 0:
+        return paired
+
+    def half(p: float) -> float:
+        seeds = float(special.stdtrit(paired.n - 1, p / 2)) * paired.sd / math.sqrt(paired.n)
+        return math.hypot(seeds, float(special.ndtri(p / 2)) * error)
+
+    least, most = 1e-300, 1.0
+    for _ in range(100):  # halvings of the logarithm's range: to about 1e-28 of itself
+        middle = math.sqrt(least) * math.sqrt(most)
+        least, most = (middle, most) if half(middle) > abs(paired.mean) else (least, middle)
+    reach = half(1 - level)
+    return replace(paired, low=paired.mean - reach, high=paired.mean + reach, p=most, test_error=error)
+
+
+def example_error(correct: Flags, base_correct: Flags) -> float:
+    """The standard error, from the choice of test examples, of a mean paired difference in accuracy.
+
+    correct and base_correct are [seeds, examples], the same seeds and test examples in the same order: sd over the
+    examples of their mean difference over the seeds, over the root of their number. nan below two examples.
+    """
+    apart = correct.mean(axis=0) - base_correct.mean(axis=0)
+    return float(np.std(apart, ddof=1)) / math.sqrt(len(apart)) if len(apart) > 1 else math.nan
+
+
 def paired_ratio(values: Values, baseline: Values, level: float = 0.95) -> Interval:
     """The geometric mean of `values / baseline` [n] and its interval: the t-interval of the log ratios, back on the
     scale of ratios. Pairs with a value that is not above 0 are left out; `sd` is that of the logs."""
@@ -113,15 +148,18 @@ def paired_ratio(values: Values, baseline: Values, level: float = 0.95) -> Inter
     return Interval(math.exp(logs.mean), math.exp(logs.low), math.exp(logs.high), logs.sd, logs.n)
 
 
-def simultaneous(mean: float, high: float, n: int, tests: int, level: float = 0.95) -> tuple[float, float]:
-    """The Bonferroni interval over `tests` comparisons, from the t-interval of one of them.
+def simultaneous(
+    mean: float, high: float, n: int, tests: int, level: float = 0.95, test_error: float = 0.0
+) -> tuple[float, float]:
+    """The Bonferroni interval over `tests` comparisons, from the t-interval of one of them, which ends at `high`.
 
-    All of them cover at once with probability `level`. nan below two pairs and without tests.
+    All of them cover at once with probability `level`. `test_error` is added in squares, as in `with_test_error`. nan
+    below two pairs and without tests.
     """
     if n < 2 or tests < 1 or not math.isfinite(high):
         return math.nan, math.nan
     wider = special.stdtrit(n - 1, 1 - (1 - level) / (2 * tests)) / special.stdtrit(n - 1, 0.5 + level / 2)
-    half = (high - mean) * float(wider)
+    half = math.hypot((high - mean) * float(wider), float(special.ndtri((1 - level) / (2 * tests))) * test_error)
     return mean - half, mean + half
 
 
@@ -166,15 +204,17 @@ def correlation(values: Values, baseline: Values) -> float:
 def share_within(paired: Paired, margin: float) -> float:
     """The posterior probability that the mean difference lies within `margin` to either side, under a flat prior.
 
-    The posterior is Student's t with n - 1 degrees of freedom about the mean difference.
+    The posterior is Student's t with n - 1 degrees of freedom about the mean difference, convolved with the normal
+    distribution of `test_error` where the interval contains that (the mean over 2,000 of its quantiles).
     """
     if paired.kind == "identical":
         return 1.0
     if paired.kind != "normal":
         return math.nan
     error, freedom = paired.sd / math.sqrt(paired.n), paired.n - 1
-    below, above = ((side * margin - paired.mean) / error for side in (-1, 1))
-    return float(special.stdtr(freedom, above) - special.stdtr(freedom, below))
+    centers = paired.mean + paired.test_error * special.ndtri((np.arange(2000) + 0.5) / 2000)
+    below, above = ((side * margin - centers) / error for side in (-1, 1))
+    return float(np.mean(special.stdtr(freedom, above) - special.stdtr(freedom, below)))
 
 
 def budget_curve(validation: Values, test: Values) -> Values:
@@ -267,13 +307,19 @@ def percentiles(values: Values, level: float = 0.95) -> tuple[Values, Values]:
     return low, high
 
 
-def seeds_needed(sd: float, margin: float, level: float = 0.95, tests: int = 1) -> int:
+def seeds_needed(sd: float, margin: float, level: float = 0.95, tests: int = 1, test_error: float = 0.0) -> int | None:
     """The fewest pairs whose t-interval, corrected for `tests`, reaches no further than `margin` to either side.
+
+    None where `test_error`, which no seed makes smaller, reaches further by itself.
 
     >>> seeds_needed(sd=2.0, margin=1.0)
     18
     """
     share = 0.5 + level / 2 if tests == 1 else 1 - (1 - level) / (2 * tests)
+    left = margin**2 - (float(special.ndtri(share)) * test_error) ** 2
+    if left <= 0:
+        return None
+    margin = math.sqrt(left)
     # The normal quantile is below every t quantile, so the search starts at or below the answer.
     n = max(2, math.floor((float(special.ndtri(share)) * sd / margin) ** 2))
     while float(special.stdtrit(n - 1, share)) * sd > margin * math.sqrt(n):

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import pandas as pd
 
+from runner.report.predictions import Predictions
 from runner.report.stats import (
     Paired,
     Values,
     correlation,
+    example_error,
     holm,
     pair_by_seed,
     paired_difference,
@@ -24,11 +27,16 @@ from runner.report.stats import (
     simultaneous,
     standardized,
     t_interval,
+    with_test_error,
 )
 
 GROUP = ["dataset", "model", "setting"]
 CONFIGURATION = ["method", "strengths"]
 BASELINE = "none"
+METRICS = ("test_acc", "test_loss", "test_nll_t", "test_brier", "test_ece")
+WITH_GAP = ("test_acc", "test_loss")  # those that are measured on training data, too
+# Not compared with none: an error that even a calibrated model has, and the more of it the less confident it is.
+ALONE = ("test_ece",)
 
 
 def _names(text: str) -> list[str]:
@@ -46,16 +54,17 @@ NEEDED = _names(
 )
 HEADLINE = _names(
     "dataset model setting checkpoint metric method family protocol strengths strength n_tune n_report n_failed "
-    "n_pairs n_tune_failed tuning_runs shared_seeds mean sd lo hi gap_mean gap_lo gap_hi base_mean "
-    "diff diff_lo diff_hi diff_lo_sim diff_hi_sim sd_diff rho_paired gap_diff gap_diff_lo gap_diff_hi gap_diff_lo_sim "
-    "gap_diff_hi_sim p p_holm family_size p_signflip dz wins ties rope gap_rope rope_stored gap_rope_stored p_in_rope "
-    "verdict more_seeds more_seeds_max diff_worst diff_worst_lo diff_worst_hi worst_value "
-    "d_train d_train_lo d_train_hi d_test gap_share_from_test time_ratio "
-    "time_ratio_lo time_ratio_hi best tied_best underfit edge_of_grid pairs level interval_covers "
-    "extended"
+    "n_pairs n_tune_failed tuning_runs shared_seeds mean sd lo hi gap_mean gap_lo gap_hi base_mean diff diff_lo "
+    "diff_hi diff_lo_sim diff_hi_sim sd_diff rho_paired gap_diff gap_diff_lo gap_diff_hi gap_diff_lo_sim "
+    "gap_diff_hi_sim se_test diff_lo_seeds diff_hi_seeds gap_diff_lo_seeds gap_diff_hi_seeds p p_holm family_size "
+    "p_signflip dz wins ties rope gap_rope rope_stored gap_rope_stored p_in_rope verdict more_seeds more_seeds_max "
+    "diff_worst diff_worst_lo diff_worst_hi worst_value d_train d_train_lo d_train_hi d_test gap_share_from_test "
+    "time_ratio time_ratio_lo time_ratio_hi best tied_best underfit edge_of_grid null_mean temperature_mean pairs "
+    "level interval_covers extended"
 )
 
-FIXED_SPLIT = "seeds only; one fixed training set: the interval does not cover the choice of training data"
+ONE_SET = "one fixed training set: the interval does not cover the choice of training data"
+FIXED_SPLIT = f"seeds only; {ONE_SET}"
 REDRAWN_SPLIT = "seeds and training sets"
 
 
@@ -76,8 +85,10 @@ class Margins:
                 raise ValueError(f"margin {name} is {getattr(self, name)}; it must be above 0")
 
     def of(self, metric: str) -> tuple[float, float]:
-        """The margins of a metric, "test_acc" or "test_loss", and of its gap."""
-        return (self.acc, self.gap) if metric == "test_acc" else (self.loss, self.loss)
+        """The margins of a metric and of its gap; nan for one on another scale than accuracy and nats."""
+        if metric == "test_acc":
+            return self.acc, self.gap
+        return (self.loss, self.loss) if metric in ("test_loss", "test_nll_t") else (math.nan, math.nan)
 
 
 class NoBaseline(ValueError):
@@ -199,6 +210,7 @@ def by_strength(runs: pd.DataFrame, level: float = 0.95) -> pd.DataFrame:
     rows: list[dict[Hashable, object]] = []
     for key, group in _parts(runs, [*GROUP, "method"]):
         grid = sorted(set(group.loc[group["role"] == "tune", "strengths"]))
+        drawn = "search" in set(group["protocol"])  # at random, so that an outermost point means little
         for (role, strengths), part in _parts(group, ["role", "strengths"]):
             chosen = bool(group.loc[group["strengths"] == strengths, "selected"].any())
             for checkpoint in ("last", "best"):
@@ -215,9 +227,10 @@ def by_strength(runs: pd.DataFrame, level: float = 0.95) -> pd.DataFrame:
                     "n_ok": done,
                     "n_failed": len(part) - done,
                     "selected": chosen,
-                    "edge_of_grid": chosen and at_edge(strengths, grid),
+                    "edge_of_grid": chosen and not drawn and at_edge(strengths, grid),
                 }
                 names = [f"{split}_{kind}" for split in ("train", "val", "test", "gap") for kind in ("loss", "acc")]
+                names += ["test_brier", "test_ece", "test_ece_null", "test_nll_t", "temperature"]
                 for name in [*names, "train_s"]:
                     values = _finite(_numbers(part, name if name == "train_s" else f"{checkpoint}_{name}"))
                     interval = t_interval(values, level)
@@ -239,7 +252,7 @@ def by_strength(runs: pd.DataFrame, level: float = 0.95) -> pd.DataFrame:
     ).reset_index(drop=True)
 
 
-def _covers(part: pd.DataFrame) -> str:
+def covers(part: pd.DataFrame) -> str:
     """What an interval over the seeds of these rows speaks about."""
     modes = set(part["split_mode"])
     if modes & {"none", "fixed"}:
@@ -282,17 +295,54 @@ def _worst_case(part: pd.DataFrame, baseline: pd.DataFrame, column: str, level: 
     }  # fmt: skip
 
 
+def _test_error(part: pd.DataFrame, baseline: pd.DataFrame, said: Mapping[str, Predictions]) -> float:
+    """The standard error of the accuracy difference of two configurations from the choice of test examples.
+
+    For one split that all seeds share; nan with other splits, and where a pair's predictions are missing in `said`.
+    """
+    done = [frame[frame["status"] == "ok"] for frame in (part, baseline)]
+    both = pd.concat(done)
+    if both.empty or covers(both) != FIXED_SPLIT or ("split_hash" in both and both["split_hash"].nunique() > 1):
+        return math.nan
+    ours, theirs = (dict(zip(frame["seed"], frame["run_id"], strict=True)) for frame in done)
+    seeds = sorted(set(ours) & set(theirs))
+    known = [said[run].correct for runs in (ours, theirs) for seed in seeds if (run := str(runs[seed])) in said]
+    if not seeds or len(known) < 2 * len(seeds):
+        return math.nan
+    table = np.stack(known)
+    return example_error(table[: len(seeds)], table[len(seeds) :])
+
+
+def _reach(rows: pd.DataFrame, metric: str, checkpoint: str) -> str:
+    """What the intervals of a group cover whose seeds share one split."""
+    compared = rows[rows["pairs"] == "normal"]
+    if metric != "test_acc" or compared.empty:
+        return FIXED_SPLIT
+    without = compared[compared["se_test"].isna()]
+    if without.empty:
+        return f"seeds and, for differences to none, test examples; {ONE_SET}"
+    if checkpoint != "last":
+        return f"seeds only, not test examples, whose predictions are kept at the last epoch; {ONE_SET}"
+    missing = "predictions are missing, which evaluate.predictions=true keeps"
+    if len(without) == len(compared):
+        return f"seeds only, not test examples ({missing}); {ONE_SET}"
+    names = ", ".join(dict.fromkeys(without["method"]))
+    return f"seeds and, for differences to none, test examples, but not for {names} ({missing}); {ONE_SET}"
+
+
 def _row(
     part: pd.DataFrame, tuning: pd.DataFrame, baseline: pd.DataFrame, checkpoint: str, metric: str, level: float,
-    rope: float,
+    rope: float, said: Mapping[str, Predictions],
 ) -> dict[Hashable, object]:  # fmt: skip
     """The headline row of one configuration: `part` its report rows (maybe none), `tuning` its method's tune rows."""
     known = part if len(part) else tuning
-    kind = metric.removeprefix("test_")
+    kind, less = metric.removeprefix("test_"), metric != "test_acc"  # whether less is better
     column, gap = f"{checkpoint}_{metric}", f"{checkpoint}_gap_{kind}"
     strengths = str(part["strengths"].iloc[0]) if len(part) else ""
     values = _finite(_numbers(part, column))
     mean, gap_mean = t_interval(values, level), t_interval(_finite(_numbers(part, gap)), level)
+    # Of a metric that older runs do not have, the accuracy says which failed.
+    ended = len(values if metric in WITH_GAP else _finite(_numbers(part, f"{checkpoint}_test_acc")))
     row: dict[Hashable, object] = {name: str(known[name].iloc[0]) for name in [*GROUP, "method", "family", "protocol"]}
     row |= {
         "checkpoint": checkpoint,
@@ -302,7 +352,7 @@ def _row(
         "strength": float(part["strength"].iloc[0]) if len(part) else math.nan,
         "n_tune": tuning["seed"].nunique(),
         "n_report": len(values),
-        "n_failed": len(part) - len(values),
+        "n_failed": len(part) - ended,
         "n_tune_failed": int((tuning["status"] != "ok").sum()),
         "tuning_runs": len(tuning),
         "shared_seeds": len(set(part["seed"]) & set(tuning["seed"])),
@@ -314,22 +364,27 @@ def _row(
         "gap_lo": gap_mean.low,
         "gap_hi": gap_mean.high,
         "base_mean": t_interval(_finite(_numbers(baseline, column)), level).mean,
-        "edge_of_grid": at_edge(strengths, sorted(set(tuning["strengths"]))),
-        "interval_covers": _covers(known),
+        "edge_of_grid": row["protocol"] != "search" and at_edge(strengths, sorted(set(tuning["strengths"]))),
+        "null_mean": t_interval(_finite(_numbers(part, f"{column}_null")), level).mean,
+        "temperature_mean": t_interval(_finite(_numbers(part, f"{checkpoint}_temperature")), level).mean,
+        "interval_covers": covers(known),
         "extended": "",
         "underfit": False,
         "pairs": "",
         "n_pairs": 0,
         "verdict": "",
     }
-    if row["method"] == BASELINE:
+    if row["method"] == BASELINE or metric in ALONE:
         return row
-    test, gaps = _compare(part, baseline, column, level), _compare(part, baseline, gap, level)
+    seeds_test, seeds_gap = _compare(part, baseline, column, level), _compare(part, baseline, gap, level)
+    error = _test_error(part, baseline, said) if (checkpoint, metric) == ("last", "test_acc") else math.nan
+    # Train is measured on the one training set: the choice of test examples moves the gap as it moves test.
+    test, gaps = (with_test_error(paired, error, level) for paired in (seeds_test, seeds_gap))
     train = _compare(part, baseline, f"{checkpoint}_train_{kind}", level)
     clock = paired_ratio(*pairs_of(part, baseline, "train_s"), level)
     ours, theirs = pairs_of(part, baseline, column)
     # Both intervals must exclude 0: by point estimates alone a quarter of all placebos would be called underfit.
-    worse = test.low > 0 if kind == "loss" else test.high < 0
+    worse = test.low > 0 if less else test.high < 0
     return row | {
         "n_pairs": test.n,
         "pairs": test.kind,
@@ -341,18 +396,23 @@ def _row(
         "gap_diff": gaps.mean,
         "gap_diff_lo": gaps.low,
         "gap_diff_hi": gaps.high,
+        "se_test": error,
+        "diff_lo_seeds": seeds_test.low,
+        "diff_hi_seeds": seeds_test.high,
+        "gap_diff_lo_seeds": seeds_gap.low,
+        "gap_diff_hi_seeds": seeds_gap.high,
         "p": test.p,
         "p_signflip": sign_flip(ours - theirs) if test.kind == "normal" else math.nan,
         "dz": standardized(ours - theirs) if test.kind == "normal" else math.nan,
         "p_in_rope": share_within(test, rope),
-        "wins": test.n - test.above - test.equal if kind == "loss" else test.above,
+        "wins": test.n - test.above - test.equal if less else test.above,
         "ties": test.equal,
         "d_train": train.mean,
         "d_train_lo": train.low,
         "d_train_hi": train.high,
         "d_test": test.mean,
         # Of a gap that surely shrank, and of no other: a share of about nothing is noise.
-        "gap_share_from_test": (test.mean if kind == "loss" else -test.mean) / gaps.mean if gaps.high < 0 else math.nan,
+        "gap_share_from_test": (test.mean if less else -test.mean) / gaps.mean if gaps.high < 0 else math.nan,
         "time_ratio": clock.mean,
         "time_ratio_lo": clock.low,
         "time_ratio_hi": clock.high,
@@ -365,27 +425,36 @@ def _judge(row: pd.Series, rope: float) -> tuple[str, float, float]:
     """The verdict on a row against `none`; about how many more pairs would decide an inconclusive one, and at most.
 
     "better" and "worse" by the corrected test, "equivalent" where the interval lies within `rope` to either side,
-    else "inconclusive"; "" where nothing could be tested.
+    else "inconclusive"; "" where nothing could be tested. nan pairs where no number of seeds would decide.
     """
     diff, low, high, level = (float(row[name]) for name in ("diff", "diff_lo", "diff_hi", "level"))
     if row["pairs"] == "identical":
         return "identical", math.nan, math.nan
-    if row["pairs"] != "normal":
+    if row["pairs"] != "normal" or not math.isfinite(rope):
         return "", math.nan, math.nan
     within = -rope <= low and high <= rope
     if float(row["p_holm"]) <= 1 - level:
-        word = "better" if (diff < 0) == (row["metric"] == "test_loss") else "worse"
+        word = "better" if (diff < 0) == (row["metric"] != "test_acc") else "worse"
         return f"{word}, negligible" if within else word, math.nan, math.nan
     if within:
         return "equivalent", math.nan, math.nan
     sd, tests, pairs = float(row["sd_diff"]), int(row["family_size"]), int(row["n_pairs"])
-    more, most = (seeds_needed(sd, target, level, tests) - pairs for target in (rope, rope / 2))
-    return "inconclusive", float(more if more > 0 else most), float(most)  # at rope / 2 every case is decided
+    error = float(np.nan_to_num(row["se_test"]))
+    needed = [seeds_needed(sd, target, level, tests, error) for target in (rope, rope / 2)]
+    more, most = (math.nan if n is None else float(n - pairs) for n in needed)
+    return "inconclusive", most if more <= 0 else more, most  # at rope / 2 every case is decided
 
 
-def _tied(parts: list[pd.DataFrame], best: int, column: str, level: float) -> list[bool]:
-    """Which configurations cannot be told from the one at `best`: paired t against it, Holm over the others."""
+def _tied(
+    parts: list[pd.DataFrame], best: int, column: str, level: float, said: Mapping[str, Predictions]
+) -> list[bool]:
+    """Which configurations cannot be told from the one at `best`: tested against it in pairs, Holm over the others."""
     paired = [_compare(part, parts[best], column, level) for part in parts]
+    if column == "last_test_acc":
+        paired = [
+            with_test_error(pair, _test_error(part, parts[best], said), level)
+            for pair, part in zip(paired, parts, strict=True)
+        ]
     p_values = np.array([math.nan if at == best else pair.p for at, pair in enumerate(paired)])
     return [bool(p > 1 - level) for p in holm(p_values)]
 
@@ -407,17 +476,20 @@ def headline(
     level: float = 0.95,
     margins: Margins = Margins(),
     stored: Margins | None = None,
+    said: Mapping[str, Predictions] = MappingProxyType({}),
 ) -> pd.DataFrame:
     """One row per group and reported configuration, paired by seed against `none`: first `none`, then by difference.
 
     Fractions and nats, as in `runs`. A method without report runs keeps a row of blanks; `p_holm` is within the group.
-    `stored` are the margins on record from before the runs, if any. `best` marks the best mean among those without
+    `stored` are the margins on record from before the runs, if any; `said` the predictions of runs by run_id: with
+    them, the intervals and p-values of the last accuracy contain the choice of test examples where seeds share one
+    split. `best` marks the best mean among those without
     failed runs, `tied_best` those that cannot be told from it.
     Raises NoBaseline for a group without report rows of `none`, ValueError for an unknown checkpoint or metric.
     """
-    if checkpoint not in ("last", "best") or metric not in ("test_acc", "test_loss"):
+    if checkpoint not in ("last", "best") or metric not in METRICS:
         raise ValueError(
-            f"no headline of {metric!r} at {checkpoint!r}; metrics: test_acc, test_loss; checkpoints: last, best"
+            f"no headline of {metric!r} at {checkpoint!r}; metrics: {', '.join(METRICS)}; checkpoints: last, best"
         )
     frames = []
     rope, gap_rope = margins.of(metric)
@@ -431,26 +503,31 @@ def headline(
                 f"add them: regrun {' '.join(['method=none', f'study={study}', key[2]]).strip()}"
             )
         parts = list(_configurations(group))
-        rows = [_row(part, tuning, baseline, checkpoint, metric, level, rope) for part, tuning in parts]
+        rows = [_row(part, tuning, baseline, checkpoint, metric, level, rope, said) for part, tuning in parts]
         frame = pd.DataFrame(rows, columns=pd.Index(HEADLINE))
+        fixed = frame["interval_covers"] == FIXED_SPLIT
+        frame.loc[fixed, "interval_covers"] = _reach(frame[fixed], metric, checkpoint)
         frame["p_holm"] = holm(frame["p"].to_numpy(dtype=np.float64))
         frame["family_size"] = int(frame["p"].notna().sum())
         acc = metric == "test_acc"
         frame = frame.assign(rope=rope, gap_rope=gap_rope, rope_stored=before[0], gap_rope_stored=before[1])
-        for name, high in (("diff", "diff_hi"), ("gap_diff", "gap_diff_hi")):
+        for name in ("diff", "gap_diff"):
             bounds = [
-                simultaneous(float(row[name]), float(row[high]), int(row["n_pairs"]), int(row["family_size"]), level)
+                simultaneous(
+                    float(row[name]), float(row[f"{name}_hi_seeds"]), int(row["n_pairs"]), int(row["family_size"]),
+                    level, float(np.nan_to_num(row["se_test"])),
+                )
                 for _, row in frame.iterrows()
-            ]
+            ]  # fmt: skip
             frame[[f"{name}_lo_sim", f"{name}_hi_sim"]] = np.array(bounds, dtype=np.float64).reshape(-1, 2)
         judged = [_judge(row, rope) for _, row in frame.iterrows()]
         for at, name in enumerate(("verdict", "more_seeds", "more_seeds_max")):
             frame[name] = [values[at] for values in judged]
         means = frame["mean"].to_numpy(dtype=np.float64) * (1 if acc else -1)
-        means = np.where(frame["n_failed"] > 0, math.nan, means)
+        means = np.where((frame["n_failed"] > 0) | (metric in ALONE), math.nan, means)
         best = int(np.nanargmax(means)) if np.isfinite(means).any() else -1
         frame["best"] = np.arange(len(frame)) == best
-        tied = _tied([part for part, _ in parts], best, f"{checkpoint}_{metric}", level) if best >= 0 else False
+        tied = _tied([part for part, _ in parts], best, f"{checkpoint}_{metric}", level, said) if best >= 0 else False
         frame["tied_best"] = tied
         better = frame["diff"].to_numpy(dtype=np.float64) * (-1 if acc else 1)
         frame = frame.assign(first=frame["method"] != BASELINE, better=better)

@@ -11,7 +11,7 @@ import pandas as pd
 from rich.table import Table
 from rich.text import Text
 
-from runner.report.tables import BASELINE, groups, split_strengths, strengths_of
+from runner.report.tables import ALONE, BASELINE, WITH_GAP, groups, split_strengths, strengths_of
 
 BLANK = "–"  # an en dash reads as "nothing here"; a hyphen reads as a minus
 MINUS = "−"  # the width of a plus, so that signed columns line up
@@ -34,7 +34,21 @@ class Unit:
 UNITS = {
     "test_acc": Unit(100.0, 2, "Test accuracy (%)", "Test acc", "percentage points"),
     "test_loss": Unit(1.0, 4, "Test loss (cross-entropy, nats)", "Test loss", "nats"),
-}
+    "test_nll_t": Unit(
+        1.0, 4, "Test loss after temperature scaling on validation (cross-entropy, nats)", "Loss at T", "nats"
+    ),
+    "test_brier": Unit(
+        1.0, 4, "Brier score on test (squared error of the probabilities, summed over classes; 0 to 2)", "Brier",
+        "units of the score",
+    ),
+    "test_ece": Unit(
+        100.0, 2, "Expected calibration error on test (%, top label, 15 bins of equal width)", "ECE",
+        "percentage points",
+    ),
+}  # fmt: skip
+
+
+TEMPERATURE = Unit(1.0, 2, "Temperature", "T", "")
 
 
 def number(row: Row, name: str) -> float:
@@ -172,9 +186,10 @@ def worst_cases(frame: pd.DataFrame) -> str:
         f"{row['method']} {with_bounds(*_bounds(row, 'diff_worst'), UNITS['test_acc'], number(row, 'rope'))}"
         for row in failed
     )
+    alone = " (intervals of the seeds alone)" if frame["se_test"].notna().any() else ""
     return (
         f"Worst case, every failed run of a method or of none counted as {level} (chance, or the lowest run of the two "
-        f"if that is lower): Δ test {items}."
+        f"if that is lower): Δ test {items}{alone}."
     )
 
 
@@ -182,15 +197,18 @@ def _unit(frame: pd.DataFrame) -> Unit:
     return UNITS[str(frame["metric"].iloc[0])]
 
 
-def _difference_names(frame: pd.DataFrame) -> tuple[str, str]:
+def difference_names(frame: pd.DataFrame) -> tuple[str, str]:
     """The headings of the two columns of differences."""
     return f"Δ test [{_percent(frame)} CI]", f"Δ gap [{_percent(frame)} CI]"
 
 
 def human(frame: pd.DataFrame) -> pd.DataFrame:
-    """A headline as text, at most ten columns; without p-values and verdicts (a secondary metric) eight."""
+    """A headline as text, at most ten columns; without p-values and verdicts (a secondary metric) eight at most.
+
+    A metric that is not measured on training data has no gap, and one that is not compared only what stands beside it.
+    """
     rows = []
-    tests, gaps = _difference_names(frame)
+    tests, gaps = difference_names(frame)
     for row in records(frame):
         unit, baseline = UNITS[str(row["metric"])], row["method"] == BASELINE
         pairs, ties = number(row, "n_pairs"), number(row, "ties")
@@ -204,14 +222,20 @@ def human(frame: pd.DataFrame) -> pd.DataFrame:
                 "Gap": plus_minus(number(row, "gap_mean"), number(row, "gap_lo"), number(row, "gap_hi"), unit),
                 tests: with_bounds(*_bounds(row, "diff"), unit, number(row, "rope")),
                 gaps: with_bounds(*_bounds(row, "gap_diff"), unit, number(row, "gap_rope")),
+                "Calibrated ≤": plus_minus(number(row, "null_mean"), math.nan, math.nan, unit),
+                "T": plus_minus(number(row, "temperature_mean"), math.nan, math.nan, TEMPERATURE),
                 "p (Holm)": p_text(number(row, "p_holm")),
                 "Wins": f"{wins} (={ties:.0f})" if ties > 0 else wins,
                 "Time ×": f"{ratio:.2f}" if math.isfinite(ratio) else BLANK,  # times, not x
                 "Verdict": _verdict_text(row),
             }
         )
-    table = pd.DataFrame(rows)
-    return table if int(frame["family_size"].max()) > 0 else table.drop(columns=["p (Holm)", "Verdict"])
+    metric = str(frame["metric"].iloc[0])
+    without = [] if int(frame["family_size"].max()) > 0 else ["p (Holm)", "Verdict"]
+    without += [] if metric in WITH_GAP else ["Gap", gaps]
+    without += [tests, "Wins", "Time ×"] if metric in ALONE else ["Calibrated ≤"]
+    without += [] if metric == "test_nll_t" else ["T"]
+    return pd.DataFrame(rows).drop(columns=without)
 
 
 def _percent(frame: pd.DataFrame) -> str:
@@ -278,7 +302,8 @@ def _remarks(frame: pd.DataFrame) -> Iterator[str]:
         yield f"Some tuning runs failed or diverged: {named(lost)}."
     if len(absent := frame[frame["n_report"] + frame["n_failed"] == 0]):
         yield f"Tuned, but without report runs: {named(absent)}."
-    if len(short := others[(others["n_pairs"] < others["n_report"])]):
+    compared = others[~others["metric"].isin(ALONE)]
+    if len(short := compared[(compared["n_pairs"] < compared["n_report"])]):
         yield f"Fewer pairs than runs, for lack of the same seeds in none: {named(short)}."
     if len(few := others[(others["pairs"] == "few") & (others["n_report"] > 0)]):
         yield f"Below two pairs there is no interval and no test: {named(few)}."
@@ -334,10 +359,11 @@ def _margin(frame: pd.DataFrame, column: str) -> str:
 def _marks(frame: pd.DataFrame) -> Iterator[str]:
     """What bold and the dagger mean, if they occur."""
     if len(frame) > 1 and frame["best"].any():
-        highest = "highest" if _unit(frame).scale == 100 else "lowest"
+        highest = "highest" if frame["metric"].iloc[0] == "test_acc" else "lowest"
         yield f"Bold: {highest} mean test{' of those without failed runs' if (frame['n_failed'] > 0).any() else ''}."
     if frame["tied_best"].any():
-        yield f"{TIED}: cannot be told from the bold one (paired t against it, Holm over the other rows)."
+        test = "tested as Δ is" if frame["se_test"].notna().any() else "paired t against it"
+        yield f"{TIED}: cannot be told from the bold one ({test}, Holm over the other rows)."
 
 
 def _verdicts(frame: pd.DataFrame) -> str:
@@ -347,31 +373,50 @@ def _verdicts(frame: pd.DataFrame) -> str:
     inside = f"the {_percent(frame)} interval lies within {_margin(frame, 'rope')}"
     parts.append(f"equivalent where {inside}" + ("; negligible: better or worse, and inside" * ("negligible" in words)))
     parts.append("else inconclusive (+k: about k more seeds would narrow it to the margin, or to half of it)")
+    open_rows = frame[frame["verdict"] == "inconclusive"]
+    if open_rows["more_seeds"].isna().any():
+        parts[-1] += ", without +k where the test set is too small for that"
     return f"Verdict against none: {'; '.join(parts)}."
 
 
 def caption(frame: pd.DataFrame) -> str:
     """What the numbers of one group's headline are: metric, seeds, checkpoint, interval, baseline, tests, reach."""
-    unit, level = _unit(frame), _percent(frame)
+    unit, level, metric = _unit(frame), _percent(frame), str(frame["metric"].iloc[0])
     last = frame["checkpoint"].iloc[0] == "last"
     when = "after the last epoch" if last else "at the epoch of lowest validation loss"
-    kind = "accuracy, train − test" if unit.scale == 100 else "loss, test − train"  # a minus sign
+    kind = "accuracy, train − test" if metric == "test_acc" else "loss, test − train"  # a minus sign
     tests = int(frame["family_size"].max())
     parts = [*filter(None, [changed_margins(frame)])]
-    parts += [f"{unit.metric} {when}, evaluated on clean data. {protocol_text(frame)}.", f"Gap: {kind}."]
+    parts += [f"{unit.metric} {when}, evaluated on clean data. {protocol_text(frame)}."]
+    parts += [f"Gap: {kind}."] if metric in WITH_GAP else []
     bounded = bool(frame["lo"].notna().any())
     if bounded:
         parts.append(f"± is half the {level} t-interval.")
-    if len(frame) > 1:
+    compared, sampled = len(frame) > 1 and metric not in ALONE, bool(frame["se_test"].notna().any())
+    if metric == "test_nll_t":
+        parts.append("T: mean of the fitted temperatures; above 1 the net is too sure of itself.")
+    if metric in ALONE:
+        parts.append(
+            "Calibrated ≤: what the error of a perfectly calibrated net stays below in 95 of 100 cases, with as many "
+            "examples and the same confidences; an error below it says nothing. It is no measure to compare methods "
+            "by: the Brier score and the losses are."
+        )
+    if compared:
         reach = f", with its {level} t-interval" if bounded else ""
+        if sampled:
+            reach = (
+                f", with its {level} interval: half-widths of the seeds (t) and of the choice of test examples "
+                "(normal), added in squares"
+            )
         parts.append(f"Δ: mean paired difference to none on the same seeds, in {unit.difference}{reach}.")
     if tests:
-        parts.append(f"p: paired t-test, two-sided, Holm over the {tests} comparison{'s'[: tests > 1]} of this table.")
+        test = "from the level at which that interval ends at 0" if sampled else "paired t-test, two-sided"
+        parts.append(f"p: {test}, Holm over the {tests} comparison{'s'[: tests > 1]} of this table.")
         parts.append(_verdicts(frame))
-    elif len(frame) > 1 and bounded:
+    elif compared and bounded:
         parts.append("Intervals only: no test was made for this table.")
     parts += _marks(frame)
-    if len(frame) > 1:
+    if compared:
         parts.append("Wins: pairs better than none (= ties). Time ×: training time over none's, paired.")
     if bounded:
         parts.append(f"The intervals cover {' / '.join(sorted(set(frame['interval_covers'])))}.")
@@ -461,7 +506,7 @@ def wrapped(name: str, width: int) -> list[str]:
 def _terminal_cells(frame: pd.DataFrame) -> pd.DataFrame:
     """The text of a headline for a terminal: one number and its half-width per difference, marks after the means."""
     unit, shown = _unit(frame), human(frame)
-    tests, gaps = _difference_names(frame)
+    tests, gaps = difference_names(frame)
     # The half-widths of the means and the ties go: the intervals of the differences are what a reader compares.
     blank = " " if frame["tied_best"].any() else ""
     means = [text.split(" ±")[0] for text in shown[unit.short]]
@@ -484,7 +529,7 @@ def terminal_table(frame: pd.DataFrame, width: int = 100) -> Table:
     table = Table(title=groups(frame)[0][0], title_justify="left", box=None, pad_edge=False, padding=(0, 1, 0, 0))
     shown = _terminal_cells(frame)
     heads = {str(name): str(name).replace(" ", "\n", 1) for name in shown.columns}
-    heads |= {name: f"{name.split(' [')[0]}\n± {_percent(frame)}" for name in _difference_names(frame)}
+    heads |= {name: f"{name.split(' [')[0]}\n± {_percent(frame)}" for name in difference_names(frame)}
     folding = ["Method", "Strength"]
 
     def length(name: str) -> int:

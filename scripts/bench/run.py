@@ -14,13 +14,10 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -28,6 +25,7 @@ from statistics import median
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from turns import Row, Train, machine, row, turns
 
 from runner.data.base import Data, Splitter
 from runner.engine.loop import begin, few_steps
@@ -38,9 +36,7 @@ from runner.grid import Run
 from runner.methods.stack import Stack
 from runner.nets.dense import mlp
 
-Train = Callable[[int], object]  # for so many steps, at most an epoch's
-Clock = Callable[[], float]  # seconds
-EXAMPLES, STEPS, BATCH = 4000, 40, 100
+EXAMPLES, BATCH = 4000, 100
 PACKS = (1, 2, 5, 15, 50)
 TARGET = 1.2  # times a plain loop, for one run of a net that is not tiny
 BEGIN, END = "<!-- bench: begin -->", "<!-- bench: end -->"
@@ -48,18 +44,6 @@ TORCH: dict[str, tuple[Optimizer, Callable[[Iterable[Tensor]], torch.optim.Optim
     "SGD, momentum 0.9": (SGD(0.05, 0.9, False), lambda w: torch.optim.SGD(w, 0.05, momentum=0.9)),
     "Adam": (Adam(0.001, 0.9, 0.999, 1e-8), lambda w: torch.optim.Adam(w, 0.001)),
 }
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of a table: milliseconds per step and run, and its ratio to the line it is compared with."""
-
-    what: str
-    ms: float  # median over turns
-    ratio: float  # median over turns
-    low: float
-    high: float
-    turns: int
 
 
 def data() -> Data:
@@ -96,26 +80,6 @@ def plain(make: Callable[[Iterable[Tensor]], torch.optim.Optimizer], width: int,
             optimizer.step()
 
     return train
-
-
-def turns(
-    contenders: Mapping[str, Train], count: int, steps: int = STEPS, clock: Clock = time.process_time
-) -> dict[str, list[float]]:
-    """Milliseconds per step of each contender, who take turns `count` times after one that does not count."""
-    seen: dict[str, list[float]] = {what: [] for what in contenders}
-    for turn in range(count + 1):
-        for what, train in contenders.items():
-            began = clock()
-            train(steps)
-            if turn:
-                seen[what].append((clock() - began) / steps * 1e3)
-    return seen
-
-
-def row(what: str, mine: list[float], theirs: list[float]) -> Row:
-    """The row of a contender, given its milliseconds and those of what it is compared with, turn by turn."""
-    ratios = [m / t for m, t in zip(mine, theirs, strict=True)]
-    return Row(what, median(mine), median(ratios), min(ratios), max(ratios), len(ratios))
 
 
 def one_run(count: int) -> list[Row]:
@@ -180,23 +144,6 @@ def threaded(number: int) -> dict[str, float]:
     torch.set_num_threads(number)
     seen = turns({what: ours(TORCH["Adam"][0], *net) for what, net in THREADED.items()}, 2, 10, time.perf_counter)
     return {what: median(costs) / THREADED[what][2] for what, costs in seen.items()}
-
-
-def machine() -> dict[str, str]:
-    """What the figures were measured on."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
-    model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    load = f"{os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "unknown"
-    return {
-        "processor": f"{model}, {cores} cores",
-        "load at the start": load,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "system": platform.platform(),
-        "date": datetime.now(UTC).date().isoformat(),
-    }
 
 
 def table(title: str, against: str, rows: list[Row]) -> str:

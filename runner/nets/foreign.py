@@ -1,0 +1,234 @@
+"""Nets from elsewhere: torchvision, timm, or a class of the user's own, made fit to be studied.
+
+What regularizes is a method's business, so a foreign net's own dropout is switched off and its batch norms become
+`BatchNormLayer`s, whose statistics are measured for the very weights that are evaluated. Its marks are found by running
+it once on random numbers and looking at what each value was computed from (`runner.nets.trace`).
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
+
+from runner.errors import Refusal, unknown
+from runner.nets.norms import BatchNormLayer
+from runner.nets.sites import Mark
+from runner.nets.trace import Place, places
+
+DROPS = ("StochasticDepth", "DropPath", "DropBlock2d", "DropBlock3d")  # of torchvision and timm
+PLAIN_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+
+
+class Off(nn.Identity):
+    """What stands where a foreign net had a dropout of its own."""
+
+    p = drop_prob = 0.0  # which some nets read
+
+
+class Adopted(nn.Module):
+    """A foreign net with marks, without randomness of its own, that can draw its weights again."""
+
+    def __init__(self, make: Callable[[], nn.Module], shape: Sequence[int]) -> None:
+        """Adopt what `make` gives, for examples of this shape; refuses one that is random in itself."""
+        super().__init__()
+        self.make = make
+        self.net, self.switched_off = tamed(make())
+        own = {module.kind for module in self.net.modules() if isinstance(module, Mark)}
+        self.arrived = nn.Identity() if "input" in own else _mark("input", "before the net")
+        self.drawn = tuple(name for name, _ in self.net.named_parameters())
+        for module in self.net.modules():
+            if callable(getattr(module, "reset_parameters", None)):
+                module.reset_parameters = None  # type: ignore[assignment]  # this module draws them all
+        _refuse_randomness(self, shape)
+        self.placed: Sequence[Place] = ()
+        self.marks = nn.ModuleList()
+        if not own:
+            with _plain_attention():
+                self.placed = places(self.net, _example(shape))
+            for place in self.placed:
+                mark = _mark(place.kind, f"{'before' if place.entry else 'behind'} {place.name}")
+                self.marks.append(mark)
+                _hook(place, mark)
+
+    def reset_parameters(self) -> None:
+        """Draw all weights as the net itself does, from torch's generator."""
+        fresh = dict(tamed(self.make())[0].named_parameters())
+        mine = dict(self.net.named_parameters())
+        with torch.no_grad():
+            for name in self.drawn:
+                mine[name].copy_(fresh[name])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [B, ...] -> logits [B, classes]."""
+        with _plain_attention():
+            logits: Tensor = self.net(self.arrived(x))
+        return logits
+
+
+def torchvision(shape: Sequence[int], classes: int, arch: str) -> nn.Module:
+    """A classification net of torchvision by name, with fresh weights: x [B, C, H, W] -> logits [B, classes]."""
+    from torchvision import models
+
+    known = models.list_models(module=models)
+    if arch not in known:
+        raise unknown("torchvision model", arch, known, "torchvision.models")
+    _refuse_all_but_images("torchvision", shape)
+    more: dict[str, Any] = {}
+    if arch.startswith("vit_"):
+        more = {"image_size": _side(arch, shape)}
+    elif arch.startswith("maxvit"):
+        more = {"input_size": tuple(shape[1:])}
+    elif arch in ("googlenet", "inception_v3"):
+        more = {"aux_logits": False, "init_weights": True}
+
+    def make() -> nn.Module:
+        net: nn.Module = models.get_model(arch, weights=None, num_classes=classes, **more)
+        return net if shape[0] == 3 else with_channels(net, shape[0])
+
+    return Adopted(make, shape)
+
+
+def timm(shape: Sequence[int], classes: int, arch: str) -> nn.Module:
+    """A net of timm by name, with fresh weights: x [B, C, H, W] -> logits [B, classes]."""
+    try:
+        import timm as library
+    except ImportError as error:
+        raise Refusal(
+            "model=timm needs the package timm, which is not installed: pip install 'regrun[timm]'"
+        ) from error
+    if not library.is_model(arch):
+        raise unknown("timm model", arch, library.list_models(), "timm")
+    _refuse_all_but_images("timm", shape)
+    card = library.get_pretrained_cfg(arch)
+    more: dict[str, Any] = {"img_size": tuple(shape[1:])} if card and card.fixed_input_size else {}
+    return Adopted(
+        partial(library.create_model, arch, pretrained=False, num_classes=classes, in_chans=shape[0], **more), shape
+    )
+
+
+def with_channels(net: nn.Module, channels: int) -> nn.Module:
+    """The net with a first convolution that takes this number of channels, in place."""
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d):
+            module.in_channels = channels
+            module.weight = nn.Parameter(
+                torch.empty(module.out_channels, channels // module.groups, *module.kernel_size)
+            )
+            module.reset_parameters()
+            return net
+    raise Refusal(f"model is a {type(net).__name__}, which has no convolution that could take {channels} channels")
+
+
+def tamed(net: nn.Module) -> tuple[nn.Module, int]:
+    """The net without in-place activations, dropout or running averages, and how many dropouts were switched off."""
+    off = 0
+    for parent in reversed(list(net.modules())):  # parts before what they are parts of
+        if isinstance(parent, nn.MultiheadAttention | nn.RNNBase):
+            off += parent.dropout > 0
+            parent.dropout = 0.0
+        if getattr(parent, "inplace", False):
+            parent.inplace = False  # type: ignore[assignment]  # a marked value must stay what it was
+        for name, child in list(parent.named_children()):
+            if isinstance(child, _DropoutNd) or type(child).__name__ in DROPS:
+                off += getattr(child, "p", getattr(child, "drop_prob", 0.0)) > 0
+                setattr(parent, name, Off())
+            elif isinstance(child, _BatchNorm):
+                setattr(parent, name, _norm(child))
+            elif isinstance(child, nn.InstanceNorm1d | nn.InstanceNorm2d | nn.InstanceNorm3d):
+                child.track_running_stats = False
+    if isinstance(net, _BatchNorm | _DropoutNd):
+        raise Refusal(f"model is a {type(net).__name__} alone, which is no net to train (model._target_=...)")
+    return net, off
+
+
+def _norm(theirs: _BatchNorm) -> nn.Module:
+    """regrun's batch norm in place of torch's, with the same parameters; and what timm puts behind it."""
+    layer = BatchNormLayer(theirs.num_features, theirs.eps)
+    if theirs.affine:
+        layer.scale, layer.shift = theirs.weight, theirs.bias
+    else:
+        for name in ("scale", "shift"):
+            value = layer.get_parameter(name).detach()
+            delattr(layer, name)
+            layer.register_buffer(name, value)
+    if type(theirs) in PLAIN_NORMS:
+        return layer
+    if type(theirs).__module__.startswith("timm.") and hasattr(theirs, "act"):  # BatchNormAct2d: norm, drop, act
+        return nn.Sequential(OrderedDict(norm=layer, **dict(theirs.named_children())))
+    raise Refusal(
+        f"the model has a {type(theirs).__name__}, a batch norm of its own kind, whose running averages regrun cannot "
+        "measure; it must be one of torch.nn's (model=...)"
+    )
+
+
+def _mark(kind: str, place: str) -> Mark:
+    mark = Mark(kind)
+    mark.place = place
+    return mark
+
+
+def _hook(place: Place, mark: nn.Module) -> None:
+    """Let what the place's module is given, or gives, pass through the mark."""
+    if place.entry:
+        place.module.register_forward_pre_hook(lambda module, given: (mark(given[0]), *given[1:]))
+    else:
+        place.module.register_forward_hook(lambda module, given, out: mark(out))
+
+
+def _example(shape: Sequence[int]) -> Tensor:
+    """Two random examples [2, *shape]."""
+    return torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
+
+
+def _refuse_randomness(net: nn.Module, shape: Sequence[int]) -> None:
+    """Refuse a net whose training pass does not give the same twice."""
+    x = _example(shape)
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        seen = []
+        for seed in (1, 2):
+            torch.manual_seed(seed)
+            seen.append(net.train()(x))
+    if not all(isinstance(out, Tensor) for out in seen):
+        raise Refusal(f"model gives a {type(seen[0]).__name__}, not one tensor of logits [B, classes] (model=...)")
+    if not torch.equal(*seen):
+        raise Refusal(
+            "the model's own forward pass is random, which regrun cannot control lane by lane; switch that off "
+            "(model=...) and use a method such as method=dropout"
+        )
+
+
+@contextmanager
+def _plain_attention() -> Iterator[None]:
+    """torch's attention in plain operations, which can be mapped over lanes; its fused kernels have no rule for it."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+
+
+def _refuse_all_but_images(model: str, shape: Sequence[int]) -> None:
+    if len(shape) != 3:
+        raise Refusal(f"model={model} needs images; the data's examples have shape {tuple(shape)} (data=...)")
+
+
+def _side(arch: str, shape: Sequence[int]) -> int:
+    """The side of square images that a patch divides; refuses others."""
+    patch = int(arch.rpartition("_")[2])
+    if shape[1] != shape[2] or shape[1] % patch:
+        raise Refusal(
+            f"model.arch is {arch!r}, which cuts square images into patches of {patch} pixels a side; the data's "
+            f"examples are {shape[1]} x {shape[2]} (model.arch=... or model=vit_small)"
+        )
+    return shape[1]

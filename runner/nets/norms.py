@@ -1,0 +1,103 @@
+"""Normalization layers, which stand in a net's slots: put there by a method, or by the net itself."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from runner.errors import Refusal
+from runner.nets.sites import Slot
+
+EPSILON = 1e-5  # of the batch norms that nets bring themselves, as in torch
+
+
+def slot(width: int, norm: str) -> nn.Module:
+    """What normalizes `width` channels in a net that may bring its own norm: a batch norm, or an open slot."""
+    if norm not in ("batch", "none"):
+        raise Refusal(f"model.norm is {norm!r}; it must be batch or none (model.norm=...)")
+    return BatchNormLayer(width, EPSILON) if norm == "batch" else Slot(width)
+
+
+class NormLayer(nn.Module):
+    """What stands in a filled slot."""
+
+
+class BatchNormLayer(NormLayer):
+    """Batch statistics in training; in evaluation those that `runner.engine.evaluate` measured."""
+
+    measuring = False
+    mean: Tensor
+    var: Tensor
+
+    def __init__(self, width: int, epsilon: float) -> None:
+        """Normalize `width` channels."""
+        super().__init__()
+        self.scale, self.shift = nn.Parameter(torch.ones(width)), nn.Parameter(torch.zeros(width))
+        self.epsilon = epsilon
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("var", torch.ones(width))
+
+    def forward(self, h: Tensor) -> Tensor:
+        """h [B, width, ...], each channel at mean 0 and variance 1 over the batch, then scaled and shifted."""
+        shape = [1, -1] + [1] * (h.ndim - 2)
+        mean, var = self.mean, self.var
+        if self.training or self.measuring:
+            across = [d for d in range(h.ndim) if d != 1]
+            mean = h.mean(across)
+            var = ((h - mean.view(shape)) ** 2).mean(across)
+        if self.measuring:
+            self.mean, self.var = mean, var
+        factor = self.scale * (var + self.epsilon).rsqrt()
+        return (h - mean.view(shape)) * factor.view(shape) + self.shift.view(shape)
+
+
+class GhostBatchNormLayer(BatchNormLayer):
+    """Batch norm whose statistics, in training, are those of parts of the batch."""
+
+    def __init__(self, width: int, size: int, epsilon: float) -> None:
+        """Normalize `width` channels over parts of at least `size` examples."""
+        super().__init__(width, epsilon)
+        self.size = size
+
+    def forward(self, h: Tensor) -> Tensor:
+        """h [B, width, ...], normalized part by part in training."""
+        parts = h.tensor_split(max(1, len(h) // self.size)) if self.training else [h]
+        return torch.cat([super(GhostBatchNormLayer, self).forward(part) for part in parts])
+
+
+class GroupNormLayer(NormLayer):
+    """Every example's groups of channels at mean 0 and variance 1, then a scale and a shift for each channel."""
+
+    def __init__(self, width: int, groups: int, epsilon: float) -> None:
+        """Normalize `width` channels in `groups` groups."""
+        super().__init__()
+        self.scale, self.shift = nn.Parameter(torch.ones(width)), nn.Parameter(torch.zeros(width))
+        self.groups, self.epsilon = groups, epsilon
+
+    def forward(self, h: Tensor) -> Tensor:
+        """h [B, width, ...], normalized."""
+        shape = [1, -1] + [1] * (h.ndim - 2)
+        grouped = h.reshape(len(h), self.groups, -1)
+        if grouped.shape[2] == 1:
+            raise Refusal(
+                f"groups of one number, in a layer of {h.shape[1]} units, would all be normalized to 0; "
+                "a norm needs fewer groups or a wider layer (method.group_norm.groups=... or model.width=...)"
+            )
+        grouped = grouped - grouped.mean(2, keepdim=True)
+        grouped = grouped * ((grouped**2).mean(2, keepdim=True) + self.epsilon).rsqrt()
+        return grouped.view_as(h) * self.scale.view(shape) + self.shift.view(shape)
+
+
+class RMSNormLayer(NormLayer):
+    """Every example at root mean square 1, then a scale for each channel."""
+
+    def __init__(self, width: int, epsilon: float) -> None:
+        """Normalize `width` channels."""
+        super().__init__()
+        self.scale, self.epsilon = nn.Parameter(torch.ones(width)), epsilon
+
+    def forward(self, h: Tensor) -> Tensor:
+        """h [B, width, ...], normalized."""
+        shape = [1, -1] + [1] * (h.ndim - 2)
+        square = (h**2).mean(list(range(1, h.ndim)), keepdim=True)
+        return h * (square + self.epsilon).rsqrt() * self.scale.view(shape)

@@ -1,0 +1,61 @@
+"""Random search: points drawn from the grids of a stack, with some of its methods left out of each."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from runner.keys import Key
+from runner.methods.base import Range
+
+DECADE = 10.0  # grids whose ends are this factor apart are drawn from on a logarithmic scale
+
+
+def drawn(
+    grids: Mapping[str, Sequence[float]],
+    allowed: Mapping[str, Range],
+    alternatives: Sequence[Sequence[str]],
+    requires: Mapping[str, str],
+    trials: int,
+    key: Key,
+) -> list[dict[str, float]]:
+    """`trials` points {"mixup.alpha": 0.3, "l2": 0, ...}: strengths of methods that are on, 0 for those off.
+
+    A method is on with probability 1/2; of several that are `alternatives` one at most is on, with probability 1/2
+    together; what one `requires`, if it is in the stack, is on with it. A method alone is always on, and so is the
+    optimizer. The draws of a trial are named by method: a method has the same strengths in every stack.
+    """
+    names = list(dict.fromkeys(path.partition(".")[0] for path in grids))
+    methods = [name for name in names if name != "optimizer"]
+    grouped = [[name for name in group if name in methods] for group in alternatives]
+    together = {name for group in grouped for name in group}
+    groups = [group for group in grouped if group] + [[name] for name in methods if name not in together]
+    points = []
+    for trial in range(trials):
+        at = key.fold(trial)
+        on = {"optimizer", *methods} if len(methods) == 1 else {"optimizer"}
+        for group in groups if len(methods) > 1 else ():
+            which = int(2 * len(group) * float(at.fold("on").fold("+".join(group)).uniform()))
+            on |= set(group[which : which + 1])  # none in half of the cases
+        on |= {requires[name] for name in on if requires.get(name) in methods}
+        point = {name: 0.0 for name in methods if name not in on}
+        for path, grid in grids.items():
+            if path.partition(".")[0] in on:
+                point[path] = between(min(grid), max(grid), float(at.fold(path).uniform()), allowed[path].whole)
+        points.append(point)
+    return points
+
+
+def between(low: float, high: float, share: float, whole: bool) -> float:
+    """The value a share of the way from `low` to `high`: by factors if they are a decade apart, else by steps.
+
+    Whole numbers are equally likely, the ends included. Four digits are kept, so that a point can be written down.
+
+    >>> between(0.01, 1.0, 0.5, whole=False), between(0.2, 0.4, 0.5, whole=False), between(1, 5, 0.99, whole=True)
+    (0.1, 0.3, 5.0)
+    """
+    if whole:
+        return float(low + math.floor(share * (high - low + 1)))
+    by_factors = low > 0 and high / low >= DECADE
+    value = low * (high / low) ** share if by_factors else low + share * (high - low)
+    return float(f"{value:.4g}")

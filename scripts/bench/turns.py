@@ -1,0 +1,67 @@
+"""What benchmarks share: contenders that take turns, ratios within each turn, and the machine they ran on."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import median
+
+import torch
+
+Train = Callable[[int], object]  # for so many steps, at most an epoch's
+Clock = Callable[[], float]  # seconds
+STEPS = 40  # of a turn, unless said otherwise
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a table: milliseconds per step and run, and its ratio to the line it is compared with."""
+
+    what: str
+    ms: float  # median over turns
+    ratio: float  # median over turns
+    low: float
+    high: float
+    turns: int
+
+
+def turns(
+    contenders: Mapping[str, Train], count: int, steps: int = STEPS, clock: Clock = time.process_time
+) -> dict[str, list[float]]:
+    """Milliseconds per step of each contender, who take turns `count` times after one that does not count."""
+    seen: dict[str, list[float]] = {what: [] for what in contenders}
+    for turn in range(count + 1):
+        for what, train in contenders.items():
+            began = clock()
+            train(steps)
+            if turn:
+                seen[what].append((clock() - began) / steps * 1e3)
+    return seen
+
+
+def row(what: str, mine: list[float], theirs: list[float]) -> Row:
+    """The row of a contender, given its milliseconds and those of what it is compared with, turn by turn."""
+    ratios = [m / t for m, t in zip(mine, theirs, strict=True)]
+    return Row(what, median(mine), median(ratios), min(ratios), max(ratios), len(ratios))
+
+
+def machine() -> dict[str, str]:
+    """What the figures were measured on."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
+    model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    load = f"{os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "unknown"
+    return {
+        "processor": f"{model}, {cores} cores",
+        "load at the start": load,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "date": datetime.now(UTC).date().isoformat(),
+    }
