@@ -24,6 +24,8 @@ from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
 from runner.data.base import Data, Splitter
+from runner.data.labels import FORMS, LabelNoise
+from runner.data.resize import resized
 from runner.engine.loop import rehearse, unmappable
 from runner.engine.optimizers import Optimizer
 from runner.engine.schedules import Constant, Cosine, Cyclic, Step
@@ -40,7 +42,10 @@ from runner.search import drawn
 # What may be named by a configuration file. A user's own package must be named on the command line: allow=[mypackage]
 TRUSTED = ("runner.", "torch.nn.", "torch.optim.", "torchvision.models.", "timm.")
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
-SPLIT_KEYS = ("train_size", "val_size", "test_size", "resplit", "standardize", "smoke")
+SPLIT_KEYS = (
+    "train_size", "val_size", "test_size", "resplit", "standardize", "smoke", "label_noise", "noise_form", "noisy_val",
+    "random_labels", "imbalance", "input_dim",
+)  # fmt: skip
 MARGINS = ("acc", "gap", "loss")
 PROTOCOLS = ("fixed", "tuned", "search", "smoke")
 TOP = (
@@ -182,6 +187,8 @@ def read(cfg: DictConfig, overrides: Sequence[str] = ()) -> Job:
         "optimizer": {k: shared.get(f"optimizer.{k}", v) for k, v in node.items() if k != "grid"},
         "protocol": {k: v for k, v in values["protocol"].items() if k != "tune"},
     }
+    if data.content:
+        settings["data"]["content"] = data.content  # of files of the user's, which may change under the same name
     return Job(
         settings=settings,
         study=_name(values["study"]),
@@ -360,7 +367,17 @@ def _margins(node: dict[str, Any]) -> dict[str, float]:
 
 
 def _data(node: dict[str, Any], seed0: int, trusted: Sequence[str]) -> tuple[Data, Splitter]:
-    given = {key: value for key, value in node.items() if key not in (*SPLIT_KEYS, "name", "augment", "_target_")}
+    for key in SPLIT_KEYS:
+        if key not in node:
+            raise Refusal(
+                f"data.{key} is missing; conf/data/base/splits.yaml has a value for what a file does not say itself "
+                "(defaults: [base/splits@_here_, _self_] at its head)"
+            )
+    given = {
+        key: tuple(value) if isinstance(value, list) else value
+        for key, value in node.items()
+        if key not in (*SPLIT_KEYS, "name", "augment", "_target_")
+    }
     sizes: dict[str, float | None] = {}
     for key in ("train_size", "val_size", "test_size"):
         value = node.get(key)
@@ -380,9 +397,29 @@ def _data(node: dict[str, Any], seed0: int, trusted: Sequence[str]) -> tuple[Dat
         raise Refusal(f"{said} cannot be read: {error} (data.*=... or another data=...)") from error
     if not isinstance(data, Data):
         raise Refusal(f"data._target_ {node.get('_target_')} gave a {type(data).__name__}, not runner.data.base.Data")
+    if node["input_dim"] is not None:
+        data = resized(data, _whole("data.input_dim", node["input_dim"], 1))
     val_size = sizes["val_size"]
     assert val_size is not None  # refused above
-    return data, Splitter(sizes["train_size"], val_size, sizes["test_size"], node["resplit"], seed0, standardize)
+    imbalance = _number("data.imbalance", node["imbalance"], "data.imbalance=...")
+    if imbalance < 1:
+        raise Refusal(f"data.imbalance is {imbalance:g}; it must be at least 1, which is none (data.imbalance=...)")
+    noise = _label_noise(node)
+    return data, Splitter(
+        sizes["train_size"], val_size, sizes["test_size"], node["resplit"], seed0, standardize, imbalance, noise
+    )
+
+
+def _label_noise(node: Mapping[str, Any]) -> LabelNoise:
+    rate = _number("data.label_noise", node["label_noise"], "data.label_noise=...")
+    if not 0 <= rate <= 1:
+        raise Refusal(f"data.label_noise is {rate:g}; it must be from 0 to 1 (data.label_noise=...)")
+    if node["noise_form"] not in FORMS:
+        raise Refusal(f"data.noise_form is {node['noise_form']!r}; it must be {' or '.join(FORMS)}")
+    random = _true_or_false("data.random_labels", node["random_labels"])
+    if random and rate > 0:
+        raise Refusal(f"data.label_noise is {rate:g}; with data.random_labels=true no label is right, so it must be 0")
+    return LabelNoise(rate, node["noise_form"], _true_or_false("data.noisy_val", node["noisy_val"]), random)
 
 
 def _model(node: dict[str, Any], data: Data, trusted: Sequence[str]) -> Callable[[], nn.Module]:

@@ -42,6 +42,8 @@ COLUMNS = (
     "epochs", "steps", "batch_size", "lr", "optimizer", "schedule", "penalize_biases", "n_train", "n_train_eval",
     "n_val", "n_test", "n_classes", "n_params",
     *(f"{c}_{name}" for c in ("last", "best") for name in ("epoch", *CHECKPOINT, "gap_loss", "gap_acc", *CALIBRATION)),
+    "label_noise", "last_train_acc_clean", "best_train_acc_clean",
+    "bayes_acc", "teacher_acc",
     "w_l2", "w_l1", "w_dist_init", "w_near_zero", "w_zero", "w_dead_inputs",
     "train_s", "s_per_step", "lanes", "peak_mem_mb", "device", "dtype", "deterministic", "torch", "regrun", "git_sha",
     "started_at",

@@ -43,13 +43,13 @@ def drawn(
             if path.partition(".")[0] in on:
                 point[path] = between(min(grid), max(grid), float(at.fold(path).uniform()), allowed[path].whole)
         points.append(point)
-    return points
+    return [dict(point) for point in dict.fromkeys(tuple(point.items()) for point in points)]  # each once
 
 
 def between(low: float, high: float, share: float, whole: bool) -> float:
     """The value a share of the way from `low` to `high`: by factors if they are a decade apart, else by steps.
 
-    Whole numbers are equally likely, the ends included. Four digits are kept, so that a point can be written down.
+    Whole numbers are equally likely, the ends included. Six digits are kept, so that a point can be written down.
 
     >>> between(0.01, 1.0, 0.5, whole=False), between(0.2, 0.4, 0.5, whole=False), between(1, 5, 0.99, whole=True)
     (0.1, 0.3, 5.0)
@@ -58,4 +58,4 @@ def between(low: float, high: float, share: float, whole: bool) -> float:
         return float(low + math.floor(share * (high - low + 1)))
     by_factors = low > 0 and high / low >= DECADE
     value = low * (high / low) ** share if by_factors else low + share * (high - low)
-    return float(f"{value:.4g}")
+    return float(f"{value:.6g}")

@@ -13,7 +13,7 @@ import pytest
 import torch
 from conftest import Regrun
 
-from runner.data.fashion_mnist import NAMES, fashion_mnist
+from runner.data.idx import NAMES, fashion_mnist
 
 # The command, and what its one line must hold.
 CASES: list[tuple[str, list[str]]] = [
@@ -30,7 +30,7 @@ CASES: list[tuple[str, list[str]]] = [
     ("data=null", ["no data 'null'", "digits"]),
     ("model=3", ["no model '3'", "mlp"]),
     ("-m data=digits,null", ["no data 'null'"]),
-    ("data=[digits,mnist1d]", ["data is [digits,mnist1d]", "one of breast_cancer, digits"]),
+    ("data=[digits,mnist1d]", ["data is [digits,mnist1d]", "one of breast_cancer, "]),
     # misspelt settings
     ("epochz=3", ["no setting 'epochz'", "did you mean 'epochs'?", "conf/config.yaml"]),
     ("+epochz=3", ["no setting 'epochz'", "did you mean 'epochs'?"]),
@@ -113,6 +113,21 @@ CASES: list[tuple[str, list[str]]] = [
     ("data.test=0", ["data.test is 0"]),
     ("data.seed=-1", ["data.seed is -1"]),
     ("data.augment=3", ["data.augment is 3"]),
+    ("data.label_noise=1.5", ["data.label_noise is 1.5", "from 0 to 1"]),
+    ("data.label_noise=abc", ["data.label_noise is 'abc'"]),
+    ("data.noise_form=other", ["data.noise_form is 'other'", "symmetric or pairwise"]),
+    ("data.noisy_val=2", ["data.noisy_val is 2", "true or false"]),
+    ("data.random_labels=1", ["data.random_labels is 1", "true or false"]),
+    ("data.random_labels=true data.label_noise=0.1", ["data.label_noise is 0.1", "data.random_labels=true"]),
+    ("data.imbalance=0.5", ["data.imbalance is 0.5", "at least 1"]),
+    ("data.imbalance=nan", ["data.imbalance is nan"]),
+    ("data.input_dim=0", ["data.input_dim is 0"]),
+    ("data=wine data.input_dim=5", ["data.input_dim is 5", "wine is a table"]),
+    ("~data.imbalance", ["data.imbalance is missing", "conf/data/base/splits.yaml"]),
+    ("data=table data.target=y", ["data.path", "Missing mandatory value"]),
+    ("data=table data.path=none.csv data.target=y", ["data.path is 'none.csv'", "not a file"]),
+    ("data=table data.path=file data.target=y", ["file has no rows besides its header"]),
+    ("data=table data.path=3 data.target=y", ["data.path is 3", "text"]),
     ("data=fashion_mnist data.root=cut", ["cut/train-images-idx3-ubyte is cut off"]),
     ("data=fashion_mnist data.root=foreign", ["foreign/train-images-idx3-ubyte is not an IDX file"]),
     ("data=fashion_mnist data.root=zipped", ["data.root=zipped cannot be read"]),

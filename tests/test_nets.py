@@ -45,7 +45,7 @@ TINY: dict[str, tuple[tuple[int, ...], Make, int, int, int]] = {
     # marks behind the first convolution and the ten modules; slots: 1 + 8 modules of two towers + 2 that halve
     "inception_small": (IMAGE, partial(inception_small, IMAGE, CLASSES), 11, 0, 19),
     # a mark behind the first layer and behind every block; two slots a block and one before
-    "resnet_mlp": (TABLE, partial(resnet_mlp, TABLE, CLASSES, 8, 3), 4, 3, 7),
+    "resnet_mlp": (TABLE, partial(resnet_mlp, TABLE, CLASSES, 8, 3, 1.0), 4, 3, 7),
     "resnet_cifar": (IMAGE, partial(resnet_cifar, IMAGE, CLASSES, 8, 4, "none"), 4, 3, 7),
     # eight blocks, and a slot in each of the three ways around that have weights
     "resnet18_cifar": (IMAGE, partial(resnet18_cifar, IMAGE, CLASSES, 2, "none"), 9, 8, 20),

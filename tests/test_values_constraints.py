@@ -330,8 +330,12 @@ def test_norms_fill_every_slot_of_a_net(method: Method, layer: type[nn.Module]) 
     [
         ([GroupNorm(4, 1e-5)], mlp((4,), 3, width=6, depth=1), r"groups is 4; .* \(6\): 1, 2, 3, 6 \(method.group"),
         ([GroupNorm(7, 1e-5)], mlp((4,), 3, width=6, depth=1), r"groups is 7; .* 1, 2, 3, 6 "),
-        ([BatchNorm(1e-5), LayerNorm(1e-5)], tiny("table"), "layer_norm finds a BatchNormLayer in the model's slots"),
-        ([RMSNorm(1e-5), GroupNorm(4, 1e-5)], tiny("table"), "group_norm finds a RMSNormLayer in the model's slots"),
+        ([BatchNorm(1e-5), LayerNorm(1e-5)], tiny("table"), "0 and 1, which each fill the model's slots with a norm"),
+        (
+            [GroupNorm(4, 1e-5)],
+            RMSNorm(1e-5).build(tiny("table")),
+            "group_norm finds a RMSNormLayer in the model's slots",
+        ),
         ([RMSNorm(1e-5)], linear((4,), 3), "method.rms_norm needs a model with hidden layers"),
     ],
 )

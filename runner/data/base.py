@@ -14,37 +14,66 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from runner.data.labels import CLEAN, LabelNoise
 from runner.errors import Refusal
 from runner.keys import Key
 
 KINDS = ("signal", "image", "table")
+NUMBERS = 2**24  # numbers that are worked on at a time, where all examples at once would not fit in memory
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Data:
     """A classification data set before any split."""
 
     name: str
     kind: str  # one of KINDS: x is [N, C, T], [N, C, H, W] or [N, F]
-    x: Tensor  # float32, or uint8 for images
+    x: Tensor  # float32, NaN where a table's number is missing; or uint8 for images
     y: Tensor  # int64 [N], in 0..classes-1
     classes: int
     official_test: Tensor | None  # int64 rows that are the official test set; None: drawn per seed
+    indicators: Tensor | None = None  # bool [F]: the columns that are 1 for one category and 0 for the others
+    content: str = ""  # of a user's files: the same for the same content
+    truth: Tensor | None = None  # int64 [N]: what the best classifier says, where it is known
+    bayes_error: float | None = None  # its expected share of errors
+
+    def __post_init__(self) -> None:
+        least, most = (int(self.y.min()), int(self.y.max())) if len(self.y) else (0, 0)
+        if len(self.x) != len(self.y) or not 0 <= least <= most < self.classes:
+            raise Refusal(
+                f"{self.name} has {len(self.x)} examples and {len(self.y)} labels from {least} to {most}; there must "
+                f"be as many, and labels from 0 to {self.classes - 1} for its {self.classes} classes"
+            )
 
     @property
     def shape(self) -> tuple[int, ...]:
         """The shape of one example."""
         return tuple(self.x.shape[1:])
 
+    @property
+    def piece(self) -> int:
+        """How many examples have NUMBERS numbers, and at least one."""
+        return max(1, NUMBERS // max(1, self.x[:1].numel()))
+
+    @property
+    def outside_test(self) -> Tensor:
+        """The rows that are not in the official test set, in order: int64."""
+        outside = torch.ones(len(self.y), dtype=torch.bool)
+        if self.official_test is not None:
+            outside[self.official_test] = False
+        return outside.nonzero()[:, 0]
+
 
 class Split(NamedTuple):
-    """The rows of one run's three sets, disjoint, and the statistics of its training inputs."""
+    """The rows of one run's three sets, disjoint, its labels, and the statistics of its training inputs."""
 
     train: Tensor  # int64 [n_train]
     val: Tensor  # int64 [n_val]
     test: Tensor  # int64 [n_test]
+    y: Tensor  # int64 [N]: the labels as this run is told them
     mean: Tensor  # float32, [C, 1, ...] per channel or [F] per column
-    std: Tensor  # likewise, above 0
+    std: Tensor  # likewise, above 0; infinite for a column that has one value in training, and so is 0 everywhere
+    fill: Tensor  # likewise: what stands for a missing number, standardized
 
 
 @dataclass(frozen=True)
@@ -57,9 +86,16 @@ class Splitter:
     resplit: str  # "train_val": each seed its own sets; "none": all seeds the split of `seed0`
     seed0: int
     standardize: bool
+    imbalance: float = 1.0  # how many times as large the share kept of the first class is as that of the last; 1: off
+    noise: LabelNoise = CLEAN
 
     def sizes(self, data: Data) -> tuple[int, int, int]:
         """How many training, validation and test examples a run gets; refuses what the data cannot give."""
+        train, val, test = self._asked(data)
+        return train if self.imbalance == 1 else int(self._profile(data, train).sum()), val, test
+
+    def _asked(self, data: Data) -> tuple[int, int, int]:
+        """The sizes before any imbalance."""
         total = len(data.y)
         if data.official_test is not None:
             if self.test_size is not None:
@@ -84,22 +120,47 @@ class Splitter:
 
     def split(self, data: Data, seed: int) -> Split:
         """The sets of one seed, the same whatever the method."""
-        n_train, n_val, n_test = self.sizes(data)
-        key = Key.of(self.seed0 if self.resplit == "none" else seed).fold("split")
+        asked, n_val, n_test = self._asked(data)
+        root = Key.of(self.seed0 if self.resplit == "none" else seed)
+        key = root.fold("split")
         if data.official_test is not None:
-            test = data.official_test
-            outside = torch.ones(len(data.y), dtype=torch.bool)
-            outside[test] = False
-            pool = outside.nonzero()[:, 0]
+            test, pool = data.official_test, data.outside_test
         else:
             rows = _stratified(data.y, torch.arange(len(data.y)), key.fold("test"))
             test, pool = rows[:n_test], rows[n_test:].sort().values
         rows = _stratified(data.y, pool, key.fold("pool"))
-        val, train = rows[:n_val], rows[n_val : n_val + n_train]
-        mean, std = _statistics(data, train)
-        if not self.standardize:
-            mean, std = torch.zeros_like(mean), torch.ones_like(std)
-        return Split(train, val, test, mean, std)
+        val, rest = rows[:n_val], rows[n_val:]
+        train = rest[:asked] if self.imbalance == 1 else _first_of_each(data.y, rest, self._profile(data, asked))
+        y = data.y
+        if self.noise.present:
+            noisy = torch.cat([train, val]) if self.noise.on_val else train
+            wrong = self.noise.of(data.y, data.classes, root.fold("label_noise"))
+            y = data.y.index_copy(0, noisy, wrong[noisy])
+        return Split(train, val, test, y, *_statistics(data, train, self.standardize))
+
+    def _profile(self, data: Data, train: int) -> Tensor:
+        """How many of `train` examples are kept of each class: int64 [classes].
+
+        Class c of C keeps the share imbalance^-(c / (C - 1)) of its part, the exponential profile of Cui et al. (2019);
+        a class that is there at all keeps one example if so many are asked for.
+        """
+        there = torch.bincount(data.y[data.outside_test], minlength=data.classes).double()
+        keeps = self.imbalance ** -(torch.arange(data.classes, dtype=torch.float64) / max(data.classes - 1, 1))
+        kept = (train * there / there.sum() * keeps).round().long()
+        one_each = torch.where(there > 0, kept.clamp_min(1), kept)
+        return one_each if one_each.sum() <= train else kept
+
+
+def _first_of_each(y: Tensor, rows: Tensor, counts: Tensor) -> Tensor:
+    """The first counts[c] of `rows` of each class c, in their order; the next others where a class has fewer."""
+    rank = torch.empty(len(rows), dtype=torch.int64)
+    labels = y[rows]
+    for label in labels.unique():
+        mine = (labels == label).nonzero()[:, 0]
+        rank[mine] = torch.arange(len(mine))
+    first = rank < counts[labels]
+    short = int(counts.sum() - first.sum())
+    return torch.cat([rows[first], rows[~first][:short]])
 
 
 def _count(key: str, size: float, pool: int, least: int = 1) -> int:
@@ -126,14 +187,41 @@ def _stratified(y: Tensor, rows: Tensor, key: Key) -> Tensor:
     return shuffled[place.argsort(stable=True)]
 
 
-def _statistics(data: Data, train: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of the training inputs, per column of a table and per channel of all else."""
-    across = (0,) if data.kind == "table" else (0, *range(2, data.x.ndim))
-    x = data.x[train].double()
-    mean, std = x.mean(across), x.std(across, unbiased=False)
-    std = torch.where(std > 0, std, 1.0)  # a constant column stays at 0
-    shape = mean.shape + (1,) * (data.x.ndim - 2 if data.kind != "table" else 0)
-    return mean.float().view(shape), std.float().view(shape)
+def _statistics(data: Data, train: Tensor, standardize: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean, standard deviation and fill of the training inputs, per column of a table and per channel of all else."""
+    if data.kind == "table":
+        return _column_statistics(data.x[train].double(), data.indicators, standardize)
+    across = (0, *range(2, data.x.ndim))
+    shape = (data.x.shape[1],) + (1,) * (data.x.ndim - 2)
+    mean, std = torch.zeros(shape, dtype=torch.float64), torch.ones(shape, dtype=torch.float64)
+    if standardize:
+        count = len(train) * data.x[0, 0].numel()
+        parts = train.split(data.piece)
+        mean = torch.stack([data.x[rows].double().sum(across) for rows in parts]).sum(0).view(shape) / count
+        squares = [(data.x[rows].double() - mean).square().sum(across) for rows in parts]
+        std = (torch.stack(squares).sum(0).view(shape) / count).sqrt()
+    return mean.float(), torch.where(std > 0, std, torch.inf).float(), torch.zeros(shape)
+
+
+def _column_statistics(x: Tensor, indicators: Tensor | None, standardize: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """The same of a table's training rows x [n, F], where a missing number counts as its column's (lower) median.
+
+    Indicators stay 0 and 1, but one that is 0 in every training row is 0 in the other rows too: a category that
+    training has never seen.
+    """
+    median = x.nanmedian(0).values.nan_to_num()  # 0 for a column that has no number at all
+    x = torch.where(x.isnan(), median, x)
+    indicates = torch.zeros(x.shape[1], dtype=torch.bool) if indicators is None else indicators
+    kept = indicates if standardize else torch.ones_like(indicates)
+    mean = torch.where(kept, 0.0, x.mean(0))
+    std = torch.where(kept, 1.0, torch.where(x.amin(0) < x.amax(0), x.std(0, unbiased=False), torch.inf))
+    std = torch.where(indicates & (x.amax(0) == 0), torch.inf, std)
+    return mean.float(), std.float(), ((median - mean) / std).float()
+
+
+def cache_folder() -> Path:
+    """Where what can be made again is kept: the user's cache folder, which may be emptied at any time."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "regrun"
 
 
 def cached(name: str, make: Callable[[], dict[str, NDArray[np.generic]]]) -> dict[str, NDArray[np.generic]]:
@@ -142,7 +230,7 @@ def cached(name: str, make: Callable[[], dict[str, NDArray[np.generic]]]) -> dic
     Written beside and renamed, so that two processes may make the same at once; a cache that cannot be written to is
     done without.
     """
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "regrun"
+    folder = cache_folder()
     path = folder / f"{name}.npz"
     if path.is_file():
         with np.load(path, allow_pickle=False) as stored:

@@ -37,14 +37,19 @@ class Pool(NamedTuple):
     """All examples on the device, and for each lane the statistics that standardize them."""
 
     x: Tensor  # [N, ...]
-    y: Tensor  # int64 [N]
+    y: Tensor  # int64 [N], or [L, N] where each lane has labels of its own
     mean: Tensor  # [L, ...]
     std: Tensor  # [L, ...]
+    fill: Tensor | None = None  # [L, ...]: what stands for a missing number; None: none is missing
 
     def inputs(self, rows: Tensor) -> Tensor:
         """Standardized inputs of rows [L, B]: [L, B, ...]."""
-        picked = self.x[rows].to(self.mean.dtype)
-        return (picked - self.mean[:, None]) / self.std[:, None]
+        picked = (self.x[rows].to(self.mean.dtype) - self.mean[:, None]) / self.std[:, None]
+        return picked if self.fill is None else torch.where(picked.isnan(), self.fill[:, None], picked)
+
+    def labels(self, rows: Tensor) -> Tensor:
+        """Labels of rows [L, B]: int64 [L, B]."""
+        return self.y[rows] if self.y.ndim == 1 else self.y.gather(1, rows)
 
 
 def measure_norms(net: nn.Module, params: Params, pool: Pool, train: Tensor, mapped: bool) -> Params:
@@ -128,7 +133,7 @@ def chunks(
         return F.nll_loss(together, y, reduction="sum"), (together.argmax(1) == y).sum(), together
 
     for some in rows.split(EXAMPLES, dim=1) if rows.shape[1] else ():
-        y = pool.y[some]
+        y = pool.labels(some)
         loss, hits, logp = over_lanes(one, mapped)(params, buffers, pool.inputs(some), y)
         yield Chunk(loss, hits, logp, y)
 

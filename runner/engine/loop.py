@@ -86,6 +86,8 @@ class Lanes(NamedTuple):
     rows: dict[str, Tensor]  # int64 [K, n] of train, val and test
     mean: Tensor
     std: Tensor
+    fill: dict[str, Tensor]  # {"x": what stands for missing numbers}; {} where none is missing
+    labels: dict[str, Tensor]  # {"y": int64 [K, N], the labels trained on}; {} where they are the data's
     state: State
     finite: Tensor  # bool: whether every loss so far was
     curve: Tensor  # float64 [K, E]: validation losses
@@ -123,7 +125,7 @@ class Pack:
 
     def pool(self, lanes: Lanes) -> Pool:
         """The examples as these lanes standardize them."""
-        return Pool(self.x, self.y, lanes.mean, lanes.std)
+        return Pool(self.x, lanes.labels.get("y", self.y), lanes.mean, lanes.std, lanes.fill.get("x"))
 
     def kept(self, lanes: Lanes, epoch: int) -> Params:
         """The weights that evaluation uses, after `epoch` epochs: [K, ...], or [K, M, ...] of several members."""
@@ -260,7 +262,10 @@ def begin(experiment: Experiment, runs: Sequence[Run]) -> tuple[Pack, Lanes]:
     params = {name: w.to(device) for name, w in params.items()}
     net.to(device)
     x, y = data.x.to(device), data.y.to(device)
-    kinds = visits(net, Pool(x, y, mean, std).inputs(rows["train"][:, :2])[0])
+    missing = x.is_floating_point() and bool(x.isnan().any())
+    fill = {"x": torch.stack([split.fill for split in splits]).to(device, dtype)} if missing else {}
+    labels = {"y": torch.stack([split.y for split in splits]).to(device)} if experiment.splitter.noise.present else {}
+    kinds = visits(net, Pool(x, y, mean, std, fill.get("x")).inputs(rows["train"][:, :2])[0])
     step = lane_step(net, kinds, experiment.stack, experiment.optimizer, mapped)
 
     axes = {p: torch.tensor([run.point[p] for run in runs], dtype=torch.float64, device=device) for p in runs[0].point}
@@ -289,6 +294,8 @@ def begin(experiment: Experiment, runs: Sequence[Run]) -> tuple[Pack, Lanes]:
         rows=rows,
         mean=mean,
         std=std,
+        fill=fill,
+        labels=labels,
         state=state,
         finite=torch.ones(len(runs), dtype=torch.bool, device=device),
         curve=torch.empty(len(runs), 0, dtype=torch.float64, device=device),
@@ -315,7 +322,7 @@ def _epoch(pack: Pack, lanes: Lanes, epoch: int, most: int | None = None) -> Lan
     for i in range(min(most or pack.steps_per_epoch, pack.steps_per_epoch)):
         at = (epoch - 1) * pack.steps_per_epoch + i
         taken = rows[:, i * size : (i + 1) * size]
-        batch = Batch(pool.inputs(taken), pack.targets[pool.y[taken]])
+        batch = Batch(pool.inputs(taken), pack.targets[pool.labels(taken)])
         keys = Key(lanes.key).fold("step").fold(at).resolved()
         share = experiment.schedule.share(at, pack.steps)
         with _precision(experiment):
@@ -368,18 +375,27 @@ def _finish(
     newest = {n: w[:, 0] if experiment.stack.copies > 1 else w for n, w in lanes.state.params.items()}
     single = last if pack.members == 1 else newest  # of several, the newest of the first copy are described
     columns: dict[str, Tensor] = summary(single, {name: w.to(experiment.device) for name, w in start.items()})
-    stored = {
-        checkpoint: examine(pack.net, weights, pool, lanes.rows, pack.mapped, pack.members)
-        for checkpoint, weights in (("last", last), ("best", lanes.best))
-    }
-    for checkpoint, at in (("last", last_epoch), ("best", best_epoch)):
+    stored = {}
+    for checkpoint, weights, at in (("last", last, last_epoch), ("best", lanes.best, best_epoch)):
+        stored[checkpoint] = examine(pack.net, weights, pool, lanes.rows, pack.mapped, pack.members)
         seen = stored[checkpoint].measured
         columns[f"{checkpoint}_epoch"] = at
         for split, measured in seen.items():
             columns |= {f"{checkpoint}_{split}_{name}": value for name, value in measured._asdict().items()}
+        if lanes.labels:
+            right = pool._replace(y=pack.y)
+            clean = evaluate(pack.net, weights, right, {"train": lanes.rows["train"]}, pack.mapped, pack.members)
+            columns[f"{checkpoint}_train_acc_clean"] = clean["train"].acc
         columns[f"{checkpoint}_gap_loss"] = seen["test"].loss - seen["train"].loss
         columns[f"{checkpoint}_gap_acc"] = seen["train"].acc - seen["test"].acc
         columns |= {f"{checkpoint}_{name}": value for name, value in stored[checkpoint].calibrated._asdict().items()}
+    if lanes.labels:
+        trained = lanes.rows["train"]
+        columns["label_noise"] = (pool.labels(trained) != pack.y[trained]).double().mean(1)
+    if experiment.data.truth is not None and experiment.data.bayes_error is not None:
+        tested = lanes.rows["test"]
+        columns["bayes_acc"] = torch.full((len(tested),), 1 - experiment.data.bayes_error, dtype=torch.float64)
+        columns["teacher_acc"] = (experiment.data.truth.to(pack.y)[tested] == pack.y[tested]).double().mean(1)
     counts = {f"n_{split}": part.shape[1] for split, part in lanes.rows.items()} | {
         "n_params": size(lanes.state.params)
     }

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from runner.report import comparisons, datasets, figures, page, profile, reliability, spread
+from runner.report import axes, comparisons, datasets, figures, page, profile, reliability, spread
 from runner.report.answers import answers
 from runner.report.collect import collect, write_atomic
 from runner.report.extensions import Extension, extension_lines, marked, read_extensions
@@ -233,6 +233,8 @@ def _draw(
     for (model, setting), frame in kinds:
         if (drawing := profile.profile(runs, frame)) is not None:
             yield f"profile-{_slug(f'{model} {setting}')}" if len(kinds) > 1 else "profile", "All data sets", drawing
+    for name, drawing in axes.axis_curves(primary, runs):
+        yield f"axis_curves-{_slug(name)}", "All data sets", drawing
 
 
 def stored_margins(study_dir: Path) -> Margins | None:

@@ -424,7 +424,7 @@ def _strength_curves(
         )
     settle(figure)
     for axes in panels:
-        _thin_ticks(axes)
+        thin_ticks(axes)
     return Drawing(figure, pd.concat(drawn, ignore_index=True))
 
 
@@ -438,7 +438,7 @@ def _strength_name(path: pd.DataFrame, runs: pd.DataFrame) -> str:
     return name.partition(".")[2] or name if len(points[0]) < 2 else name
 
 
-def _thin_ticks(axes: Axes) -> None:
+def thin_ticks(axes: Axes) -> None:
     """Take off the tick labels that would touch another: the first and last stay, then as many as fit from the left."""
     labels = sorted(
         (label for label in axes.get_xticklabels() if label.get_text()), key=lambda text: text.get_position()

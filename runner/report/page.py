@@ -37,6 +37,7 @@ ABOUT = {
     "reliability": ("Reliability", "A panel per method: accuracy against confidence on test data, with its bins"),
     "weights": ("Weights", "Norm of the weights and share near zero, a dot per run and a row per method"),
     "seed_spread": ("Spread over seeds", "Test accuracy of every reported run, a row per method"),
+    "axis_curves": ("Over an axis", "Test accuracy and gap over an axis of the study, a line per method"),
     "datasets": ("Data sets", "Difference in test accuracy to none, methods by data sets"),
     "profile": ("Performance profile", "Share of runs with a score above a threshold, a line per method"),
     "ranks": ("Ranks", "Ranks of the methods over the data sets"),

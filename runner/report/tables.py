@@ -60,7 +60,7 @@ HEADLINE = _names(
     "p_signflip dz wins ties rope gap_rope rope_stored gap_rope_stored p_in_rope verdict more_seeds more_seeds_max "
     "diff_worst diff_worst_lo diff_worst_hi worst_value d_train d_train_lo d_train_hi d_test gap_share_from_test "
     "time_ratio time_ratio_lo time_ratio_hi best tied_best underfit edge_of_grid null_mean temperature_mean pairs "
-    "level interval_covers extended"
+    "level interval_covers label_noise extended"
 )
 
 ONE_SET = "one fixed training set: the interval does not cover the choice of training data"
@@ -340,6 +340,7 @@ def _row(
     column, gap = f"{checkpoint}_{metric}", f"{checkpoint}_gap_{kind}"
     strengths = str(part["strengths"].iloc[0]) if len(part) else ""
     values = _finite(_numbers(part, column))
+    noise = _finite(_numbers(known, "label_noise"))
     mean, gap_mean = t_interval(values, level), t_interval(_finite(_numbers(part, gap)), level)
     # Of a metric that older runs do not have, the accuracy says which failed.
     ended = len(values if metric in WITH_GAP else _finite(_numbers(part, f"{checkpoint}_test_acc")))
@@ -369,6 +370,7 @@ def _row(
         "temperature_mean": t_interval(_finite(_numbers(part, f"{checkpoint}_temperature")), level).mean,
         "interval_covers": covers(known),
         "extended": "",
+        "label_noise": float(noise.mean()) if len(noise) else 0.0,
         "underfit": False,
         "pairs": "",
         "n_pairs": 0,

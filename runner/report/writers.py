@@ -298,6 +298,9 @@ def _remarks(frame: pd.DataFrame) -> Iterator[str]:
         yield f"Failed or diverged report runs are counted with the method ({named(lost)}) and are not in its means."
     if text := worst_cases(frame):
         yield text
+    if frame["label_noise"].max() > 0:
+        share = 100 * float(frame["label_noise"].mean())
+        yield f"{share:.1f}% of the training labels are wrong: train and the gap are against the labels trained on."
     if len(lost := frame[frame["n_tune_failed"] > 0]):
         yield f"Some tuning runs failed or diverged: {named(lost)}."
     if len(absent := frame[frame["n_report"] + frame["n_failed"] == 0]):

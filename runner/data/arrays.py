@@ -1,0 +1,136 @@
+"""Arrays of the user's in a NumPy file."""
+
+from __future__ import annotations
+
+import hashlib
+import zipfile
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from runner.data.base import KINDS, Data
+from runner.errors import Refusal
+
+NAMES = ("x", "y", "x_test", "y_test")
+
+
+def npz(path: str, kind: str | None) -> Data:
+    """The arrays x and y of an .npz file, and x_test and y_test, if they are there, as the official test set.
+
+    x is a table [N, F], signals [N, C, T], or images [N, C, H, W], [N, H, W, C] or, as bytes, [N, H, W], which `kind`
+    may say if the shape does not; y [N] holds classes of any type. Bytes of images stay bytes, else x becomes float32.
+    A table's missing numbers are NaN. Objects (pickles) are not loaded, since to load them is to run them.
+    """
+    if not Path(path).is_file():
+        raise Refusal(f"data.path is {path!r}, which is not a file (data.path=...)")
+    if kind is not None and kind not in KINDS:
+        raise Refusal(f"data.kind is {kind!r}; it must be null or one of {', '.join(KINDS)} (data.kind=...)")
+    with Path(path).open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    return _load(path, digest, kind)
+
+
+@lru_cache(maxsize=1)
+def _load(path: str, digest: str, kind: str | None) -> Data:
+    arrays = _arrays(path)
+    kind = kind or _kind(path, arrays["x"])
+    x = _inputs(path, "x", arrays["x"], kind)
+    values, y = np.unique(_labels(path, "y", arrays["y"]), return_inverse=True)
+    if len(values) < 2:
+        raise Refusal(f"{path}: y has {len(values)} classes; there must be two at least")
+    if len(values) > len(y) / 2:
+        raise Refusal(f"{path}: y has {len(values)} different values for {len(y)} examples; it must hold a few classes")
+    test = None
+    if "x_test" in arrays:
+        x_test = _inputs(path, "x_test", arrays["x_test"], kind)
+        labels = _labels(path, "y_test", arrays["y_test"])
+        if x_test.shape[1:] != x.shape[1:] or x_test.dtype != x.dtype:
+            raise Refusal(
+                f"{path}: x_test holds {x_test.dtype} {x_test.shape[1:]} and x {x.dtype} {x.shape[1:]}; both must hold "
+                "the same"
+            )
+        foreign = np.setdiff1d(labels, values)
+        if len(foreign):
+            raise Refusal(f"{path}: y_test has the class {str(foreign[0])!r}, which y has not")
+        test = torch.arange(len(x), len(x) + len(x_test))
+        x, y = np.concatenate([x, x_test]), np.concatenate([y, np.searchsorted(values, labels)])
+    return Data(
+        Path(path).stem,
+        kind,
+        torch.from_numpy(x),
+        torch.from_numpy(y.astype(np.int64)),
+        len(values),
+        test,
+        None,
+        digest,
+    )
+
+
+def _arrays(path: str) -> dict[str, NDArray[np.generic]]:
+    """The arrays of the file that have names we know; both of a pair, and x and y at least."""
+    try:
+        stored = np.load(path, allow_pickle=False)
+        if not isinstance(stored, np.lib.npyio.NpzFile):
+            raise Refusal(
+                f"{path} holds one array; it must hold several by name, as numpy.savez(path, x=..., y=...) writes"
+            )
+        with stored:
+            arrays = {name: stored[name] for name in NAMES if name in stored.files}
+            there = stored.files
+    except (ValueError, zipfile.BadZipFile, EOFError) as error:
+        if isinstance(error, Refusal):
+            raise
+        raise Refusal(f"{path} cannot be read: {' '.join(str(error).split())} (objects are not loaded)") from error
+    wanted = NAMES if {"x_test", "y_test"} & set(arrays) else NAMES[:2]
+    missing = [name for name in wanted if name not in arrays]
+    if missing:
+        raise Refusal(
+            f"{path} has no array {missing[0]!r}; it has {', '.join(there) or 'none'} and needs {', '.join(wanted)}"
+        )
+    for one, other in (NAMES[:2], NAMES[2:]):
+        if one in arrays and (not arrays[one].ndim or not arrays[one].size or len(arrays[one]) != arrays[other].size):
+            shapes = f"{arrays[one].shape} and {arrays[other].shape}"
+            raise Refusal(f"{path}: {one} and {other} are {shapes}; they must have one label for each of some examples")
+    return arrays
+
+
+def _kind(path: str, x: NDArray[np.generic]) -> str:
+    if x.ndim == 3:
+        return "image" if x.dtype == np.uint8 else "signal"
+    if x.ndim not in (2, 4):
+        raise Refusal(f"{path}: x is {x.shape}; it must be [N, F], [N, C, T], [N, H, W], [N, C, H, W] or [N, H, W, C]")
+    return "table" if x.ndim == 2 else "image"
+
+
+def _inputs(path: str, name: str, x: NDArray[np.generic], kind: str) -> NDArray[np.generic]:
+    """The examples as [N, F], [N, C, T] or [N, C, H, W]; numbers that are no numbers are refused but in a table."""
+    if kind == "image":
+        if x.ndim == 3:
+            x = x[:, None]
+        elif x.ndim == 4 and x.shape[1] not in (1, 3) and x.shape[3] in (1, 3, 4):
+            x = x.transpose(0, 3, 1, 2)
+    elif kind == "signal" and x.ndim == 2:
+        x = x[:, None]
+    if x.ndim != {"table": 2, "signal": 3, "image": 4}[kind]:
+        raise Refusal(f"{path}: {name} is {x.shape}, which is no {kind}s (data.kind=...)")
+    if x.dtype.kind not in "buif":
+        raise Refusal(f"{path}: {name} holds {x.dtype}; it must hold numbers")
+    if kind == "image" and x.dtype == np.uint8:
+        return np.ascontiguousarray(x)
+    with np.errstate(over="ignore"):
+        numbers = np.ascontiguousarray(x, dtype=np.float32)
+    if np.isinf(numbers).any() or (kind != "table" and np.isnan(numbers).any()):
+        raise Refusal(
+            f"{path}: {name} has numbers that are infinite, above 3e38, or missing (a table may miss some: NaN)"
+        )
+    return numbers
+
+
+def _labels(path: str, name: str, y: NDArray[np.generic]) -> NDArray[np.generic]:
+    y = y.reshape(-1)
+    if y.dtype.kind not in "buifUS" or (y.dtype.kind == "f" and np.isnan(y).any()):
+        raise Refusal(f"{path}: {name} holds {y.dtype}, or is missing for some; it must hold numbers or texts")
+    return y

@@ -1,0 +1,99 @@
+"""MNIST and the sets made in its likeness: 28 x 28 grey images in four IDX files.
+
+The files, gzipped or not, are taken from `root` itself or from where torchvision keeps them below it, else they are
+downloaded there by torchvision.
+"""
+
+from __future__ import annotations
+
+import gzip
+from functools import lru_cache, partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from runner.data.base import Data
+from runner.data.fetch import fetched
+from runner.errors import Refusal, unknown
+
+SYSTEM = Path("/usr/share/datasets/fashion-mnist")  # where Debian's package dataset-fashion-mnist puts the files
+NAMES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+SPLITS = {"byclass": 62, "bymerge": 47, "balanced": 47, "letters": 26, "digits": 10, "mnist": 10}  # classes of EMNIST
+
+
+@lru_cache(maxsize=1)
+def mnist(root: str) -> Data:
+    """Handwritten digits (LeCun et al. 1998): 60,000 training and 10,000 test images in 10 classes."""
+    return _data("mnist", "MNIST", root, NAMES, 10)
+
+
+@lru_cache(maxsize=1)
+def fashion_mnist(root: str) -> Data:
+    """Images of clothes (Xiao et al. 2017): 60,000 to train and 10,000 to test, in 10 classes."""
+    return _data("fashion_mnist", "FashionMNIST", root, NAMES, 10, SYSTEM)
+
+
+@lru_cache(maxsize=1)
+def kmnist(root: str) -> Data:
+    """Cursive Japanese characters (Clanuwat et al. 2018): 60,000 to train and 10,000 to test, in 10 classes."""
+    return _data("kmnist", "KMNIST", root, NAMES, 10)
+
+
+@lru_cache(maxsize=1)
+def emnist(root: str, split: str) -> Data:
+    """Handwritten letters and digits (Cohen et al. 2017), upright; `split` is one of SPLITS.
+
+    The letters' labels count from 1 in the files and from 0 here.
+    """
+    if split not in SPLITS:
+        raise unknown("split of emnist", split, SPLITS, "data.split")
+    names = tuple(
+        f"emnist-{split}-{part}-{what}"
+        for part in ("train", "test")
+        for what in ("images-idx3-ubyte", "labels-idx1-ubyte")
+    )
+    data = _data("emnist", "EMNIST", root, names, SPLITS[split], first=1 if split == "letters" else 0, split=split)
+    return Data("emnist", "image", data.x.transpose(2, 3).contiguous(), data.y, data.classes, data.official_test)
+
+
+def _data(
+    name: str, known_as: str, root: str, names: tuple[str, ...], classes: int, system: Path | None = None,
+    first: int = 0, **options: str,
+) -> Data:  # fmt: skip
+    """The images and labels of four files; labels begin at `first`, and `options` are torchvision's."""
+    raw = Path(root) / known_as / "raw"
+    folders = [Path(root), raw, *([system] if system else [])]
+    folder = next((folder for folder in folders if all(_find(folder, name) for name in names)), None)
+    if folder is None:
+        fetched(name, partial(_download, known_as, root, options), raw, names)
+        folder = raw
+    images, labels, test_images, test_labels = (_read(folder, name) for name in names)
+    x = torch.cat([images, test_images])[:, None]
+    y = torch.cat([labels, test_labels]).long() - first
+    return Data(name, "image", x, y, classes, torch.arange(len(labels), len(y)))
+
+
+def _find(folder: Path, name: str) -> Path | None:
+    return next((path for path in (folder / name, folder / f"{name}.gz") if path.is_file()), None)
+
+
+def _download(known_as: str, root: str, options: dict[str, str]) -> None:
+    from torchvision import datasets  # only when there is something to download
+
+    getattr(datasets, known_as)(root, download=True, **options)
+
+
+def _read(folder: Path, name: str) -> Tensor:
+    """An IDX file of unsigned bytes (LeCun et al. 1998): uint8 [N] or [N, H, W]."""
+    path = _find(folder, name)
+    assert path is not None  # the caller looked
+    raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    if len(raw) < 4 or raw[:3] != b"\x00\x00\x08":
+        raise Refusal(f"{path} is not an IDX file of bytes; put the original file there or remove it")
+    shape = np.frombuffer(raw, ">i4", count=raw[3], offset=4)
+    values = np.frombuffer(raw, np.uint8, offset=4 + 4 * raw[3])
+    if values.size != shape.prod():
+        raise Refusal(f"{path} is cut off: {values.size} of {shape.prod()} bytes; put the original file there")
+    return torch.from_numpy(values.reshape(shape).copy())

@@ -1,0 +1,224 @@
+"""A folder of images of the user's, one folder inside it for each class.
+
+Images are decoded once, in parallel, into one file of bytes in the user's cache folder that later runs map into memory.
+Archives are not unpacked and links to folders not followed, so that nothing outside the folder is read by accident and
+no link leads in a circle.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import struct
+import sys
+import tempfile
+import zlib
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from pathlib import Path
+from typing import IO, NamedTuple
+
+import numpy as np
+import torch
+from filelock import FileLock
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from runner.data.base import Data, cache_folder
+from runner.errors import Refusal
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")
+PARTS = ("train", "val", "test")
+LIKE_VAL = ("valid", "validation", "dev")  # what others call val; as classes they would be a mistake
+MODES = {1: "L", 3: "RGB"}  # of Pillow, by the number of channels
+FORM = 1  # of the cache file; another number makes it anew
+DIGEST = 32  # bytes at its end that tell its content
+CHUNK = 500  # images decoded before they are written
+
+
+class Listed(NamedTuple):
+    """An image that was found."""
+
+    file: str  # relative to the folder
+    part: str  # one of PARTS; "train" where there is one folder to split
+    label: str
+    size: int  # bytes
+    changed: int  # nanoseconds
+
+
+def image_folder(path: str, size: int, channels: int) -> Data:
+    """The images below `path` as uint8 [N, channels, size, size]: the middle square of each, at that size.
+
+    `path` has the folders train and test (and val, whose images join those of train: each seed draws its validation set
+    from both), or one folder for each class, from which each seed draws its test set too. Refuses a folder without
+    classes, links to folders, and an image that cannot be decoded, which it names.
+    """
+    if channels not in MODES:
+        raise Refusal(f"data.channels is {channels}; it must be 1 (grey) or 3 (colour) (data.channels=...)")
+    folder = Path(path)
+    if not folder.is_dir():
+        more = "; unpack it first" if folder.is_file() else ""
+        raise Refusal(f"data.path is {path!r}, which is not a folder{more} (data.path=...)")
+    return _load(folder, tuple(_listed(folder)), size, channels)
+
+
+@lru_cache(maxsize=1)
+def _load(folder: Path, found: Sequence[Listed], size: int, channels: int) -> Data:
+    classes = sorted({image.label for image in found if image.part != "test"})
+    for image in found:
+        if image.label not in classes:
+            raise Refusal(f"{folder / image.file} is of the class {image.label!r}, which {folder / 'train'} has not")
+    if len(classes) < 2:
+        raise Refusal(f"{folder} has images of one class only, {classes[0]!r}; there must be two")
+    pixels, digest = _cached(folder, found, size, channels)
+    number = {label: i for i, label in enumerate(classes)}
+    test = torch.tensor([row for row, image in enumerate(found) if image.part == "test"], dtype=torch.int64)
+    return Data(
+        name=folder.resolve().name,
+        kind="image",
+        x=torch.from_numpy(pixels),
+        y=torch.tensor([number[image.label] for image in found]),
+        classes=len(classes),
+        official_test=test if len(test) else None,
+        content=digest,
+    )
+
+
+def _listed(folder: Path) -> Iterator[Listed]:
+    """All images below the folder, in the order of their names."""
+    parts = _folders(folder)
+    others = sorted(set(parts) - set(PARTS))
+    if "train" in parts and others and ("test" in parts or others[0] in LIKE_VAL):
+        raise Refusal(
+            f"{folder} has a folder {others[0]!r} beside train; it must have {', '.join(PARTS)} and no other, or the "
+            "classes' folders themselves"
+        )
+    split = "train" in parts and not others
+    for part in parts if split else ("",):
+        labels = _folders(folder / part)
+        if not labels:
+            raise Refusal(f"{folder / part} has no folder inside it; it must have one for each class")
+        for label in labels:
+            empty = True
+            for file in _images(folder / part / label):
+                empty, about = False, file.stat()
+                where = file.relative_to(folder).as_posix()
+                yield Listed(where, part or "train", label, about.st_size, about.st_mtime_ns)
+            if empty:
+                raise Refusal(
+                    f"{folder / part / label} has no image in it ({' '.join(SUFFIXES)}); every folder there is a class"
+                )
+
+
+def _folders(folder: Path) -> list[str]:
+    """The names of the folders in a folder, in order, hidden ones left out."""
+    names = []
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith((".", "__MACOSX")) or not path.is_dir():
+            continue
+        _no_link(path)
+        names.append(path.name)
+    return names
+
+
+def _images(folder: Path) -> Iterator[Path]:
+    """The image files below a folder of a class, in order; those of folders inside it too."""
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith("."):
+            continue
+        if path.is_dir():
+            _no_link(path)
+            yield from _images(path)
+        elif path.suffix.lower() in SUFFIXES:
+            if not path.is_file():
+                raise Refusal(f"{path} is a link to nothing; mend or remove it")
+            yield path
+
+
+def _no_link(path: Path) -> None:
+    if path.is_symlink():
+        raise Refusal(f"{path} is a link to a folder, which is not followed; put the folder itself there")
+
+
+def _cached(folder: Path, found: Sequence[Listed], size: int, channels: int) -> tuple[NDArray[np.uint8], str]:
+    """The pixels of all images, and what tells their content; decoded if no earlier run has done so.
+
+    A lock lets one process decode while others wait for it, and the file is put in place whole. Where the cache folder
+    cannot be written to, the pixels are kept in memory.
+    """
+    about = json.dumps([FORM, size, channels, found])
+    path = cache_folder() / f"images-{hashlib.sha256(about.encode()).hexdigest()[:24]}.bin"
+    shape = (len(found), channels, size, size)
+    whole = int(np.prod(shape)) + DIGEST
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{path}.lock"):
+            if not path.is_file() or path.stat().st_size != whole:
+                with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as part:
+                    try:
+                        _decode_all(folder, found, size, channels, part)
+                        os.replace(part.name, path)
+                    except BaseException:
+                        Path(part.name).unlink()
+                        raise
+    except OSError:
+        memory = io.BytesIO()
+        _decode_all(folder, found, size, channels, memory)
+        raw = np.frombuffer(memory.getbuffer(), np.uint8)
+    else:
+        raw = np.memmap(path, np.uint8, "c")  # copied where it is written to, which nothing does
+    return raw[:-DIGEST].reshape(shape), raw[-DIGEST:].tobytes().hex()[:16]
+
+
+def _decode_all(folder: Path, found: Sequence[Listed], size: int, channels: int, into: IO[bytes]) -> None:
+    """Write the pixels of all images one after the other, and then the digest of pixels and names."""
+    from rich.console import Console
+    from rich.progress import track
+
+    digest = hashlib.sha256(json.dumps([image[:3] for image in found]).encode())
+    chunks = [found[i : i + CHUNK] for i in range(0, len(found), CHUNK)]
+    console = Console(stderr=True)
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None) as pool:
+        for chunk in track(chunks, f"decoding {folder}", console=console, disable=not sys.stderr.isatty()):
+            for pixels in pool.map(lambda image: decoded(folder / image.file, size, channels), chunk):
+                into.write(pixels)
+                digest.update(pixels)
+    into.write(digest.digest())
+    into.flush()
+
+
+def decoded(file: Path, size: int, channels: int) -> bytes:
+    """One image's middle square as bytes [channels, size, size], turned as its camera says, black where it is clear."""
+    try:
+        with Image.open(file) as image:
+            upright = ImageOps.exif_transpose(image)
+            square = ImageOps.fit(_eight_bits(upright, file), (size, size), Image.Resampling.BILINEAR)
+    except (
+        OSError,
+        SyntaxError,
+        ValueError,
+        EOFError,
+        struct.error,
+        zlib.error,
+        Image.DecompressionBombError,
+    ) as error:
+        if isinstance(error, Refusal):
+            raise
+        raise Refusal(f"{file} cannot be read as an image ({error}); mend or remove it") from error
+    pixels = np.asarray(square.convert(MODES[channels]))
+    return (pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)).tobytes()
+
+
+def _eight_bits(image: Image.Image, file: Path) -> Image.Image:
+    """The image in a mode of 8 bits without transparency."""
+    if image.mode == "F":
+        raise Refusal(f"{file} has floating-point pixels, whose white is unknown; save it with 8 or 16 bits")
+    if image.mode.startswith("I"):  # 16 bits, which Pillow would cut off at 255
+        return Image.fromarray((np.asarray(image).astype(np.int64) // 256).clip(0, 255).astype(np.uint8))
+    if image.has_transparency_data:
+        clear = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", clear.size, (0, 0, 0, 255)), clear).convert("RGB")
+    return image if image.mode in ("L", "RGB") else image.convert("L" if image.mode == "1" else "RGB")

@@ -1,0 +1,235 @@
+"""A table of the user's: rows of numbers and categories in a CSV or Parquet file, one column of them the class.
+
+pandas reads the file and is imported for that only, inside the functions; what leaves this module is tensors.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import hashlib
+import warnings
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from runner.data.base import Data
+from runner.errors import Refusal, unknown
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+PARQUET = (".parquet", ".pq")
+SEPARATORS = ",;\t|"
+MISSING = "?"  # beside what pandas takes for missing: how the tables of the UCI repository say it
+DATE = r"\d{4}-\d{2}-\d{2}.*"
+
+
+def table(path: str, target: str, test_path: str | None, drop: Sequence[str], most_categories: int) -> Data:
+    """The rows of `path`, and those of `test_path` as the official test set if it is given.
+
+    Numbers are kept with their gaps, which each seed fills from its training rows. Every value of a text column becomes
+    a column of its own, 1 where the row has it; a missing text is such a value too. What a column is, which values it
+    has and which classes there are is read from `path` alone: a value that only test rows have is 0 in all its columns.
+
+    Refuses what is no table of numbers and categories: dates, ids and free text (more than `most_categories` different
+    texts), columns of the same name, infinite numbers, missing or single classes.
+    """
+    files = tuple(_stamped("data." + key, file) for key, file in (("path", path), ("test_path", test_path)) if file)
+    return _load(files, target, tuple(drop or ()), most_categories)
+
+
+def _stamped(key: str, path: str) -> tuple[str, str]:
+    """A file and what tells its content from any other."""
+    if not Path(path).is_file():
+        raise Refusal(f"{key} is {path!r}, which is not a file ({key}=...)")
+    with Path(path).open("rb") as file:
+        return path, hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+@lru_cache(maxsize=2)
+def _load(files: Sequence[tuple[str, str]], target: str, drop: Sequence[str], most_categories: int) -> Data:
+    path = files[0][0]
+    frames = [_read(file) for file, _ in files]
+    known = [str(name) for name in frames[0].columns]
+    for name in (target, *drop):
+        if name not in known:
+            raise unknown("column", str(name), known, path)
+    features = [name for name in known if name not in (target, *drop)]
+    if not features:
+        raise Refusal(f"{path} has no column besides {', '.join((target, *drop))}; nothing is left to learn from")
+    for (file, _), frame in zip(files, frames, strict=True):
+        _fits(file, frame, (target, *features), path)
+    columns: list[list[NDArray[np.float32]]] = []  # of each feature, one array [rows, its columns] per file
+    indicators: list[bool] = []
+    for name in features:
+        encoded = _encoded([frame[name] for frame in frames], name, [file for file, _ in files], most_categories)
+        columns.append(encoded[0])
+        indicators += [encoded[1]] * encoded[0][0].shape[1]
+    x = np.concatenate([np.concatenate(parts, 1) for parts in zip(*columns, strict=True)])
+    y, classes = _classes([frame[target] for frame in frames], target, [file for file, _ in files])
+    first = len(frames[0])
+    return Data(
+        name=Path(path).stem,
+        kind="table",
+        x=torch.from_numpy(x),
+        y=torch.from_numpy(y),
+        classes=classes,
+        official_test=torch.arange(first, len(y)) if len(files) > 1 else None,
+        indicators=torch.tensor(indicators),
+        content="-".join(digest for _, digest in files),
+    )
+
+
+def _read(path: str) -> pd.DataFrame:
+    """The file's rows; refuses one that cannot be read, has no rows, or two columns of one name."""
+    import pandas as pd
+
+    try:
+        frame = _read_parquet(path) if path.endswith(PARQUET) else _read_csv(path)
+    except UnicodeDecodeError as error:
+        raise Refusal(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8") from error
+    except (pd.errors.ParserError, pd.errors.ParserWarning, pd.errors.EmptyDataError, csv.Error) as error:
+        raise Refusal(f"{path} is not a table: {' '.join(str(error).split())}") from error
+    if not len(frame):
+        raise Refusal(f"{path} has no rows besides its header")
+    return frame
+
+
+def _read_parquet(path: str) -> pd.DataFrame:
+    import pandas as pd
+
+    try:
+        frame = pd.read_parquet(path).reset_index(drop=True)
+    except ImportError as error:
+        raise Refusal(
+            f"{path} is a Parquet file, and to read it needs pyarrow: pip install 'regrun[parquet]'"
+        ) from error
+    except (ValueError, OSError) as error:  # pyarrow's own errors are of these kinds
+        raise Refusal(f"{path} is not a Parquet file: {' '.join(str(error).split())}") from error
+    frame.columns = [str(name) for name in frame.columns]
+    _once(path, list(frame.columns))
+    return frame
+
+
+def _read_csv(path: str) -> pd.DataFrame:
+    """Separated by what gives the header the most names; in files with semicolons a number may have a decimal comma."""
+    import pandas as pd
+
+    opener = gzip.open if path.endswith(".gz") else open
+    with opener(path, "rt", encoding="utf-8-sig", newline="") as file:
+        head = file.readline()
+    names, separator = max(
+        ((next(csv.reader([head], delimiter=s, skipinitialspace=True), []), s) for s in SEPARATORS),
+        key=lambda found: len(found[0]),
+    )
+    _once(path, names)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", pd.errors.ParserWarning)  # rows longer than the header would be cut
+        frame = pd.read_csv(
+            path, sep=separator, encoding="utf-8-sig", skipinitialspace=True, na_values=[MISSING], low_memory=False,
+            index_col=False,
+        )  # fmt: skip
+    if separator == ";":
+        for name in frame.columns:
+            texts = frame[name].dropna()
+            if not pd.api.types.is_numeric_dtype(texts) and len(texts):
+                texts = texts.astype(str)
+                if texts.str.fullmatch(r"[-+]?\d+(,\d+)?").all():
+                    frame[name] = pd.to_numeric(texts.str.replace(",", ".")).reindex(frame.index)
+    return frame
+
+
+def _once(path: str, names: Sequence[str]) -> None:
+    twice = sorted({name for name in names if names.count(name) > 1 and name})
+    if twice:
+        raise Refusal(f"{path} has the column {twice[0]!r} more than once; give each a name of its own")
+
+
+def _fits(file: str, frame: pd.DataFrame, needed: Sequence[str], path: str) -> None:
+    for name in needed:
+        if name not in frame:
+            raise Refusal(f"{file} has no column {name!r}, which {path} has; both need the same columns")
+        if name.startswith("Unnamed: "):
+            raise Refusal(
+                f"{file} has a column without a name (row numbers?); name it or leave it out (data.drop=['{name}'])"
+            )
+
+
+def _encoded(
+    parts: Sequence[pd.Series], name: str, files: Sequence[str], most: int
+) -> tuple[list[NDArray[np.float32]], bool]:
+    """A column of each file as numbers [rows, columns], and whether these are indicators of its values."""
+    import pandas as pd
+
+    first, types = parts[0], pd.api.types
+    where = f"column {name!r} of {files[0]}"
+    leave = f"leave it out (data.drop=[{name}])"
+    if types.is_datetime64_any_dtype(first) or types.is_timedelta64_dtype(first):
+        raise Refusal(f"{where} is a date or time; {leave} or make numbers of it")
+    if types.is_numeric_dtype(first):
+        return [_numbers(part, name, file, files[0]) for part, file in zip(parts, files, strict=True)], False
+    texts = [part.astype(object).where(part.notna(), None).map(str, na_action="ignore") for part in parts]
+    values = sorted(texts[0].dropna().unique())
+    if values and texts[0].dropna().str.fullmatch(DATE).all():
+        raise Refusal(f"{where} is a date or time; {leave} or make numbers of it")
+    if len(values) > most:
+        raise Refusal(
+            f"{where} has {len(values)} different texts (an id or free text?); {leave}, or allow more "
+            "(data.most_categories=...)"
+        )
+    present: list[str | None] = [*values, *([None] if texts[0].isna().any() else [])]
+    return [
+        np.stack([(text.isna() if value is None else text == value).to_numpy(np.float32) for value in present], 1)
+        for text in texts
+    ], True
+
+
+def _numbers(part: pd.Series, name: str, file: str, path: str) -> NDArray[np.float32]:
+    """A column of numbers, NaN where one is missing: float32 [rows, 1]."""
+    import pandas as pd
+
+    try:
+        numbers = pd.to_numeric(part).to_numpy(np.float64, na_value=np.nan)
+    except (ValueError, TypeError) as error:
+        raise Refusal(f"column {name!r} of {file} is not all numbers, as it is in {path}: {error}") from error
+    if (np.abs(numbers) > np.finfo(np.float32).max).any():
+        raise Refusal(
+            f"column {name!r} of {file} has numbers that are infinite or above 3e38; mend or leave them blank"
+        )
+    return numbers.astype(np.float32)[:, None]
+
+
+def _classes(parts: Sequence[pd.Series], target: str, files: Sequence[str]) -> tuple[NDArray[np.int64], int]:
+    """The labels of all files as numbers in 0..classes-1, in the order of their values, and how many classes are."""
+    import pandas as pd
+
+    for part, file in zip(parts, files, strict=True):
+        if part.isna().any():
+            raise Refusal(f"data.target {target!r} is missing in {part.isna().sum()} of {len(part)} rows of {file}")
+    first = parts[0]
+    numbers = all(pd.api.types.is_numeric_dtype(part) for part in parts)
+    labels = [part if numbers else part.astype(str) for part in parts]
+    values = sorted(labels[0].unique())
+    if len(values) == 1:
+        raise Refusal(
+            f"data.target {target!r} is {str(first.iloc[0])!r} in every row of {files[0]}; there must be two classes"
+        )
+    if len(values) > len(first) / 2:
+        raise Refusal(
+            f"data.target {target!r} has {len(values)} different values in {len(first)} rows of {files[0]}; it must "
+            "name a few classes"
+        )
+    number = {value: i for i, value in enumerate(values)}
+    for part, file in zip(labels[1:], files[1:], strict=True):
+        for value in part.unique():
+            if value not in number:
+                raise Refusal(
+                    f"data.target {target!r} has the class {str(value)!r} in {file}, which {files[0]} has not"
+                )
+    return np.concatenate([part.map(number).to_numpy(np.int64) for part in labels]), len(values)

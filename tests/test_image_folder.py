@@ -1,0 +1,266 @@
+"""Folders of images: which are found, how they are decoded, and when they are decoded again."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import Regrun
+from PIL import Image
+
+from runner.data import image_folder as folders
+from runner.data.base import Data
+from runner.data.image_folder import decoded, image_folder
+from runner.errors import Refusal
+from runner.records import read_table
+
+CIFAR = Path("/work/shared/data/cifar10-jpeg.zip")
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    place = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(place))
+    folders._load.cache_clear()
+    return place / "regrun"
+
+
+def picture(path: Path, value: int, size: tuple[int, int] = (6, 6)) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, (value, 0, 255 - value)).save(path)
+
+
+def split_folder(root: Path) -> None:
+    """Two classes with images of one colour: three of each to train, one of each in val and test."""
+    for c, label in enumerate(("cat", "dog")):
+        for i in range(3):
+            picture(root / "train" / label / f"{i}.png", 100 * c + i)
+        picture(root / "val" / label / "3.png", 100 * c + 3)
+        picture(root / "test" / label / "4.png", 100 * c + 4)
+
+
+def load(root: Path, size: int = 6, channels: int = 3) -> Data:
+    folders._load.cache_clear()  # as another process would
+    return image_folder(str(root), size, channels)
+
+
+def test_train_and_val_make_the_pool_and_test_the_test_set(tmp_path: Path) -> None:
+    split_folder(tmp_path / "pets")
+    data = load(tmp_path / "pets")
+    assert (data.name, data.kind, data.classes, tuple(data.x.shape)) == ("pets", "image", 2, (10, 3, 6, 6))
+    red = data.x[:, 0, 0, 0]
+    assert data.official_test is not None
+    assert sorted(red[data.official_test].tolist()) == [4, 104]
+    assert torch.equal(data.y, (red >= 100).long())
+    assert data.x[:, 0].float().std((1, 2)).max() == 0
+
+
+def test_one_folder_of_classes_has_no_test_set_of_its_own(tmp_path: Path) -> None:
+    for value, name in enumerate(
+        ("train/a.png", "plane/b.png", "plane/deeper/c.JPG", "plane/notes.txt", "plane/.d.png")
+    ):
+        picture(tmp_path / "x" / Path(name).with_suffix(".png"), 50 * value)
+        (tmp_path / "x" / name).with_suffix(".png").rename(tmp_path / "x" / name)
+    data = load(tmp_path / "x")  # train is a class here, beside plane
+    assert data.official_test is None
+    assert data.y.tolist() == [0, 0, 1]
+    assert data.x[:, 0, 0, 0].tolist() == [50, 100, 0]
+
+
+def gradient(height: int, width: int) -> np.ndarray:
+    return np.tile(np.linspace(0, 255, width).astype(np.uint8), (height, 1))
+
+
+def test_every_mode_becomes_the_channels_asked_for(tmp_path: Path) -> None:
+    grey = gradient(8, 8)
+    rgb = np.stack([grey, 255 - grey, np.full_like(grey, 7)], 2)
+    sixteen = grey.astype(np.uint16) * 256
+    made = {
+        "L.png": Image.fromarray(grey),
+        "RGB.png": Image.fromarray(rgb),
+        "I16.png": Image.fromarray(sixteen),
+        "bit.png": Image.fromarray(grey).convert("1"),
+        "palette.gif": Image.fromarray(grey).convert("P"),
+        "CMYK.tif": Image.fromarray(rgb).convert("CMYK"),
+        "LA.png": Image.fromarray(grey).convert("LA"),
+        "clear.png": Image.new("RGBA", (8, 8), (255, 255, 255, 0)),
+    }
+    for name, image in made.items():
+        image.save(tmp_path / name)
+    seen = {
+        name: [np.frombuffer(decoded(tmp_path / name, 8, c), np.uint8).reshape(c, 8, 8) for c in (1, 3)]
+        for name in made
+    }
+    np.testing.assert_array_equal(seen["L.png"][0][0], grey)
+    np.testing.assert_array_equal(seen["LA.png"][1], np.stack([grey] * 3))
+    np.testing.assert_array_equal(seen["RGB.png"][1], rgb.transpose(2, 0, 1))
+    np.testing.assert_array_equal(seen["I16.png"][0][0], grey)
+    assert np.abs(seen["palette.gif"][1].astype(int) - grey).max() <= 1
+    assert np.abs(seen["CMYK.tif"][1].astype(int) - rgb.transpose(2, 0, 1)).max() <= 1
+    assert set(seen["bit.png"][0].flat) == {0, 255}
+    assert seen["clear.png"][1].max() == 0
+
+
+def test_the_middle_square_is_taken_and_the_camera_obeyed(tmp_path: Path) -> None:
+    wide = np.zeros((10, 30, 3), np.uint8)
+    wide[:, 10:20] = 200
+    Image.fromarray(wide).save(tmp_path / "wide.png")
+    assert set(decoded(tmp_path / "wide.png", 10, 3)) == {200}
+    turned = Image.fromarray(np.vstack([np.full((4, 8, 3), 250, np.uint8), np.zeros((4, 8, 3), np.uint8)]))
+    exif = Image.Exif()
+    exif[0x0112] = 3  # upside down
+    turned.save(tmp_path / "turned.png", exif=exif)
+    pixels = np.frombuffer(decoded(tmp_path / "turned.png", 8, 1), np.uint8).reshape(8, 8)
+    assert (pixels[0, 0], pixels[7, 0]) == (0, 250)
+
+
+def test_the_cache_is_used_until_the_folder_or_a_setting_changes(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    split_folder(tmp_path / "pets")
+    first = load(tmp_path / "pets")
+    made = set(cache.glob("*.bin"))
+    assert len(made) == 1
+    assert not list(cache.glob("*.part"))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(folders, "decoded", None)  # nothing is decoded again
+        again = load(tmp_path / "pets")
+    assert torch.equal(again.x, first.x)
+    assert again.content == first.content
+
+    picture(tmp_path / "pets" / "train" / "cat" / "0.png", 77)
+    os.utime(tmp_path / "pets" / "train" / "cat" / "0.png", ns=(1, 1))  # whatever the clock's steps
+    changed = load(tmp_path / "pets")
+    assert 77 in changed.x[:, 0, 0, 0].tolist()
+    assert changed.content != first.content
+    assert load(tmp_path / "pets", 3, 1).x.shape == (10, 1, 3, 3)
+
+    (path,) = made
+    path.write_bytes(path.read_bytes()[:-5])  # cut off: made again
+    (tmp_path / "pets").rename(tmp_path / "other")
+    assert load(tmp_path / "other").content == changed.content
+
+
+TWO = """
+import pathlib, sys, time
+from runner.data import image_folder as folders
+decode, count = folders.decoded, []
+def slowly(*arguments):
+    time.sleep(0.05)
+    count.append(1)
+    return decode(*arguments)
+folders.decoded = slowly
+here, other = map(pathlib.Path, sys.argv[2:])
+here.touch()
+while not other.exists():
+    time.sleep(0.001)
+print(folders.image_folder(sys.argv[1], 6, 3).content, len(count))
+"""
+
+
+def test_two_processes_at_once_decode_once(tmp_path: Path, cache: Path) -> None:
+    split_folder(tmp_path / "pets")
+
+    def other(names: tuple[str, str]) -> subprocess.CompletedProcess[str]:
+        marks = [str(tmp_path / name) for name in names]
+        command = [sys.executable, "-c", TWO, str(tmp_path / "pets"), *marks]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    with ThreadPoolExecutor(2) as pool:
+        told = list(pool.map(other, [("one", "two"), ("two", "one")]))
+    assert [done.returncode for done in told] == [0, 0], told
+    found, counts = zip(*(done.stdout.split() for done in told), strict=True)
+    assert set(found) == {load(tmp_path / "pets").content}
+    assert sorted(counts) == ["0", "10"]
+    assert len(list(cache.glob("*.bin"))) == 1
+    assert not list(cache.glob("*.part"))
+
+
+def test_without_a_cache_folder_it_works_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    split_folder(tmp_path / "pets")
+    kept = load(tmp_path / "pets")
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert torch.equal(load(tmp_path / "pets").x, kept.x)
+
+
+def test_what_is_no_folder_of_classes_is_refused(tmp_path: Path) -> None:
+    split_folder(tmp_path / "pets")
+    pets = tmp_path / "pets"
+    cases = []
+    with zipfile.ZipFile(tmp_path / "pets.zip", "w"):
+        cases.append((tmp_path / "pets.zip", r"pets\.zip', which is not a folder; unpack it first"))
+    cases.append((tmp_path / "nowhere", "nowhere', which is not a folder"))
+    (tmp_path / "bare").mkdir()
+    cases.append((tmp_path / "bare", "bare has no folder inside it"))
+    (tmp_path / "hollow" / "a").mkdir(parents=True)
+    cases.append((tmp_path / "hollow", "hollow/a has no image in it"))
+    picture(tmp_path / "single" / "a" / "0.png", 1)
+    cases.append((tmp_path / "single", "images of one class only, 'a'"))
+    picture(tmp_path / "named" / "train" / "a" / "0.png", 1)
+    picture(tmp_path / "named" / "valid" / "a" / "0.png", 1)
+    cases.append((tmp_path / "named", "a folder 'valid' beside train"))
+    for path, said in cases:
+        with pytest.raises(Refusal, match=said):
+            load(path)
+    with pytest.raises(Refusal, match=r"data\.channels is 4"):
+        load(pets, channels=4)
+    picture(pets / "test" / "emu" / "0.png", 1)
+    with pytest.raises(Refusal, match=r"test/emu/0\.png is of the class 'emu', which .*train has not"):
+        load(pets)
+
+
+def test_links_to_folders_are_refused_and_links_to_images_read(tmp_path: Path) -> None:
+    split_folder(tmp_path / "pets")
+    (tmp_path / "pets" / "train" / "cat" / "9.png").symlink_to(tmp_path / "pets" / "train" / "cat" / "0.png")
+    assert len(load(tmp_path / "pets").y) == 11
+    (tmp_path / "pets" / "train" / "cat" / "gone.png").symlink_to(tmp_path / "gone.png")
+    with pytest.raises(Refusal, match=r"gone\.png is a link to nothing"):
+        load(tmp_path / "pets")
+    (tmp_path / "pets" / "train" / "cat" / "gone.png").unlink()
+    (tmp_path / "pets" / "train" / "cat" / "loop").symlink_to(tmp_path / "pets")
+    with pytest.raises(Refusal, match="loop is a link to a folder, which is not followed"):
+        load(tmp_path / "pets")
+
+
+@pytest.mark.parametrize("damage", [lambda b: b[:45], lambda b: b"hello", lambda b: b""])
+def test_a_corrupt_image_is_named_and_leaves_no_cache(tmp_path: Path, cache: Path, damage: object) -> None:
+    split_folder(tmp_path / "pets")
+    path = tmp_path / "pets" / "test" / "dog" / "4.png"
+    assert callable(damage)
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(Refusal, match=r"test/dog/4\.png cannot be read as an image") as refused:
+        load(tmp_path / "pets")
+    assert "\n" not in str(refused.value)
+    assert not [*cache.glob("*.bin"), *cache.glob("*.part")]
+
+
+def test_floating_point_pixels_are_refused(tmp_path: Path) -> None:
+    Image.fromarray(np.ones((4, 4), np.float32)).save(tmp_path / "f.tif")
+    with pytest.raises(Refusal, match=r"f\.tif has floating-point pixels"):
+        decoded(tmp_path / "f.tif", 4, 1)
+
+
+@pytest.mark.skipif(not CIFAR.is_file(), reason="the JPEG images of CIFAR-10 are not on this machine")
+def test_real_photographs_are_learned_from(regrun: Regrun, tmp_path: Path) -> None:
+    with zipfile.ZipFile(CIFAR) as archive:
+        names = [name for name in archive.namelist() if name.endswith((*(f"00{i:02}.jpg" for i in range(24)),))]
+        archive.extractall(tmp_path, names)
+    data = load(tmp_path / "cifar10", 32)
+    assert (len(data.y), data.classes) == (480, 10)
+    assert 100 < data.x.float().mean().item() < 140  # the whole training set's is 120.7
+    told = regrun(
+        "data=image_folder", "data.path=cifar10", "data.name=photos", "model=linear", "epochs=2", "batch_size=20",
+        "seeds=1", "data.val_size=40", "study=s", "progress=false",
+    )  # fmt: skip
+    assert told.code == 0, told.err
+    (row,) = read_table(tmp_path / "outputs" / "s" / "runs.csv")
+    assert (row["dataset"], row["n_train"], row["n_val"], row["n_test"]) == ("photos", "200", "40", "240")

@@ -1,0 +1,202 @@
+"""Tables of the user's: what is read, what is encoded, and what is refused in one line."""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from conftest import Regrun
+
+from runner.data.base import Data, Splitter
+from runner.data.table import table
+from runner.errors import Refusal
+from runner.records import read_table
+
+ROWS = 40
+
+
+def people(n: int = ROWS) -> pd.DataFrame:
+    """Two numbers, one with gaps; a text with a gap; a flag; and the class."""
+    return pd.DataFrame(
+        {
+            "age": [20 + i % 30 for i in range(n)],
+            "income": [None if i % 7 == 0 else 1000.5 * i for i in range(n)],
+            "city": [None if i == 5 else ("Oslo", "Rome", "Bern")[i % 3] for i in range(n)],
+            "member": [i % 2 == 0 for i in range(n)],
+            "kind": [("no", "yes")[i % 2] for i in range(n)],
+        }
+    )
+
+
+def read(path: Path, target: str = "kind", test: Path | None = None, drop: Sequence[str] = (), most: int = 100) -> Data:
+    return table(str(path), target, None if test is None else str(test), drop, most)
+
+
+def written(folder: Path, text: str, name: str = "my.csv") -> Path:
+    path = folder / name
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_numbers_texts_and_flags_of_a_csv_file(tmp_path: Path) -> None:
+    people().to_csv(tmp_path / "my.csv", index=False)
+    data = read(tmp_path / "my.csv")
+    # age, income, Bern, Oslo, Rome, no city, member
+    assert data.x[1].tolist() == [21, 1000.5, 0, 0, 1, 0, 0]
+    assert data.x[0, 1].isnan()
+    assert data.x[5, 2:6].tolist() == [0, 0, 0, 1]
+    assert data.indicators is not None
+    assert data.indicators.tolist() == [False, False, True, True, True, True, False]
+    assert (data.name, data.kind, data.classes, data.y[:4].tolist()) == ("my", "table", 2, [0, 1, 0, 1])
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("semicolons.csv", {"sep": ";", "decimal": ","}),
+        ("tabs.tsv", {"sep": "\t"}),
+        ("bom.csv", {"encoding": "utf-8-sig"}),
+        ("question_marks.csv", {"na_rep": "?"}),
+        ("packed.csv.gz", {}),
+    ],
+)
+def test_other_ways_to_write_it_give_the_same(tmp_path: Path, name: str, options: dict[str, str]) -> None:
+    people().to_csv(tmp_path / "my.csv", index=False)
+    people().to_csv(tmp_path / name, index=False, **options)  # type: ignore[call-overload]  # options of its own
+    plain, other = read(tmp_path / "my.csv"), read(tmp_path / name)
+    assert torch.equal(plain.x.nan_to_num(-1), other.x.nan_to_num(-1))
+    assert torch.equal(plain.y, other.y)
+
+
+def test_parquet_gives_the_same(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    people().to_csv(tmp_path / "my.csv", index=False)
+    people().to_parquet(tmp_path / "my.parquet")
+    plain, other = read(tmp_path / "my.csv"), read(tmp_path / "my.parquet")
+    assert torch.equal(plain.x.nan_to_num(-1), other.x.nan_to_num(-1))
+    people().convert_dtypes().assign(city=people()["city"].astype("category")).to_parquet(tmp_path / "typed.parquet")
+    typed = read(tmp_path / "typed.parquet")
+    assert torch.equal(plain.x.nan_to_num(-1), typed.x.nan_to_num(-1))
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes"),
+    [
+        ([3, 1, 2], [2, 0, 1]),
+        ([True, False, True], [1, 0, 1]),
+        ([0.5, -1.0, 10.0], [1, 0, 2]),
+        (["b", "a", "é"], [1, 0, 2]),
+    ],
+)
+def test_labels_of_any_type_are_numbered_in_their_order(
+    tmp_path: Path, labels: list[object], classes: list[int]
+) -> None:
+    pd.DataFrame({"x": range(30), "y": labels * 10}).to_csv(tmp_path / "my.csv", index=False)
+    assert read(tmp_path / "my.csv", "y").y[:3].tolist() == classes
+
+
+def test_a_second_file_is_the_test_set_and_teaches_the_encoders_nothing(tmp_path: Path) -> None:
+    people().to_csv(tmp_path / "train.csv", index=False)
+    ours = people(10)
+    ours.loc[3, "city"] = "Pisa"
+    ours.to_csv(tmp_path / "test.csv", index=False)
+    data = read(tmp_path / "train.csv", test=tmp_path / "test.csv")
+    assert data.official_test is not None
+    assert data.official_test.tolist() == list(range(40, 50))
+    assert torch.equal(data.x[:40].nan_to_num(-1), read(tmp_path / "train.csv").x.nan_to_num(-1))
+    assert data.x[43, 2:6].tolist() == [0, 0, 0, 0]  # a city that training has not
+
+
+def test_constant_and_empty_columns_and_a_class_with_one_row_are_results(tmp_path: Path) -> None:
+    frame = people().assign(same=3.0, nothing=None, word="x")
+    frame.loc[0, "kind"] = "perhaps"
+    frame.to_csv(tmp_path / "my.csv", index=False)
+    data = read(tmp_path / "my.csv")
+    assert data.classes == 3
+    for seed in range(5):
+        split = Splitter(None, 8, 8, "train_val", 0, True).split(data, seed)
+        x = (data.x - split.mean) / split.std
+        x = torch.where(x.isnan(), split.fill, x)
+        assert x.isfinite().all()
+        assert x[:, 7:9].abs().max() == 0
+
+
+def test_a_file_that_changed_is_read_again_and_tells_itself_apart(tmp_path: Path) -> None:
+    people().to_csv(tmp_path / "my.csv", index=False)
+    before = read(tmp_path / "my.csv")
+    people(50).to_csv(tmp_path / "my.csv", index=False)
+    after = read(tmp_path / "my.csv")
+    assert (len(before.y), len(after.y)) == (40, 50)
+    assert before.content != after.content
+
+
+HEAD = "a,b,y\n"
+BODY = "".join(f"{i},{'uvw'[i % 3]},{i % 2}\n" for i in range(12))
+
+REFUSED: dict[str, tuple[str, str]] = {
+    "no rows": (HEAD, "no rows"),
+    "nothing at all": ("", "is not a table"),
+    "twice the same name": ("a,a,y\n1,2,0\n3,4,1\n", "the column 'a' more than once"),
+    "one class": (HEAD + "1,u,0\n2,v,0\n", "'y' is .*0.* in every row"),
+    "a class for nearly every row": (HEAD + "".join(f"{i},u,{i}\n" for i in range(9)), "9 different values in 9 rows"),
+    "missing class": (HEAD + BODY + "1,u,\n", "'y' is missing in 1 of 13 rows"),
+    "no such target": ("a,b,z\n1,u,0\n", "no column 'y'"),
+    "only the target": ("y\n" + "0\n1\n" * 5, "no column besides y"),
+    "row numbers": (",a,y\n" + "".join(f"{i},{i},{i % 2}\n" for i in range(9)), "column without a name.*Unnamed: 0"),
+    "dates": (HEAD + "".join(f"{i},2024-01-{i:02},{i % 2}\n" for i in range(10, 20)), "'b' of .* is a date.*drop=.b."),
+    "ids": (HEAD + "".join(f"{i},id{i},{i % 2}\n" for i in range(101)), "'b' of .* has 101 different texts.*drop=.b."),
+    "infinite numbers": (HEAD + BODY + "inf,u,1\n", "'a' of .*infinite"),
+    "huge numbers": (HEAD + BODY + "1e39,u,1\n", "'a' of .*above 3e38"),
+    "rows longer than the header": ("a,y\n" + BODY, "is not a table"),
+    "ragged rows": (HEAD + BODY + "1,u,0,5,6\n", "is not a table: .*line 14"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_is_no_table_of_numbers_and_categories_is_refused(tmp_path: Path, case: str) -> None:
+    text, said = REFUSED[case]
+    with pytest.raises(Refusal, match=said) as refused:
+        read(written(tmp_path, text), "y")
+    assert "\n" not in str(refused.value)
+    assert "my.csv" in str(refused.value)
+
+
+def test_other_refusals(tmp_path: Path) -> None:
+    good = written(tmp_path, HEAD + BODY)
+    assert read(good, "y").shape == (4,)
+    with pytest.raises(Refusal, match=r"data\.path is '.*nowhere.csv', which is not a file"):
+        read(tmp_path / "nowhere.csv", "y")
+    with pytest.raises(Refusal, match="no column 'bb'; did you mean 'b'"):
+        read(good, "y", drop=["bb"])
+    assert read(good, "y", drop=["b"]).shape == (1,)
+    (tmp_path / "latin.csv").write_bytes("a,y\né,1\n".encode("latin-1"))
+    with pytest.raises(Refusal, match="is not UTF-8"):
+        read(tmp_path / "latin.csv", "y")
+    with pytest.raises(Refusal, match=r"'a' of .*test\.csv is not all numbers"):
+        read(good, "y", test=written(tmp_path, HEAD + "x,u,1\n", "test.csv"))
+    with pytest.raises(Refusal, match="has no column 'b'"):
+        read(good, "y", test=written(tmp_path, "a,y\n1,1\n", "fewer.csv"))
+    with pytest.raises(Refusal, match=r"has the class '7' in .*more\.csv"):
+        read(good, "y", test=written(tmp_path, HEAD + "1,u,7\n", "more.csv"))
+    with pytest.raises(Refusal, match="is not a Parquet file"):
+        read(written(tmp_path, "hello", "my.parquet"), "y")
+    (tmp_path / "cut.csv.gz").write_bytes(gzip.compress((HEAD + BODY).encode())[:-9])
+    with pytest.raises(EOFError):
+        read(tmp_path / "cut.csv.gz", "y")
+
+
+def test_a_table_is_trained_on_and_a_changed_one_is_not_mixed_with_it(regrun: Regrun, tmp_path: Path) -> None:
+    people(200).to_csv(tmp_path / "my.csv", index=False)
+    command = ["data=table", "data.path=my.csv", "data.target=kind", "data.name=mine", "protocol=smoke", "study=s"]
+    told = regrun(*command, "progress=false")
+    assert told.code == 0, told.err
+    (row, _) = read_table(tmp_path / "outputs" / "s" / "runs.csv")
+    assert (row["dataset"], row["status"], row["n_train"], row["n_test"]) == ("mine", "ok", "128", "40")
+    people(300).to_csv(tmp_path / "my.csv", index=False)
+    told = regrun(*command, "progress=false")
+    assert told.code == 2
+    assert "data.content" in told.err
