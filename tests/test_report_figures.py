@@ -298,3 +298,17 @@ def test_the_titles_of_three_panels_do_not_meet(tmp_path: Path) -> None:
         for axes in drawing.figure.axes
     ]
     assert all(one.x1 < other.x0 for one, other in itertools.pairwise(boxes))
+
+
+def test_curves_over_strengths_say_at_which_learning_rate_they_are(tmp_path: Path) -> None:
+    for rates in ((0.01, 0.03), ()):
+        runs, frame = frames(tmp_path / str(len(rates)), Plan(methods=("l2",), rates=rates, report=3))
+        strengths = by_strength(runs)
+        for line, drawing in (
+            ("path", figures.gap_vs_test(frame, strengths)),
+            ("curve", figures.strength_curves(runs, frame, strengths)),
+        ):
+            assert drawing is not None
+            words = " ".join(" ".join(text.get_text() for text in drawing.figure.texts).split())
+            said = f"Each {line} at the learning rate that was chosen for its method." in words
+            assert said == bool(rates)

@@ -80,6 +80,7 @@ def _gap_vs_test(headline: pd.DataFrame, strengths: pd.DataFrame) -> Drawing | N
             else "report seeds"
         )
         note += f" Right: means over {role}; small = weak, large = strong; what is far below none leaves the axes."
+        note += _chosen_rates(headline, "path")
     if off.any():
         listed = [
             f"{name} (gap {gap:.1f}, test {test:.1f})"
@@ -121,6 +122,12 @@ def _gap_vs_test(headline: pd.DataFrame, strengths: pd.DataFrame) -> Drawing | N
     if right is not None:
         _path_labels(right, shown, paths)
     return Drawing(figure, _points_drawn(shown, paths))
+
+
+def _chosen_rates(headline: pd.DataFrame, line: str) -> str:
+    """What of the optimizer a curve over strengths holds fixed where that was tuned too; "" where it was not."""
+    shared = shared_names(headline)
+    return f" Each {line} at the {' and '.join(shared)} that was chosen for its method." if shared else ""
 
 
 def _points_drawn(shown: pd.DataFrame, paths: Sequence[tuple[str, pd.DataFrame]]) -> pd.DataFrame:
@@ -385,8 +392,7 @@ def _strength_curves(
         note += (
             " Curves: tune seeds; their test values chose nothing." if quantity == "test" else " Curves: tune seeds."
         )
-    if shared := shared_names(headline):
-        note += f" Each curve at the {' and '.join(shared)} that was chosen for its method."
+    note += _chosen_rates(headline, "curve")
     means = percent(every, f"{column}_mean")
     low, high = percent(every, f"{column}_min"), percent(every, f"{column}_max")
     keep = [base[0], *means[_level(every, baseline)]]
