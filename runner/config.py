@@ -53,14 +53,14 @@ SPLIT_KEYS = (
 MARGINS = ("acc", "gap", "loss")
 PROTOCOLS = ("fixed", "tuned", "search", "smoke")
 TOP = (
-    "study", "seeds", "seed0", "epochs", "batch_size", "device", "dtype", "evaluate", "penalize_biases", "margins",
-    "lanes", "threads", "workers", "checkpoint", "progress", "out", "allow", "axes", "data", "model",
+    "study", "seeds", "extend", "seed0", "epochs", "batch_size", "device", "dtype", "evaluate", "penalize_biases",
+    "margins", "lanes", "threads", "workers", "checkpoint", "progress", "out", "allow", "axes", "data", "model",
     "optimizer", "schedule", "method", "protocol", "marks",
 )  # fmt: skip
 # What changes no number of a run that is trained: it is no part of a job's identity
 OUTSIDE = (
-    "study", "seeds", "margins", "lanes", "threads", "workers", "checkpoint", "progress", "out", "allow", "axes",
-    "marks",
+    "study", "seeds", "extend", "margins", "lanes", "threads", "workers", "checkpoint", "progress", "out", "allow",
+    "axes", "marks",
 )  # fmt: skip
 
 
@@ -97,10 +97,10 @@ class Job:
     experiment: Experiment
     one_by_one: str | None  # why its runs cannot be trained side by side, if they cannot
     marks: bool  # whether to show where the model's marks are, and train nothing
-    axes: Mapping[str, Sequence[float]]  # numbers written as lists, or the grid of a tuned method
     points: Sequence[Mapping[str, float]]  # the configurations of the job
     seeds: Sequence[int]  # of the runs to report
     tune_seeds: Sequence[int]
+    extend: int  # report seeds to add to every configuration of a study that is there
 
     @property
     def name(self) -> str:
@@ -164,14 +164,16 @@ def read(cfg: DictConfig, overrides: Sequence[str] = ()) -> Job:
 
     named = _named_stacks(values["method"])
     stack, axes, grids = _stack(values["method"], trusted)
-    optimizer, more = _build("optimizer", _section(values, "optimizer"), Optimizer, trusted)
+    node = _section(values, "optimizer")
+    optimizer, given = _build("optimizer", {k: v for k, v in node.items() if k != "grid"}, Optimizer, trusted)
+    shared = given | _shared(values["protocol"].get("tune"), protocol, node, optimizer, given)
     schedule, _ = _build("schedule", _section(values, "schedule"), (Constant, Cosine, Cyclic, Step), trusted)
-    axes |= more
-    if protocol.tune_seeds:
-        axes = grids | axes  # a list on the command line takes the place of a method's own grid
-        points = _searched_points(axes, stack, optimizer, protocol, seed0) if protocol.trials else _tuned_points(axes)
+    if protocol.trials:
+        points = _searched_points(grids | axes | shared, stack, optimizer, protocol, seed0)
+    elif protocol.tune_seeds:  # a list on the command line takes the place of a method's own grid
+        points = [own | point for own in _tuned_points(grids | axes) for point in crossed(shared)]
     else:
-        points = crossed(axes)
+        points = crossed(axes | shared)
     if n_val == 0 and (stack.ends_at_best or (protocol.tune_seeds and len(points) > 1)):
         who = "early_stopping" if stack.ends_at_best else "protocol=tuned"
         raise Refusal(f"data.val_size is 0; {who} needs validation data (data.val_size=... or another data=...)")
@@ -183,9 +185,17 @@ def read(cfg: DictConfig, overrides: Sequence[str] = ()) -> Job:
     experiment = Experiment(
         data, splitter, model, stack, optimizer, schedule, budget, device, DTYPES[values["dtype"]], lanes
     )
-    why = _rehearse(experiment if len(points) * max(seeds, tune) > 1 else replace(experiment, lanes=1), points, seed0)
-    settings = {key: value for key, value in values.items() if key not in OUTSIDE} | {"device": device.type}
-    settings["data"] = {key: value for key, value in values["data"].items() if key != "smoke"}
+    extend = _extension(values)
+    # a study may give its jobs more seeds than they ask for (runner.extending)
+    several = len(points) * max(seeds + extend, tune) > 1 or values["study"] is not None
+    why = _rehearse(experiment if several else replace(experiment, lanes=1), points, seed0)
+    settings = {key: value for key, value in values.items() if key not in OUTSIDE} | {
+        "device": device.type,
+        "data": {key: value for key, value in values["data"].items() if key != "smoke"},
+        # the grid that is walked, wherever it was written, and no other
+        "optimizer": {k: shared.get(f"optimizer.{k}", v) for k, v in node.items() if k != "grid"},
+        "protocol": {k: v for k, v in values["protocol"].items() if k != "tune"},
+    }
     if data.content:
         settings["data"]["content"] = data.content  # of files of the user's, which may change under the same name
     return Job(
@@ -206,10 +216,10 @@ def read(cfg: DictConfig, overrides: Sequence[str] = ()) -> Job:
         experiment=replace(experiment, lanes=1) if why else experiment,
         one_by_one=why,
         marks=_marks(values["marks"]),
-        axes=axes,
         points=points,
         seeds=range(seed0 + tune, seed0 + tune + seeds),
         tune_seeds=range(seed0, seed0 + tune),
+        extend=extend,
     )
 
 
@@ -310,6 +320,14 @@ def _whole(key: str, value: object, least: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not least <= value < 2**31:
         raise Refusal(f"{key} is {value!r}; it must be a whole number from {least} to {2**31 - 1} ({key}=...)")
     return value
+
+
+def _extension(values: Mapping[str, Any]) -> int:
+    """How many report seeds are to be added; refuses an extension of a study that has no name."""
+    more = _whole("extend", values["extend"], 0)
+    if more and values["study"] is None:
+        raise Refusal(f"extend is +{more} and study is null; name the study that gets more seeds (study=...)")
+    return more
 
 
 def _true_or_false(key: str, value: object) -> bool:
@@ -549,6 +567,27 @@ def _tuned_points(axes: Mapping[str, Sequence[float]]) -> list[dict[str, float]]
         said = ", ".join(f"{path} has {length}" for path, length in lengths.items())
         raise Refusal(f"protocol=tuned walks the grids of a stack together, so they must be equally long: {said}")
     return along(axes)
+
+
+def _shared(
+    names: object, protocol: Protocol, node: Mapping[str, Any], optimizer: Optimizer, given: Mapping[str, list[float]]
+) -> dict[str, list[float]]:
+    """The grids of the numbers in protocol.tune, which every method tunes alike; `given` are lists written out."""
+    names, allowed, found = _names("protocol.tune", names), ranges(optimizer), {}
+    if names and not protocol.tune_seeds:
+        raise Refusal(f"protocol.tune is {names}; protocol={protocol.name} chooses nothing (protocol=tuned)")
+    grid = node.get("grid") or {}
+    if not isinstance(grid, dict):
+        raise Refusal(f"optimizer.grid is {grid!r}; it must give a list to each number (conf/optimizer)")
+    for name in names:
+        field = name.removeprefix("optimizer.")
+        if not name.startswith("optimizer.") or field not in allowed:
+            raise unknown("number to tune", name, [f"optimizer.{field}" for field in allowed], "protocol.tune")
+        if name not in given:
+            if field not in grid:
+                raise Refusal(f"protocol.tune has {name}, which has no grid; give it a list ({name}=[...])")
+            found[name] = _list(f"optimizer.grid.{field}", grid[field], allowed[field])
+    return found
 
 
 def _searched_points(

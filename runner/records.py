@@ -42,7 +42,7 @@ COLUMNS = (
     "run_id", "study", "job", "dataset", "model", "setting", "method", "family", "strength", "strength_name",
     "strength_idx", "strengths", "seed", "role", "protocol", "selected", "split_mode", "split_hash", "status", "error",
     "epochs", "steps", "batch_size", "lr", "optimizer", "schedule", "penalize_biases", "n_train", "n_train_eval",
-    "n_val", "n_test", "n_params",
+    "n_val", "n_test", "n_classes", "n_params",
     *(f"{c}_{name}" for c in ("last", "best") for name in ("epoch", *CHECKPOINT, "gap_loss", "gap_acc", *CALIBRATION)),
     "label_noise", "last_train_acc_clean", "best_train_acc_clean",
     "bayes_acc", "teacher_acc",

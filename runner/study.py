@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from omegaconf import OmegaConf
 
-from runner import records
+from runner import extending, records
 from runner.config import Job, flatten
 from runner.engine.checkpoint import Checkpoints
 from runner.engine.loop import Outcome, Progress
@@ -69,6 +69,7 @@ def admit(jobs: Sequence[Job], axes: Sequence[str], folder: Path) -> None:
                 f"study {folder.name!r} was begun with margins {_said(fixed)} and this command says "
                 f"{_said(job.margins)}; verdicts under other margins: regrun-report {folder} --margin acc=..."
             )
+    extending.refuse(jobs, folder)
     _writable(folder)
 
 
@@ -76,17 +77,20 @@ def _said(margins: Mapping[str, float]) -> str:
     return ", ".join(f"{name}={value:g}" for name, value in margins.items())
 
 
-def begin(jobs: Sequence[Job], axes: Sequence[str], folder: Path) -> None:
-    """Write down what the study's jobs share; a study that stands gains the data sets, models and axes that are new."""
+def begin(jobs: Sequence[Job], axes: Sequence[str], folder: Path, command: Sequence[str]) -> None:
+    """Write down what the study's jobs share; a study that stands gains the data sets, models and axes that are new.
+
+    Report seeds that `command` adds to jobs that have some are put on record.
+    """
     try:
         with held(folder, f"{folder}: another process begins it; waits for that", records.to_stderr):
             admit(jobs, axes, folder)  # again: another process may have begun it in the meantime
-            _note(jobs, axes, folder)
+            _note(jobs, axes, folder, command)
     except OSError as error:  # the first thing that a study writes, where permissions did not say no
         raise Refusal(f"out is {str(folder.parent)!r}, which cannot be written to: {error} (out=...)") from error
 
 
-def _note(jobs: Sequence[Job], axes: Sequence[str], folder: Path) -> None:
+def _note(jobs: Sequence[Job], axes: Sequence[str], folder: Path, command: Sequence[str]) -> None:
     standing = _standing(folder)
     settings = {f"{job.dataset}/{job.model}": _comparable(job) for job in jobs} | dict(standing.get("settings", {}))
     noted = {
@@ -94,10 +98,18 @@ def _note(jobs: Sequence[Job], axes: Sequence[str], folder: Path) -> None:
         "margins": standing.get("margins", dict(jobs[0].margins)),
         "settings": settings,
     }
+    extensions = extending.entries(jobs, folder, standing.get("extensions", ()), command)
+    if extensions:
+        noted["extensions"] = extensions
     if noted != {key: standing.get(key) for key in noted}:
         begun = standing.get("begun_at", records.now())
         text = json.dumps({"begun_at": begun, **noted}, indent=1) + "\n"
         write_atomic(folder / "study.json", text)
+
+
+def granted(job: Job, folder: Path) -> Job:
+    """The job with as many report seeds as its study was extended to; `begin` comes first."""
+    return extending.granted(job, _standing(folder).get("extensions", ()))
 
 
 def run_job(job: Job, folder: Path, command: Sequence[str], say: Say, watch: Callable[[Progress], None]) -> list[Row]:
@@ -108,6 +120,9 @@ def run_job(job: Job, folder: Path, command: Sequence[str], say: Say, watch: Cal
     kept in checkpoints. Raises JobFailed, with the traceback in error.txt if that can be written, if training breaks.
     """
     place = folder / job.name
+    asked, job = len(job.seeds), granted(job, folder)
+    if len(job.seeds) > asked:
+        say(f"{job.name}: {len(job.seeds)} report seeds, to which the study was extended")
     try:
         with held(place, f"{job.name}: another process has it; waits for that to end", say):
             try:
@@ -195,7 +210,7 @@ def _trained(
 ) -> Iterator[tuple[Row, list[Row]]]:
     """The rows and curves of the missing runs of a stage, each written down before it is given."""
     place, began = folder / job.name, records.now()
-    if job.one_by_one:
+    if job.one_by_one and len(missing) > 1:
         say(f"{job.name}: runs go one by one, not side by side: {job.one_by_one}")
     workers = job.workers or worth(job.experiment, len(missing))
     lanes = job.experiment.lanes or width(job.experiment, wanted, workers)
@@ -218,6 +233,7 @@ def _trained(
 def choose(job: Job, rows: Sequence[Mapping[str, Any]]) -> int:
     """The point with the best mean validation figure over the tune seeds; ties go to the weaker strength.
 
+    Of points with one strength and several learning rates, say, ties go to the one that is listed first.
     Only validation columns are read. A point that diverged on any seed is chosen only if all did.
     """
     column, sign = f"last_{job.protocol.select}", 1 if job.protocol.select == "val_acc" else -1
@@ -278,7 +294,9 @@ def row_of(job: Job, study: str, outcome: Outcome, began: str) -> Row:
         if f"{name}.{field}" in run.point or field == next(iter(ranges(method)))
     }
     optimizer = {p: v for p, v in run.point.items() if p.startswith("optimizer.")}
-    setting = " ".join([job.setting] * bool(job.setting) + [f"{p}={v:g}" for p, v in optimizer.items()])
+    # What is tuned for each method is part of its configuration; what is not makes a comparison of its own.
+    tuned, apart = (optimizer, {}) if job.protocol.tune_seeds else ({}, optimizer)
+    setting = " ".join([job.setting] * bool(job.setting) + [f"{p}={v:g}" for p, v in apart.items()])
     sound = outcome.status == "ok"
     figures = outcome.figures if sound else {}
     return {
@@ -293,7 +311,7 @@ def row_of(job: Job, study: str, outcome: Outcome, began: str) -> Row:
         "strength": strengths.get(strength_name),
         "strength_name": strength_name,
         "strength_idx": run.index,
-        "strengths": " ".join(f"{path}={value:g}" for path, value in strengths.items()),
+        "strengths": " ".join(f"{path}={value:g}" for path, value in (strengths | tuned).items()),
         "seed": run.seed,
         "role": run.role,
         "protocol": job.protocol.name,
@@ -310,6 +328,7 @@ def row_of(job: Job, study: str, outcome: Outcome, began: str) -> Row:
         "schedule": type(experiment.schedule).__name__.lower(),
         "penalize_biases": job.settings["penalize_biases"],
         "n_train_eval": outcome.counts["n_train"],
+        "n_classes": experiment.data.classes,
         **outcome.counts,
         **figures,
         "train_s": outcome.train_s,

@@ -24,11 +24,13 @@ class Planned(NamedTuple):
     method: str
 
 
-def plan(compose: Compose, jobs: Sequence[Sequence[str]], axes: Sequence[str]) -> tuple[Path, list[Planned]]:
+def plan(
+    compose: Compose, jobs: Sequence[Sequence[str]], axes: Sequence[str], command: Sequence[str]
+) -> tuple[Path, list[Planned]]:
     """The study's folder and every job to run, in order: checked, each once, the baselines first.
 
-    `jobs` are lists of overrides, "method=dropout", "epochs=5"; `axes` are the keys that the sweep varies. Refuses
-    the whole sweep, and writes nothing, if any job is refused.
+    `jobs` are lists of overrides, "method=dropout", "epochs=5"; `axes` are the keys that the sweep varies;
+    `command` is put on record. Refuses the whole sweep, and writes nothing, if any job is refused.
     """
     from runner import study
     from runner.config import OUTSIDE, read
@@ -64,7 +66,7 @@ def plan(compose: Compose, jobs: Sequence[Sequence[str]], axes: Sequence[str]) -
     named = first.study or stamp("sweep")
     folder = first.out / named
     study.admit([checked for _, checked in kept], known, folder)
-    study.begin([checked for _, checked in kept], known, folder)
+    study.begin([checked for _, checked in kept], known, folder, command)
     return folder, [
         Planned([*_without(job, "study"), f"study={named}", label], checked.name, checked.method)
         for job, checked in kept

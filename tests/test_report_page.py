@@ -204,12 +204,12 @@ def test_margins_come_from_the_study(tmp_path: Path) -> None:
 
 def test_a_placebo_that_wins_is_a_warning() -> None:
     quiet = by_hand(none=[0.70, 0.71, 0.72], placebo=[0.71, 0.70, 0.72]).assign(family=["baseline", "placebo"])
-    assert "False-positive check: placebo, which does nothing, came out inconclusive (Δ 0.0 [" in caption(quiet)
+    assert "False-positive check: placebo, which has no effect, came out inconclusive (Δ 0.0 [" in caption(quiet)
     same = by_hand(none=[0.70, 0.71, 0.72], placebo=[0.70, 0.71, 0.72]).assign(family=["baseline", "placebo"])
     assert "gave the runs of none again, as it must" in caption(same)
     frame = by_hand(none=[0.70, 0.71, 0.72], placebo=[0.72, 0.731, 0.739])
     told = caption(frame.assign(family=["baseline", "placebo"]))
-    assert "False-positive check failed: placebo, which does nothing, came out better (Δ +2." in told
+    assert "False-positive check failed: placebo, which has no effect, came out better (Δ +2." in told
 
 
 CLICK = """<script>

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 import pandas as pd
 
 from runner.report.tables import BASELINE, groups
-from runner.report.writers import UNITS, Row, number, records, strength_text, with_bounds
+from runner.report.writers import UNITS, Row, number, records, strength_text, with_bounds, worst_cases
 
 
 def _listed(items: Sequence[str]) -> str:
@@ -81,6 +81,8 @@ def _sentences(title: str, frame: pd.DataFrame) -> Iterator[str]:
     missing = [_name(row, several) for row in rows if not math.isfinite(number(row, "diff"))]
     if missing:
         yield f"No pair of runs to compare for {_listed(missing)}."
+    if text := worst_cases(frame):
+        yield text
     underfit = [_name(row, several) for row in rows if row["underfit"]]
     if underfit:
         yield f"The smaller gap of {_listed(underfit)} is underfitting: test is worse, too."

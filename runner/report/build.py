@@ -11,10 +11,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from runner.report import axes, comparisons, datasets, figures, page, reliability, spread
+from runner.report import axes, comparisons, datasets, figures, page, profile, reliability, spread
 from runner.report.answers import answers
 from runner.report.collect import collect, write_atomic
+from runner.report.extensions import Extension, extension_lines, marked, read_extensions
 from runner.report.loso import leave_one_seed_out, loso_caption
+from runner.report.parquet import write_parquet
 from runner.report.predictions import Predictions, read_predictions
 from runner.report.sheet import Drawing, save
 from runner.report.tables import (
@@ -141,8 +143,9 @@ def _markdown(
     failures: tuple[Failure, ...],
     lost: list[str],
     further: list[str],
+    extensions: tuple[Extension, ...],
 ) -> str:
-    """The text of headline.md: per group the primary table, then the secondary ones, then what failed."""
+    """The text of headline.md: per group the primary table, then the secondary ones, extensions, what failed."""
     parts = [f"# {study}\n"]
     told = dict(answers(primary))
     for title, frame in groups(primary):
@@ -152,6 +155,10 @@ def _markdown(
             if part is not None and heading:
                 parts.append(f"### {heading}\n\n{to_markdown(part)}")
     parts += further
+    if extensions:
+        parts.append(
+            "## Seeds added after the study was begun\n\n" + "".join(f"- {e}\n" for e in extension_lines(extensions))
+        )
     if failures or lost:
         lines = [*(f"job {describe(failure)}" for failure in failures), *lost]
         parts.append("## Failures\n\n" + "".join(f"- {line}\n" for line in lines))
@@ -222,6 +229,10 @@ def _draw(
     }.items():
         if (drawing := make()) is not None:
             yield name, "All data sets", drawing
+    kinds = primary.groupby(["model", "setting"], sort=True)
+    for (model, setting), frame in kinds:
+        if (drawing := profile.profile(runs, frame)) is not None:
+            yield f"profile-{_slug(f'{model} {setting}')}" if len(kinds) > 1 else "profile", "All data sets", drawing
     for name, drawing in axes.axis_curves(primary, runs):
         yield f"axis_curves-{_slug(name)}", "All data sets", drawing
 
@@ -249,6 +260,11 @@ def _read_json(path: Path) -> dict[str, object]:
     return found if isinstance(found, dict) else {}
 
 
+def _table(folder: Path, name: str, frame: pd.DataFrame) -> list[Path]:
+    """Write a table as CSV, and as Parquet where that can be written."""
+    return [write_atomic(folder / f"{name}.csv", to_csv(frame)), *write_parquet(folder / f"{name}.parquet", frame)]
+
+
 def build(study_dir: Path, margins: Margins | None = None) -> Report:
     """Make `<study_dir>/report/` anew from the jobs in `study_dir` and give what was made.
 
@@ -270,25 +286,29 @@ def build(study_dir: Path, margins: Margins | None = None) -> Report:
         raise NoRuns("; ".join(["the jobs of this study have no runs", *map(describe, failures)]))
     folder = study_dir / "report"
     strengths = by_strength(runs)
-    tables = [write_atomic(folder / "by_strength.csv", to_csv(strengths))]
+    tables = [*write_parquet(folder / "runs.parquet", runs), *_table(folder, "by_strength", strengths)]
     stored = stored_margins(study_dir)
     margins = margins or stored or Margins()
+    extensions = read_extensions(study_dir)
     said = read_predictions(study_dir, runs)
-    primary = headline(runs, *PRIMARY, margins=margins, stored=stored, said=said)
-    others = tuple(secondary(runs, margins, stored))
+    primary = marked(headline(runs, *PRIMARY, margins=margins, stored=stored, said=said), extensions)
+    others = tuple(marked(frame, extensions) for frame in secondary(runs, margins, stored))
     further = []
     if (over := datasets.pool(runs, primary)) is not None:
-        tables.append(write_atomic(folder / "pooled.csv", to_csv(over)))
+        tables += _table(folder, "pooled", over)
         further.append(f"## All data sets\n\n{datasets.pooled_markdown(over)}")
     if (left_out := leave_one_seed_out(runs, margins=margins, said=said)) is not None:
-        tables.append(write_atomic(folder / "loso.csv", to_csv(left_out)))
+        left_out = marked(left_out, extensions)
+        tables += _table(folder, "loso", left_out)
         for title, part in groups(left_out):
             table = to_markdown(part, loso_caption(part))
             further.append(f"## {title}: strengths chosen by leaving one seed out\n\n{table}")
     lost = _failed_runs(runs)
     tables += [
-        write_atomic(folder / "headline.csv", to_csv(pd.concat([primary, *others], ignore_index=True))),
-        write_atomic(folder / "headline.md", _markdown(study_dir.name, primary, others, failures, lost, further)),
+        *_table(folder, "headline", pd.concat([primary, *others], ignore_index=True)),
+        write_atomic(
+            folder / "headline.md", _markdown(study_dir.name, primary, others, failures, lost, further, extensions)
+        ),
         write_atomic(folder / "headline.tex", to_latex(primary)),
     ]
     paths: list[Path] = []
@@ -307,6 +327,7 @@ def build(study_dir: Path, margins: Margins | None = None) -> Report:
         left_out,
         tuple(describe(failure) for failure in failures),
         tuple(lost),
+        tuple(extension_lines(extensions)),
     )
     tables.append(write_atomic(folder / "report.html", page.render(found, shown)))
     return Report(

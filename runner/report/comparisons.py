@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -37,14 +38,16 @@ from runner.report.writers import (
     changed_margins,
     number,
     records,
-    strength_text,
+    strength_brief,
     with_bounds,
+    worst_cases,
 )
 
 BETTER, WORSE, UNDECIDED, LEVEL = "#0072B2", "#D55E00", "#8a8a8a", "#333333"
 BAND = "#ececec"
 TRAIN = "#b3b3b3"
 LEADING = 5
+NAMED = 14  # names beside the points of the times
 NAME_WIDTH = 24
 # The first letters of a verdict decide its mark: shape and colour say the same thing twice.
 MARKS = {
@@ -79,7 +82,7 @@ def _row_names(rows: Sequence[Row]) -> list[str]:
     """Method and strength in at most two lines, with a word on failed runs."""
     names = []
     for row in rows:
-        strength = strength_text(str(row["strengths"])) if str(row["strengths"]) else ""
+        strength = strength_brief(str(row["strengths"]))
         failed = number(row, "n_failed")
         text = str(row["method"]) + f"  ({strength})" * bool(strength) + f", {failed:.0f} failed" * (failed > 0)
         names.append(shortened(text, NAME_WIDTH, 2))
@@ -201,6 +204,8 @@ def _forest(runs: pd.DataFrame, headline: pd.DataFrame) -> Drawing | None:
         note += f" Verdict: Holm over {tests} test{'s'[: tests != 1]}; the gap has intervals only."
     if len(lost := [str(row["method"]) for row in rows if number(row, "n_failed") > 0]):
         note += f" Failed runs are not in the means: {', '.join(lost)}."
+    if text := worst_cases(headline):
+        note += f" {text}"
     if changed := changed_margins(headline):
         note = f"{changed} {note}"
     tall = max(name.count("\n") for name in names)
@@ -362,11 +367,13 @@ def _cost_benefit(runs: pd.DataFrame, headline: pd.DataFrame) -> Drawing | None:
         )
     if len(timed):
         note += " Right: grey band: margin; time measured with the runs side by side on one machine."
+        if len(timed) > NAMED:
+            note += f" Named are {NAMED}: the best, the worst, the fastest and the slowest; the others are in the CSV."
     count = bool(curves) + bool(len(timed))
     title = f"{groups(headline)[0][0]}: what tuning and training cost, and what they bring"
     families = list(dict.fromkeys(timed["family"]))
     handles = [_handle(*mark_of(family), True, family) for family in families]
-    figure = sheet(7.2 if count > 1 else 4.6, 2.9, title, note, handles)
+    figure = sheet(7.2 if count > 1 else 4.6, 2.9 if len(timed) <= 10 else 4.0, title, note, handles)
     panels = figure.subplots(1, count, squeeze=False)[0].tolist()
     if curves:
         _budget(panels[0], curves, headline)
@@ -381,20 +388,32 @@ def _cost_benefit(runs: pd.DataFrame, headline: pd.DataFrame) -> Drawing | None:
         _budget_labels(panels[0], curves, headline)
     if len(timed):
         rows = records(timed)
+        worth = _worth_naming(timed)
         labels = [
             Label(number(row, "time_ratio"), 100 * number(row, "diff"), shortened(name, 16), ink(str(row["family"])))
-            for row, name in zip(rows, named(rows), strict=True)
-            if panels[-1].get_ylim()[0] <= 100 * number(row, "diff") <= panels[-1].get_ylim()[1]
+            for at, (row, name) in enumerate(zip(rows, named(rows), strict=True))
+            if at in worth and panels[-1].get_ylim()[0] <= 100 * number(row, "diff") <= panels[-1].get_ylim()[1]
         ]
         lines = []
         for row in rows:
             if math.isfinite(number(row, "diff_lo")):
                 x = number(row, "time_ratio")
                 lines.append((x, 100 * number(row, "diff_lo"), x, 100 * number(row, "diff_hi")))
-        place_labels(panels[-1], labels, lines)
+        place_labels(panels[-1], labels, lines, crossing=0.03)
         columns = ["method", "strengths", "time_ratio", "time_ratio_lo", "time_ratio_hi", "diff", "diff_lo", "diff_hi"]
         drawn.append(timed[columns].assign(panel="time"))
     return Drawing(figure, pd.concat(drawn, ignore_index=True))
+
+
+def _worth_naming(timed: pd.DataFrame) -> set[int]:
+    """The rows whose names the panel of times has room for: all, or the extremes of difference and of time."""
+    if len(timed) <= NAMED:
+        return set(range(len(timed)))
+    best = np.argsort(-timed["diff"].to_numpy(dtype=np.float64), kind="stable").tolist()
+    slow = np.argsort(timed["time_ratio"].to_numpy(dtype=np.float64), kind="stable").tolist()
+    # in turn, the more telling end more often
+    turns = itertools.chain.from_iterable(zip(best, slow[::-1], best[1:], best[::-1], slow, strict=False))
+    return set(list(dict.fromkeys(turns))[:NAMED])
 
 
 def _named_curves(curves: dict[str, Values]) -> list[str]:
@@ -499,4 +518,5 @@ def _times(axes: Axes, timed: pd.DataFrame, level: str) -> None:
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}×"))
     axes.set_xlabel("training time relative to none")
     kind = "interval" if timed["se_test"].notna().any() else "t-interval"
-    axes.set_ylabel(f"Δ test accuracy (pp, {level} {kind})")
+    bounds_said = f", {level} {kind}" if np.isfinite(low).any() else ""
+    axes.set_ylabel(f"Δ test accuracy (pp{bounds_said})")

@@ -43,8 +43,8 @@ from runner.report.style import (
     place_labels,
     thin_boxes,
 )
-from runner.report.tables import BASELINE, groups, strengths_of
-from runner.report.writers import number, records, span, strength_values
+from runner.report.tables import BASELINE, groups, split_strengths, strengths_of
+from runner.report.writers import number, records, shared_names, span, strength_values
 
 LEADING = 5
 SEED_LINES = 10
@@ -80,6 +80,7 @@ def _gap_vs_test(headline: pd.DataFrame, strengths: pd.DataFrame) -> Drawing | N
             else "report seeds"
         )
         note += f" Right: means over {role}; small = weak, large = strong; what is far below none leaves the axes."
+        note += _chosen_rates(headline, "path")
     if off.any():
         listed = [
             f"{name} (gap {gap:.1f}, test {test:.1f})"
@@ -117,10 +118,16 @@ def _gap_vs_test(headline: pd.DataFrame, strengths: pd.DataFrame) -> Drawing | N
             crosses.append((x, 100 * number(row, "lo"), x, 100 * number(row, "hi")))
             crosses.append((100 * number(row, "gap_lo"), y, 100 * number(row, "gap_hi"), y))
     _underfit_words(axes, inside, crosses)
-    place_labels(axes, labels, [*crosses, *_stairs(axes, inside)])
+    place_labels(axes, labels, [*crosses, *_stairs(axes, inside)], crossing=0.0125)
     if right is not None:
         _path_labels(right, shown, paths)
     return Drawing(figure, _points_drawn(shown, paths))
+
+
+def _chosen_rates(headline: pd.DataFrame, line: str) -> str:
+    """What of the optimizer a curve over strengths holds fixed where that was tuned too; "" where it was not."""
+    shared = shared_names(headline)
+    return f" Each {line} at the {' and '.join(shared)} that was chosen for its method." if shared else ""
 
 
 def _points_drawn(shown: pd.DataFrame, paths: Sequence[tuple[str, pd.DataFrame]]) -> pd.DataFrame:
@@ -140,6 +147,10 @@ def _path(strengths: pd.DataFrame, method: str, checkpoint: str) -> pd.DataFrame
     rows = strengths[(strengths["method"] == method) & (strengths["checkpoint"] == checkpoint)]
     tune = rows[rows["role"] == "tune"]
     part = tune if len(tune) else rows
+    shared = part["strengths"].map(lambda text: split_strengths(text)[1])
+    if shared.nunique() > 1:  # a curve is over the strengths, with the learning rate, say, as it was chosen
+        known = part["selected"] if part["selected"].any() else part["val_acc_rank"] == part["val_acc_rank"].min()
+        part = part[shared == shared[known].iloc[0]]
     part = part[part["test_acc_mean"].notna() & part["gap_acc_mean"].notna()]
     if part["strength"].isna().any():  # points of several strengths drawn at random have no order
         part = part.iloc[:0]
@@ -303,12 +314,12 @@ def _path_labels(axes: Axes, shown: pd.DataFrame, paths: Sequence[tuple[str, pd.
         points = list(zip(percent(path, "gap_acc_mean"), percent(path, "test_acc_mean"), strict=True))
         # A slanted line is no box: along it, points close enough that no label slips between two.
         for (x0, y0), (x1, y1) in itertools.pairwise(points):
-            along = np.linspace(0, 1, 40)
+            along = np.linspace(0, 1, 100)
             obstacles += [(x, y, x, y) for x, y in zip(x0 + along * (x1 - x0), y0 + along * (y1 - y0), strict=True)]
         visible = [(x, y) for x, y in points if left <= x <= right and bottom <= y <= top]
         if visible:
             labels.append(Label(float(visible[-1][0]), float(visible[-1][1]), shortened(name, 14), darker(color, 0.3)))
-    place_labels(axes, labels, obstacles)
+    place_labels(axes, labels, obstacles, crossing=0.1)
 
 
 def panels_of(figure: Figure, count: int, columns: int, across: str, up: str) -> list[Axes]:
@@ -381,6 +392,7 @@ def _strength_curves(
         note += (
             " Curves: tune seeds; their test values chose nothing." if quantity == "test" else " Curves: tune seeds."
         )
+    note += _chosen_rates(headline, "curve")
     means = percent(every, f"{column}_mean")
     low, high = percent(every, f"{column}_min"), percent(every, f"{column}_max")
     keep = [base[0], *means[_level(every, baseline)]]
@@ -403,7 +415,7 @@ def _strength_curves(
         own = dots[dots["method"] == name]
         reported = headline[headline["method"] == name] if tuned else headline.iloc[:0]
         _strength_panel(axes, path, own, f"{checkpoint}_{column}", column, reported, base, limits)
-        axes.set_title(shortened(f"{name}: {_strength_name(path, own)}", 26 if columns == COLUMNS else 40))
+        axes.set_title(shortened(f"{name}: {_strength_name(path, own)}", 26 if columns > 2 else 40))
         drawn.append(
             path[
                 [
@@ -424,7 +436,7 @@ def _strength_curves(
 
 def _strength_name(path: pd.DataFrame, runs: pd.DataFrame) -> str:
     """What the axis of a path counts: "patience"; with its method, "dropout.rate", where several could be meant."""
-    points = [strengths_of(text) for text in path["strengths"]]
+    points = [strengths_of(split_strengths(text)[0]) for text in path["strengths"]]
     varied = [name for name in points[0] if len({point.get(name) for point in points}) > 1]
     if len(varied) > 1:
         return ", ".join(varied)
@@ -567,7 +579,7 @@ def _learning_curves(runs: pd.DataFrame, headline: pd.DataFrame, curves: pd.Data
         axes.yaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
         failed = int(number(row, "n_failed"))
-        short = shortened(name, 24 if columns == COLUMNS else 40, 2)
+        short = shortened(name, 24 if columns > 2 else 40, 2)
         axes.set_title(f"{short} ({failed} failed)" if failed else short)
     settle(figure)
     return Drawing(figure, shown)

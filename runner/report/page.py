@@ -20,7 +20,7 @@ from runner.report.answers import answers
 from runner.report.datasets import pooled_caption, pooled_rows
 from runner.report.loso import loso_caption
 from runner.report.tables import groups
-from runner.report.writers import UNITS, caption, difference_names, human, number, records
+from runner.report.writers import UNITS, caption, difference_names, human, number, records, shared_names
 
 HEAVY = 400_000  # characters of SVG above which a figure goes in as PNG
 ABOUT = {
@@ -39,6 +39,7 @@ ABOUT = {
     "seed_spread": ("Spread over seeds", "Test accuracy of every reported run, a row per method"),
     "axis_curves": ("Over an axis", "Test accuracy and gap over an axis of the study, a line per method"),
     "datasets": ("Data sets", "Difference in test accuracy to none, methods by data sets"),
+    "profile": ("Performance profile", "Share of runs with a score above a threshold, a line per method"),
     "ranks": ("Ranks", "Ranks of the methods over the data sets"),
 }
 # What a sortable column is sorted by: the number behind its text.
@@ -78,6 +79,7 @@ class Study:
     left_out: pd.DataFrame | None
     failures: tuple[str, ...]
     lost: tuple[str, ...]
+    extensions: tuple[str, ...]
 
 
 def inline_svg(text: str, prefix: str, title: str) -> Markup:
@@ -240,6 +242,8 @@ def _protocol(study: Study) -> list[tuple[str, str]]:
     for name in ("epochs", "steps", "batch_size", "lr", "n_train", "n_train_eval", "n_val", "n_test", "n_params"):
         if name in runs.columns and (text := _range(runs[name])):
             found.append((name.replace("n_", "number of ").replace("_", " "), text))
+    shared = shared_names(study.headline)
+    found.append(("tuned for every method, none included", ", ".join(shared) or "nothing: learning rate not re-tuned"))
     rope = study.headline.iloc[0]
     found.append(("margins", f"accuracy ±{100 * rope['rope']:g} pp, gap ±{100 * rope['gap_rope']:g} pp"))
     found.append(("intervals cover", " / ".join(sorted(set(study.headline["interval_covers"])))))
@@ -256,7 +260,8 @@ def _methods(study: Study) -> list[dict[str, str]]:
         rows.append(
             {
                 "method": str(name), "family": str(family), "tried": ", ".join(tried) or "–",
-                "reported": ", ".join(reported) or "–", "runs": str(len(part)),
+                "reported": ", ".join(reported) or "–", "tuning": str(int((part["role"] == "tune").sum())),
+                "runs": str(len(part)),
                 "failed": str(int((part["status"] != "ok").sum())),
             }
         )  # fmt: skip
@@ -299,6 +304,7 @@ def render(study: Study, figures: Sequence[Shown]) -> str:
         shared=[_figure(shown, at) for at, shown in enumerate(figures) if shown.group == "All data sets"],
         methods=_methods(study),
         protocol=_protocol(study),
+        extensions=study.extensions,
         failures=[*(f"job {line}" for line in study.failures), *study.lost],
         versions=_versions(study, statuses),
         commands=commands(statuses),

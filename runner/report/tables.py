@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -60,9 +60,9 @@ HEADLINE = _names(
     "diff_hi diff_lo_sim diff_hi_sim sd_diff rho_paired gap_diff gap_diff_lo gap_diff_hi gap_diff_lo_sim "
     "gap_diff_hi_sim se_test diff_lo_seeds diff_hi_seeds gap_diff_lo_seeds gap_diff_hi_seeds p p_holm family_size "
     "p_signflip dz wins ties rope gap_rope rope_stored gap_rope_stored p_in_rope verdict more_seeds more_seeds_max "
-    "d_train d_train_lo d_train_hi d_test gap_share_from_test time_ratio time_ratio_lo time_ratio_hi best tied_best "
-    "underfit edge_of_grid null_mean temperature_mean pairs level interval_covers "
-    "label_noise"
+    "diff_worst diff_worst_lo diff_worst_hi worst_value d_train d_train_lo d_train_hi d_test gap_share_from_test "
+    "time_ratio time_ratio_lo time_ratio_hi best tied_best underfit edge_of_grid null_mean temperature_mean pairs "
+    "level interval_covers label_noise extended"
 )
 
 ONE_SET = "one fixed training set: the interval does not cover the choice of training data"
@@ -183,6 +183,17 @@ def strengths_of(text: str) -> dict[str, float]:
     return found
 
 
+def split_strengths(text: str) -> tuple[str, str]:
+    """The strengths of the methods, and the numbers of the optimizer that were tuned for each method alike.
+
+    >>> split_strengths("dropout.rate=0.3 optimizer.lr=0.01")
+    ('dropout.rate=0.3', 'optimizer.lr=0.01')
+    """
+    items = text.split()
+    own = [item for item in items if not item.startswith("optimizer.")]
+    return " ".join(own), " ".join(item for item in items if item not in own)
+
+
 def at_edge(strengths: str, grid: list[str]) -> bool:
     """Whether a strength that varies over `grid` stands at its smallest or largest value in `strengths`."""
     points = [strengths_of(text) for text in grid]
@@ -264,6 +275,30 @@ def _compare(part: pd.DataFrame, baseline: pd.DataFrame, column: str, level: flo
     return paired_difference(*pairs_of(part, baseline, column), level)
 
 
+def worst_plausible(parts: Sequence[pd.DataFrame], column: str) -> float:
+    """The accuracy that a failed run is given in the worst case: chance, one in `n_classes`, or the lowest accuracy of
+    any run in `parts` if that is lower; 0 where the number of classes is not on record."""
+    classes = min((float(part["n_classes"].min()) for part in parts if "n_classes" in part.columns), default=math.nan)
+    chance = 1 / classes if classes > 0 else 0.0
+    return min(chance, *(float(_finite(_numbers(part, column)).min(initial=chance)) for part in parts))
+
+
+def _worst_case(part: pd.DataFrame, baseline: pd.DataFrame, column: str, level: float) -> dict[str, float]:
+    """The paired difference in accuracy if every failed run, of the method and of the baseline, had scored the worst
+    plausible value. Empty where no run of the pair failed."""
+    seeds = set(part["seed"]) & set(baseline["seed"])
+    sides = [side[side["seed"].isin(seeds)].sort_values("seed") for side in (part, baseline)]
+    ours, theirs = (_numbers(side, column) for side in sides)
+    if np.isfinite(ours).all() and np.isfinite(theirs).all():
+        return {}
+    worst = worst_plausible(sides, column)
+    ours, theirs = (np.where(np.isfinite(values), values, worst) for values in (ours, theirs))
+    found = paired_difference(ours, theirs, level)
+    return {
+        "diff_worst": found.mean, "diff_worst_lo": found.low, "diff_worst_hi": found.high, "worst_value": worst
+    }  # fmt: skip
+
+
 def _test_error(part: pd.DataFrame, baseline: pd.DataFrame, said: Mapping[str, Predictions]) -> float:
     """The standard error of the accuracy difference of two configurations from the choice of test examples.
 
@@ -338,6 +373,7 @@ def _row(
         "null_mean": t_interval(_finite(_numbers(part, f"{column}_null")), level).mean,
         "temperature_mean": t_interval(_finite(_numbers(part, f"{checkpoint}_temperature")), level).mean,
         "interval_covers": covers(known),
+        "extended": "",
         "label_noise": float(noise.mean()) if len(noise) else 0.0,
         "underfit": False,
         "pairs": "",
@@ -387,6 +423,7 @@ def _row(
         "time_ratio_lo": clock.low,
         "time_ratio_hi": clock.high,
         "underfit": worse and gaps.high < 0,
+        **(_worst_case(part, baseline, column, level) if kind == "acc" else {}),
     }
 
 
@@ -505,9 +542,12 @@ def headline(
 
 
 def without_tests(frame: pd.DataFrame) -> pd.DataFrame:
-    """The frame of a secondary metric: intervals stay; p-values, verdicts and ties, which need the family, go."""
+    """The frame of a secondary metric: intervals stay; p-values, verdicts, worst cases and ties go."""
     blank = dict.fromkeys(
-        _names("p p_holm p_signflip more_seeds more_seeds_max diff_lo_sim diff_hi_sim gap_diff_lo_sim gap_diff_hi_sim"),
+        _names(
+            "p p_holm p_signflip more_seeds more_seeds_max diff_lo_sim diff_hi_sim gap_diff_lo_sim gap_diff_hi_sim "
+            "diff_worst diff_worst_lo diff_worst_hi worst_value"
+        ),
         math.nan,
     )
     return frame.assign(**blank, family_size=0, verdict="", tied_best=False)

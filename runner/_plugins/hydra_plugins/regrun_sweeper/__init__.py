@@ -4,6 +4,7 @@ This module is imported at every start of regrun, so it imports nothing heavy. H
 sys.modules, so annotations must not be strings here.
 """
 
+import sys
 from collections.abc import Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -49,7 +50,8 @@ class RegrunSweeper(BasicSweeper):
         swept = [o for o in parsed if o.is_sweep_override() and len(list(o.sweep_string_iterator())) > 1]
         axes = [o.get_key_element() for o in swept]
         batches = self.split_arguments(parsed, self.max_batch_size)
-        folder, jobs = sweep.plan(compose, [job for batch in batches for job in batch], axes)
+        every = [job for batch in batches for job in batch]
+        folder, jobs = sweep.plan(compose, every, axes, ["regrun", *sys.argv[1:]])
         returns: list[JobReturn | None] = []
         size = self.max_batch_size or len(jobs)
         for begin in range(0, len(jobs), size):
