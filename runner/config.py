@@ -28,9 +28,10 @@ from runner.data.labels import FORMS, LabelNoise
 from runner.data.resize import resized
 from runner.engine.loop import rehearse, unmappable
 from runner.engine.optimizers import Optimizer
+from runner.engine.robustness import Attack
 from runner.engine.schedules import Constant, Cosine, Cyclic, Step
 from runner.errors import Refusal, unknown
-from runner.experiment import Budget, Experiment
+from runner.experiment import Asked, Budget, Experiment
 from runner.grid import Run, along, crossed, runs
 from runner.keys import Key
 from runner.methods.base import Method, ranges
@@ -143,6 +144,7 @@ def read(cfg: DictConfig, overrides: Sequence[str] = ()) -> Job:
         _whole("batch_size", values["batch_size"], 1),
         _whole("evaluate.every", evaluate.get("every"), 1),
     )
+    asked = _asked(evaluate)
     data, splitter = _data(_section(values, "data"), seed0, trusted)
     n_train, n_val, _ = splitter.sizes(data)
     if budget.batch_size > n_train:
@@ -172,7 +174,7 @@ def read(cfg: DictConfig, overrides: Sequence[str] = ()) -> Job:
     lanes = None if values["lanes"] == "auto" else _whole("lanes", values["lanes"], 1)
     tune = protocol.tune_seeds
     experiment = Experiment(
-        data, splitter, model, stack, optimizer, schedule, budget, device, DTYPES[values["dtype"]], lanes
+        data, splitter, model, stack, optimizer, schedule, budget, device, DTYPES[values["dtype"]], lanes, asked
     )
     why = _rehearse(experiment if len(points) * max(seeds, tune) > 1 else replace(experiment, lanes=1), points, seed0)
     settings = {key: value for key, value in values.items() if key not in OUTSIDE} | {"device": device.type}
@@ -335,6 +337,24 @@ def _protocol(node: object) -> Protocol:
     if not isinstance(requires, dict) or not all(isinstance(other, str) for other in requires.values()):
         raise Refusal(f"protocol.requires is {requires!r}; it must name a method for a method (conf/protocol)")
     return Protocol(name, tune if tunes else 0, trials, groups, requires, node["select"])
+
+
+def _asked(evaluate: dict[str, Any]) -> Asked:
+    """What is to be measured at the end of a run; what is not asked for leaves the settings, and so the job's name."""
+    corruptions, adversarial = (
+        _true_or_false(f"evaluate.{name}", evaluate.get(name, False)) for name in ("corruptions", "adversarial")
+    )
+    attack = None
+    if adversarial:
+        epsilon = _number("evaluate.epsilon", evaluate.get("epsilon"), "evaluate.epsilon=...")
+        if epsilon <= 0:
+            raise Refusal(f"evaluate.epsilon is {epsilon:g}; it must be above 0 (evaluate.epsilon=...)")
+        attack = Attack(epsilon, _whole("evaluate.attack_steps", evaluate.get("attack_steps"), 1))
+    unused = {"corruptions": not corruptions, **dict.fromkeys(("adversarial", "epsilon", "attack_steps"), not attack)}
+    for name, off in unused.items():
+        if off:
+            evaluate.pop(name, None)
+    return Asked(corruptions, attack)
 
 
 def _margins(node: dict[str, Any]) -> dict[str, float]:

@@ -4,6 +4,7 @@
     <job>/runs.csv      one row per run
     <job>/curves.csv    one row per run, evaluation, split and metric
     <job>/status.json   whether the job is complete, and what it ran on
+    <job>/corruptions.csv   one row per run, kind and severity of corruption, where evaluate.corruptions asks for it
     <job>/predictions/  <run_id>.npz: what the last checkpoint of a run says about each test example
 
 Every file is written beside and renamed, so that a reader finds the old one or the new one and nothing between.
@@ -43,12 +44,14 @@ COLUMNS = (
     "n_val", "n_test", "n_params",
     *(f"{c}_{name}" for c in ("last", "best") for name in ("epoch", *CHECKPOINT, "gap_loss", "gap_acc", *CALIBRATION)),
     "label_noise", "last_train_acc_clean", "best_train_acc_clean",
-    "bayes_acc", "teacher_acc",
+    "bayes_acc", "teacher_acc", "last_corrupted_acc", "last_fgsm_acc", "last_pgd_acc",
     "w_l2", "w_l1", "w_dist_init", "w_near_zero", "w_zero", "w_dead_inputs",
     "train_s", "s_per_step", "lanes", "peak_mem_mb", "device", "dtype", "deterministic", "torch", "regrun", "git_sha",
     "started_at",
 )  # fmt: skip
 CURVE_COLUMNS = ("run_id", "epoch", "step", "split", "metric", "value")
+# The tables that a job has only where they are asked for, by the name of their file.
+ASKED = {"corruptions": ("run_id", "kind", "severity", "acc")}
 
 Row = dict[str, Any]
 

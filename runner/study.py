@@ -98,6 +98,7 @@ def run_job(job: Job, folder: Path, command: Sequence[str], say: Say, watch: Cal
     torch.set_num_threads(job.threads or threads(job.experiment.shaped(job.points[0])))
     rows = records.read_table(place / "runs.csv")
     curves = records.read_table(place / "curves.csv")
+    asked = {name: records.read_table(place / f"{name}.csv") for name in records.ASKED}
     records.write(place / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(job.settings))))
     try:
         had = len(rows)
@@ -118,12 +119,17 @@ def run_job(job: Job, folder: Path, command: Sequence[str], say: Say, watch: Cal
                         records.write_predictions(place, run_id, outcome.hits, outcome.confidence)
                     rows.append(_row(job, folder.name, outcome, began))
                     curves += _curve(job, outcome)
+                    for name, more in outcome.tables.items() if outcome.status == "ok" else ():
+                        asked[name] += [{"run_id": _run_id(job, outcome.run), **row} for row in more]
             if stage == "tune" and job.tunes:
                 chosen = choose(job, rows)
                 for row in rows:
                     row["selected"] = str(row["role"] == "report" or int(row["strength_idx"]) == chosen).lower()
             if missing:
                 records.write_table(place / "curves.csv", records.CURVE_COLUMNS, curves)
+                for name, lines in asked.items():
+                    if lines:
+                        records.write_table(place / f"{name}.csv", records.ASKED[name], lines)
                 records.write_table(place / "runs.csv", _columns(rows), rows)
         if len(rows) == had and records.read_status(place).get("state") == "complete":
             say(f"{job.name}: complete, nothing to run")

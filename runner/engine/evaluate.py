@@ -1,13 +1,13 @@
 """Measure a net as it would be used: clean data, evaluation mode, plain cross-entropy, the weights that are kept.
 
 No method acts here except through the net itself and the choice of its weights. This file is the only one that reads
-test rows.
+test rows, but for `robustness`, which changes them first.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -41,10 +41,13 @@ class Pool(NamedTuple):
     mean: Tensor  # [L, ...]
     std: Tensor  # [L, ...]
     fill: Tensor | None = None  # [L, ...]: what stands for a missing number; None: none is missing
+    change: Callable[[Tensor], Tensor] | None = None  # what is done to inputs [L, B, ...] before they are standardized
 
     def inputs(self, rows: Tensor) -> Tensor:
         """Standardized inputs of rows [L, B]: [L, B, ...]."""
-        picked = (self.x[rows].to(self.mean.dtype) - self.mean[:, None]) / self.std[:, None]
+        raw = self.x[rows].to(self.mean.dtype)
+        raw = self.change(raw) if self.change else raw
+        picked = (raw - self.mean[:, None]) / self.std[:, None]
         return picked if self.fill is None else torch.where(picked.isnan(), self.fill[:, None], picked)
 
     def labels(self, rows: Tensor) -> Tensor:
@@ -125,17 +128,22 @@ def chunks(
     """
 
     def one(params: Params, buffers: Params, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        each = [(params, buffers)]
-        if members > 1:
-            each = [tree_map(lambda leaf, m=m: leaf[m], (params, buffers)) for m in range(members)]
-        logp = torch.stack([functional_call(net, own, (x,)).float().log_softmax(1) for own in each])
-        together = logp.logsumexp(0) - math.log(members) if members > 1 else logp[0]
+        together = predicted(net, params, buffers, x, members)
         return F.nll_loss(together, y, reduction="sum"), (together.argmax(1) == y).sum(), together
 
     for some in rows.split(EXAMPLES, dim=1) if rows.shape[1] else ():
         y = pool.labels(some)
         loss, hits, logp = over_lanes(one, mapped)(params, buffers, pool.inputs(some), y)
         yield Chunk(loss, hits, logp, y)
+
+
+def predicted(net: nn.Module, params: Params, buffers: Params, x: Tensor, members: int) -> Tensor:
+    """The log-probabilities [B, C] that one lane gives standardized inputs [B, ...]: those of its members' mean."""
+    each = [(params, buffers)]
+    if members > 1:
+        each = [tree_map(lambda leaf, m=m: leaf[m], (params, buffers)) for m in range(members)]
+    logp = torch.stack([functional_call(net, own, (x,)).float().log_softmax(1) for own in each])
+    return logp.logsumexp(0) - math.log(members) if members > 1 else logp[0]
 
 
 def measure(seen: Iterable[Chunk], rows: Tensor) -> Measured:
@@ -154,8 +162,8 @@ def evaluate(
 
     The net is in evaluation mode while this runs, and in training mode after.
     """
-    with _evaluating(net):
-        buffers = _buffers(net, params, pool, rows["train"], mapped, members)
+    with evaluating(net):
+        buffers = buffers_of(net, params, pool, rows["train"], mapped, members)
         return {
             split: measure(chunks(net, params, buffers, pool, part, mapped, members), part)
             for split, part in rows.items()
@@ -169,8 +177,8 @@ def examine(
 
     The temperature is fitted to validation rows (NaN where there are none), and test rows are only read.
     """
-    with _evaluating(net):
-        buffers = _buffers(net, params, pool, rows["train"], mapped, members)
+    with evaluating(net):
+        buffers = buffers_of(net, params, pool, rows["train"], mapped, members)
         seen = {split: chunks(net, params, buffers, pool, part, mapped, members) for split, part in rows.items()}
         known = list(seen["val"])
         temperature = _temperatures(known, rows["val"])
@@ -211,7 +219,7 @@ def _temperatures(known: Sequence[Chunk], rows: Tensor) -> Tensor:
 
 
 @contextmanager
-def _evaluating(net: nn.Module) -> Iterator[None]:
+def evaluating(net: nn.Module) -> Iterator[None]:
     """The net in evaluation mode, without gradients, and in training mode after."""
     net.eval()
     try:
@@ -221,7 +229,7 @@ def _evaluating(net: nn.Module) -> Iterator[None]:
         net.train()
 
 
-def _buffers(net: nn.Module, params: Params, pool: Pool, train: Tensor, mapped: bool, members: int) -> Params:
+def buffers_of(net: nn.Module, params: Params, pool: Pool, train: Tensor, mapped: bool, members: int) -> Params:
     """The net's buffers [L, ...] for these weights, [L, M, ...] if there are several members."""
     if members == 1:
         return measure_norms(net, params, pool, train, mapped)

@@ -25,6 +25,7 @@ from torch.utils._pytree import tree_map
 from runner.engine.evaluate import Measured, Pool, evaluate, examine
 from runner.engine.lanes import LaneStep, lane_step, over_copies, over_lanes
 from runner.engine.machine import prepare
+from runner.engine.robustness import adversarial_accuracy, corrupted_accuracy, mean_of
 from runner.engine.step import State
 from runner.engine.weights import built_net, initial, size, summary
 from runner.experiment import Experiment
@@ -59,6 +60,7 @@ class Outcome:
     split_hash: str  # the same for two runs if and only if their three sets are the same
     train_s: float  # this run's share of its pack's training time; evaluation is not in it
     lanes: int  # how many runs its pack began with
+    tables: Mapping[str, Sequence[Mapping[str, object]]]  # what was asked for and has several rows, by table
 
 
 @dataclass(frozen=True)
@@ -396,6 +398,8 @@ def _finish(
         tested = lanes.rows["test"]
         columns["bayes_acc"] = torch.full((len(tested),), 1 - experiment.data.bayes_error, dtype=torch.float64)
         columns["teacher_acc"] = (experiment.data.truth.to(pack.y)[tested] == pack.y[tested]).double().mean(1)
+    more, rows_of = _asked(pack, lanes, last, torch.tensor([runs[run].seed for run in lanes.run.tolist()]))
+    columns |= more
     counts = {f"n_{split}": part.shape[1] for split, part in lanes.rows.items()} | {
         "n_params": size(lanes.state.params)
     }
@@ -418,7 +422,31 @@ def _finish(
             split_hash=_hash(part[row] for part in lanes.rows.values()),
             train_s=seconds[run],
             lanes=len(runs),
+            tables={name: rows[row] for name, rows in rows_of.items()},
         )
+
+
+def _asked(
+    pack: Pack, lanes: Lanes, weights: Params, seeds: Tensor
+) -> tuple[dict[str, Tensor], dict[str, list[list[dict[str, object]]]]]:
+    """What was asked for of the last checkpoint: columns [K], and by table each lane's rows."""
+    asked, pool = pack.experiment.asked, pack.pool(lanes)
+    columns: dict[str, Tensor] = {}
+    tables: dict[str, list[list[dict[str, object]]]] = {}
+    if asked.corruptions:
+        data = pack.experiment.data
+        found = corrupted_accuracy(pack.net, weights, pool, lanes.rows, data, seeds, pack.mapped, pack.members)
+        columns["last_corrupted_acc"] = mean_of(found)
+        tables["corruptions"] = [
+            [{"kind": kind, "severity": severity, "acc": float(acc[row])} for (kind, severity), acc in found.items()]
+            for row in range(len(seeds))
+        ]
+    if asked.attack:
+        found_by = adversarial_accuracy(
+            pack.net, weights, pool, lanes.rows, asked.attack, seeds, pack.mapped, pack.members
+        )
+        columns |= {f"last_{name}": value for name, value in found_by.items()}
+    return columns, tables
 
 
 def _where(lanes: Tensor, new: Tensor, old: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from runner.report import axes, comparisons, datasets, figures, page, reliability, spread
+from runner.report import axes, comparisons, datasets, figures, page, reliability, robustness, spread
 from runner.report.answers import answers
 from runner.report.collect import collect, write_atomic
 from runner.report.loso import leave_one_seed_out, loso_caption
@@ -45,6 +45,9 @@ HEADINGS = {
     ("last", "test_nll_t"): "Test loss after temperature scaling (secondary)",
     ("last", "test_brier"): "Brier score (secondary)",
     ("last", "test_ece"): "Calibration error (not compared)",
+    ("last", "corrupted_acc"): "Test accuracy under corruptions (secondary)",
+    ("last", "fgsm_acc"): "Test accuracy under a one-step attack (secondary)",
+    ("last", "pgd_acc"): "Test accuracy under an iterated attack (secondary)",
 }
 
 
@@ -190,6 +193,7 @@ def _draw(
     curves: pd.DataFrame,
     pooled: pd.DataFrame | None,
     said: Mapping[str, Predictions],
+    corruptions: pd.DataFrame,
 ) -> Iterator[tuple[str, str, Drawing]]:
     """Name, title of the group and drawing of every figure, group by group in the order of the report, one at a time.
 
@@ -210,6 +214,7 @@ def _draw(
             "learning_curves": partial(figures.learning_curves, own, frame, curves),
             "cost_benefit": partial(comparisons.cost_benefit, own, frame),
             "reliability": partial(reliability.reliability, own, frame, said),
+            "corruptions": partial(robustness.corruptions, own, frame, corruptions),
             "weights": partial(spread.weights, own, frame),
             "seed_spread": partial(spread.seed_spread, own, frame),
         }
@@ -294,7 +299,8 @@ def build(study_dir: Path, margins: Margins | None = None) -> Report:
     paths: list[Path] = []
     shown: list[page.Shown] = []
     accuracies = [primary, *(frame for frame in others if frame["metric"].iloc[0] == "test_acc")]
-    for name, title, drawing in _draw(runs, accuracies, strengths, read_curves(study_dir), over, said):
+    corrupted = robustness.read_corruptions(study_dir)
+    for name, title, drawing in _draw(runs, accuracies, strengths, read_curves(study_dir), over, said, corrupted):
         made = save(drawing, folder / "figures", name)
         paths += made
         shown.append(page.Shown(name, title, {path.suffix: path for path in made}))

@@ -35,6 +35,7 @@ ABOUT = {
     "learning_curves": ("Learning curves", "A panel per method: train and validation loss over the epochs"),
     "cost_benefit": ("Cost and benefit", "Expected test accuracy over tuning runs; difference against training time"),
     "reliability": ("Reliability", "A panel per method: accuracy against confidence on test data, with its bins"),
+    "corruptions": ("Corruptions", "A row per method: accuracy under each kind of corruption, difference to none"),
     "weights": ("Weights", "Norm of the weights and share near zero, a dot per run and a row per method"),
     "seed_spread": ("Spread over seeds", "Test accuracy of every reported run, a row per method"),
     "axis_curves": ("Over an axis", "Test accuracy and gap over an axis of the study, a line per method"),
@@ -54,6 +55,9 @@ METRICS = {
     "test_nll_t": ("loss after temperature scaling", "Test loss after temperature scaling"),
     "test_brier": ("Brier score", "Brier score"),
     "test_ece": ("calibration error", "Expected calibration error"),
+    "corrupted_acc": ("accuracy under corruptions", "Test accuracy under corruptions"),
+    "fgsm_acc": ("accuracy under FGSM", "Test accuracy under a one-step attack"),
+    "pgd_acc": ("accuracy under PGD", "Test accuracy under an iterated attack"),
 }
 
 

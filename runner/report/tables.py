@@ -33,7 +33,10 @@ from runner.report.stats import (
 GROUP = ["dataset", "model", "setting"]
 CONFIGURATION = ["method", "strengths"]
 BASELINE = "none"
-METRICS = ("test_acc", "test_loss", "test_nll_t", "test_brier", "test_ece")
+METRICS = (
+    "test_acc", "test_loss", "test_nll_t", "test_brier", "test_ece", "corrupted_acc", "fgsm_acc", "pgd_acc",
+)  # fmt: skip
+HIGHER = ("test_acc", "corrupted_acc", "fgsm_acc", "pgd_acc")  # those of which more is better
 WITH_GAP = ("test_acc", "test_loss")  # those that are measured on training data, too
 # Not compared with none: an error that even a calibrated model has, and the more of it the less confident it is.
 ALONE = ("test_ece",)
@@ -88,6 +91,8 @@ class Margins:
         """The margins of a metric and of its gap; nan for one on another scale than accuracy and nats."""
         if metric == "test_acc":
             return self.acc, self.gap
+        if metric in HIGHER:
+            return self.acc, math.nan
         return (self.loss, self.loss) if metric in ("test_loss", "test_nll_t") else (math.nan, math.nan)
 
 
@@ -301,7 +306,7 @@ def _row(
 ) -> dict[Hashable, object]:  # fmt: skip
     """The headline row of one configuration: `part` its report rows (maybe none), `tuning` its method's tune rows."""
     known = part if len(part) else tuning
-    kind, less = metric.removeprefix("test_"), metric != "test_acc"  # whether less is better
+    kind, less = metric.removeprefix("test_"), metric not in HIGHER  # whether less is better
     column, gap = f"{checkpoint}_{metric}", f"{checkpoint}_gap_{kind}"
     strengths = str(part["strengths"].iloc[0]) if len(part) else ""
     values = _finite(_numbers(part, column))
@@ -399,7 +404,7 @@ def _judge(row: pd.Series, rope: float) -> tuple[str, float, float]:
         return "", math.nan, math.nan
     within = -rope <= low and high <= rope
     if float(row["p_holm"]) <= 1 - level:
-        word = "better" if (diff < 0) == (row["metric"] != "test_acc") else "worse"
+        word = "better" if (diff < 0) == (row["metric"] not in HIGHER) else "worse"
         return f"{word}, negligible" if within else word, math.nan, math.nan
     if within:
         return "equivalent", math.nan, math.nan
@@ -474,7 +479,7 @@ def headline(
         frame.loc[fixed, "interval_covers"] = _reach(frame[fixed], metric, checkpoint)
         frame["p_holm"] = holm(frame["p"].to_numpy(dtype=np.float64))
         frame["family_size"] = int(frame["p"].notna().sum())
-        acc = metric == "test_acc"
+        more = metric in HIGHER
         frame = frame.assign(rope=rope, gap_rope=gap_rope, rope_stored=before[0], gap_rope_stored=before[1])
         for name in ("diff", "gap_diff"):
             bounds = [
@@ -488,13 +493,13 @@ def headline(
         judged = [_judge(row, rope) for _, row in frame.iterrows()]
         for at, name in enumerate(("verdict", "more_seeds", "more_seeds_max")):
             frame[name] = [values[at] for values in judged]
-        means = frame["mean"].to_numpy(dtype=np.float64) * (1 if acc else -1)
+        means = frame["mean"].to_numpy(dtype=np.float64) * (1 if more else -1)
         means = np.where((frame["n_failed"] > 0) | (metric in ALONE), math.nan, means)
         best = int(np.nanargmax(means)) if np.isfinite(means).any() else -1
         frame["best"] = np.arange(len(frame)) == best
         tied = _tied([part for part, _ in parts], best, f"{checkpoint}_{metric}", level, said) if best >= 0 else False
         frame["tied_best"] = tied
-        better = frame["diff"].to_numpy(dtype=np.float64) * (-1 if acc else 1)
+        better = frame["diff"].to_numpy(dtype=np.float64) * (-1 if more else 1)
         frame = frame.assign(first=frame["method"] != BASELINE, better=better)
         frames.append(frame.sort_values(["first", "better", "method", "strengths"], kind="stable")[HEADLINE])
     return pd.concat(frames, ignore_index=True)

@@ -11,7 +11,7 @@ import pandas as pd
 from rich.table import Table
 from rich.text import Text
 
-from runner.report.tables import ALONE, BASELINE, WITH_GAP, groups, strengths_of
+from runner.report.tables import ALONE, BASELINE, HIGHER, WITH_GAP, groups, strengths_of
 
 BLANK = "–"  # an en dash reads as "nothing here"; a hyphen reads as a minus
 MINUS = "−"  # the width of a plus, so that signed columns line up
@@ -44,6 +44,16 @@ UNITS = {
     "test_ece": Unit(
         100.0, 2, "Expected calibration error on test (%, top label, 15 bins of equal width)", "ECE",
         "percentage points",
+    ),
+    "corrupted_acc": Unit(
+        100.0, 2, "Test accuracy under corruptions (%, mean over kinds and five severities)", "Corrupted acc",
+        "percentage points",
+    ),
+    "fgsm_acc": Unit(
+        100.0, 2, "Test accuracy under a one-step attack on the inputs (%, FGSM)", "FGSM acc", "percentage points"
+    ),
+    "pgd_acc": Unit(
+        100.0, 2, "Test accuracy under an iterated attack on the inputs (%, PGD)", "PGD acc", "percentage points"
     ),
 }  # fmt: skip
 
@@ -296,7 +306,7 @@ def _margin(frame: pd.DataFrame, column: str) -> str:
 def _marks(frame: pd.DataFrame) -> Iterator[str]:
     """What bold and the dagger mean, if they occur."""
     if len(frame) > 1 and frame["best"].any():
-        highest = "highest" if frame["metric"].iloc[0] == "test_acc" else "lowest"
+        highest = "highest" if frame["metric"].iloc[0] in HIGHER else "lowest"
         yield f"Bold: {highest} mean test{' of those without failed runs' if (frame['n_failed'] > 0).any() else ''}."
     if frame["tied_best"].any():
         test = "tested as Δ is" if frame["se_test"].notna().any() else "paired t against it"
@@ -322,9 +332,10 @@ def caption(frame: pd.DataFrame) -> str:
     last = frame["checkpoint"].iloc[0] == "last"
     when = "after the last epoch" if last else "at the epoch of lowest validation loss"
     kind = "accuracy, train − test" if metric == "test_acc" else "loss, test − train"  # a minus sign
+    clean = "" if metric in ("corrupted_acc", "fgsm_acc", "pgd_acc") else ", evaluated on clean data"
     tests = int(frame["family_size"].max())
     parts = [*filter(None, [changed_margins(frame)])]
-    parts += [f"{unit.metric} {when}, evaluated on clean data. {protocol_text(frame)}."]
+    parts += [f"{unit.metric} {when}{clean}. {protocol_text(frame)}."]
     parts += [f"Gap: {kind}."] if metric in WITH_GAP else []
     bounded = bool(frame["lo"].notna().any())
     if bounded:
