@@ -146,6 +146,8 @@ def read(cfg: DictConfig, overrides: Sequence[str] = ()) -> Job:
     )
     asked = _asked(evaluate)
     data, splitter = _data(_section(values, "data"), seed0, trusted)
+    if data.regression:
+        _regression(values["data"], asked)
     n_train, n_val, _ = splitter.sizes(data)
     if budget.batch_size > n_train:
         raise Refusal(
@@ -157,6 +159,9 @@ def read(cfg: DictConfig, overrides: Sequence[str] = ()) -> Job:
 
     named = _named_stacks(values["method"])
     stack, axes, grids = _stack(values["method"], trusted)
+    for name, method in stack.methods.items() if data.regression else ():
+        if method.classes:
+            raise Refusal(f"method.{name} is about classes; {data.name} is a regression, which has none (method=[...])")
     optimizer, more = _build("optimizer", _section(values, "optimizer"), Optimizer, trusted)
     schedule, _ = _build("schedule", _section(values, "schedule"), (Constant, Cosine, Cyclic, Step), trusted)
     axes |= more
@@ -178,7 +183,8 @@ def read(cfg: DictConfig, overrides: Sequence[str] = ()) -> Job:
     )
     why = _rehearse(experiment if len(points) * max(seeds, tune) > 1 else replace(experiment, lanes=1), points, seed0)
     settings = {key: value for key, value in values.items() if key not in OUTSIDE} | {"device": device.type}
-    settings["data"] = {key: value for key, value in values["data"].items() if key != "smoke"}
+    left = {"smoke", *(["task"] if not data.regression else [])}  # a classification is what no task was before
+    settings["data"] = {key: value for key, value in values["data"].items() if key not in left}
     if data.content:
         settings["data"]["content"] = data.content  # of files of the user's, which may change under the same name
     return Job(
@@ -186,7 +192,7 @@ def read(cfg: DictConfig, overrides: Sequence[str] = ()) -> Job:
         study=_name(values["study"]),
         out=_folder(values["out"]),
         progress=_true_or_false("progress", values["progress"]),
-        predictions=predictions,
+        predictions=predictions and not data.regression,  # which are of classes
         threads=None if values["threads"] == "auto" else _whole("threads", values["threads"], 1),
         dataset=str(values["data"]["name"]),
         model=str(values["model"]["name"]),
@@ -410,6 +416,19 @@ def _data(node: dict[str, Any], seed0: int, trusted: Sequence[str]) -> tuple[Dat
     return data, Splitter(
         sizes["train_size"], val_size, sizes["test_size"], node["resplit"], seed0, standardize, imbalance, noise
     )
+
+
+def _regression(node: Mapping[str, Any], asked: Asked) -> None:
+    """Refuse what is about classes where a number is predicted."""
+    off = {"label_noise": 0, "random_labels": False, "imbalance": 1}
+    for key, value in off.items():
+        if node[key] != value:
+            raise Refusal(
+                f"data.{key} is {node[key]}; a regression has no classes, so it must be {value} (data.{key}=...)"
+            )
+    for name, wanted in (("corruptions", asked.corruptions), ("adversarial", asked.attack)):
+        if wanted:
+            raise Refusal(f"evaluate.{name} is true; it counts correct classes, which a regression has not (=false)")
 
 
 def _label_noise(node: Mapping[str, Any]) -> LabelNoise:

@@ -36,6 +36,7 @@ from runner import __version__
 CHECKPOINT = tuple(
     f"{split}_{metric}" for split in ("train", "val", "test") for metric in ("loss", "acc")
 )  # fmt: skip
+REGRESSION = ("train_r2", "val_r2", "test_r2", "gap_r2", "test_rmse")  # in the place of the accuracies
 CALIBRATION = ("test_brier", "test_ece", "test_ece_null", "test_nll_t", "temperature")
 COLUMNS = (
     "run_id", "study", "job", "dataset", "model", "setting", "method", "family", "strength", "strength_name",
@@ -45,6 +46,7 @@ COLUMNS = (
     *(f"{c}_{name}" for c in ("last", "best") for name in ("epoch", *CHECKPOINT, "gap_loss", "gap_acc", *CALIBRATION)),
     "label_noise", "last_train_acc_clean", "best_train_acc_clean",
     "bayes_acc", "teacher_acc", "last_corrupted_acc", "last_fgsm_acc", "last_pgd_acc",
+    "task", *(f"{c}_{name}" for c in ("last", "best") for name in REGRESSION), "bayes_r2", "teacher_r2",
     "w_l2", "w_l1", "w_dist_init", "w_near_zero", "w_zero", "w_dead_inputs",
     "train_s", "s_per_step", "lanes", "peak_mem_mb", "device", "dtype", "deterministic", "torch", "regrun", "git_sha",
     "started_at",

@@ -149,7 +149,8 @@ def choose(job: Job, rows: Sequence[Mapping[str, Any]]) -> int:
 
     Only validation columns are read. A point that diverged on any seed is chosen only if all did.
     """
-    column, sign = f"last_{job.protocol.select}", 1 if job.protocol.select == "val_acc" else -1
+    less = job.protocol.select == "val_loss"
+    column, sign = "last_val_loss" if less else f"last_val_{job.experiment.data.score}", -1 if less else 1
     means: dict[int, float] = {}
     for index in range(len(job.points)):
         mine = [row for row in rows if row["role"] == "tune" and int(row["strength_idx"]) == index]
@@ -231,6 +232,7 @@ def _row(job: Job, study: str, outcome: Outcome, began: str) -> Row:
         "status": outcome.status,
         "error": None if sound else f"loss not finite by epoch {outcome.epochs}",
         "split_hash": outcome.split_hash,
+        "task": experiment.data.task,
         "epochs": outcome.epochs,
         "steps": outcome.steps,
         "batch_size": experiment.budget.batch_size,

@@ -41,7 +41,7 @@ class Point(NamedTuple):
 
     epoch: int
     step: int
-    figures: Mapping[str, float]  # train_loss, train_acc, val_loss, val_acc
+    figures: Mapping[str, float]  # train_loss, train_acc, val_loss, val_acc; of a regression r2 for acc
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,8 @@ class Progress:
     ended: int  # runs that have ended
     running: int
     val_loss: float  # mean over the running lanes, NaN if none
-    val_acc: float
+    val_score: float
+    score: str  # what that is: "acc" or "r2"
 
 
 Watch = Callable[[Progress], None]
@@ -89,7 +90,8 @@ class Lanes(NamedTuple):
     mean: Tensor
     std: Tensor
     fill: dict[str, Tensor]  # {"x": what stands for missing numbers}; {} where none is missing
-    labels: dict[str, Tensor]  # {"y": int64 [K, N], the labels trained on}; {} where they are the data's
+    labels: dict[str, Tensor]  # {"y": [K, N], the labels or numbers trained on}; {} where they are the data's
+    unit: Tensor  # float64: of a regression the standard deviation of the training targets
     state: State
     finite: Tensor  # bool: whether every loss so far was
     curve: Tensor  # float64 [K, E]: validation losses
@@ -112,7 +114,7 @@ class Pack:
     mapped: bool
     x: Tensor  # all examples, on the device
     y: Tensor
-    targets: Tensor  # [C, C] one-hot rows
+    one_hot: Tensor  # [C, C] one-hot rows
     steps_per_epoch: int
 
     @property
@@ -124,6 +126,15 @@ class Pack:
     def members(self) -> int:
         """How many sets of weights an evaluation averages the predictions of."""
         return self.experiment.stack.copies * self.experiment.stack.members
+
+    def targets(self, y: Tensor) -> Tensor:
+        """What the net is to say of labels, or numbers, [K, B]: [K, B, C], or [K, B, 1]."""
+        return y[..., None].to(self.one_hot.dtype) if y.is_floating_point() else self.one_hot[y]
+
+    def named(self, seen: Mapping[str, Measured]) -> dict[str, Tensor]:
+        """The figures of all splits by name: "train_loss", "train_acc" or "train_r2", ..."""
+        score = self.experiment.data.score
+        return {f"{split}_{name}": v for split, m in seen.items() for name, v in (("loss", m.loss), (score, m.acc))}
 
     def pool(self, lanes: Lanes) -> Pool:
         """The examples as these lanes standardize them."""
@@ -230,7 +241,7 @@ def _train_pack(experiment: Experiment, runs: Sequence[Run], watch: Watch) -> li
 
         lanes, seen = _look(pack, lanes, epoch)
         for row, run in enumerate(lanes.run.tolist()):
-            figures = {f"{s}_{name}": float(v[row]) for s, m in seen.items() for name, v in m._asdict().items()}
+            figures = {name: float(v[row]) for name, v in pack.named(seen).items()}
             curves[run].append(Point(epoch, epoch * pack.steps_per_epoch, figures))
         ended = torch.full_like(lanes.finite, epoch == budget.epochs) | ~lanes.finite | _stopped(pack, lanes)
         if ended.any():
@@ -238,8 +249,10 @@ def _train_pack(experiment: Experiment, runs: Sequence[Run], watch: Watch) -> li
                 outcomes[runs.index(outcome.run)] = outcome
             lanes = lanes.of(~ended)
         latest = [curves[run][-1].figures for run in lanes.run.tolist()]
-        val = [sum(f[name] for f in latest) / len(latest) if latest else torch.nan for name in ("val_loss", "val_acc")]
-        watch(Progress(epoch, budget.epochs, len(outcomes), len(latest), *val))
+        score = experiment.data.score
+        shown = ("val_loss", f"val_{score}")
+        loss, value = (sum(f[name] for f in latest) / len(latest) if latest else torch.nan for name in shown)
+        watch(Progress(epoch, budget.epochs, len(outcomes), len(latest), loss, value, score))
         if not latest:
             break
     return [outcomes[run] for run in range(len(runs))]
@@ -266,7 +279,8 @@ def begin(experiment: Experiment, runs: Sequence[Run]) -> tuple[Pack, Lanes]:
     x, y = data.x.to(device), data.y.to(device)
     missing = x.is_floating_point() and bool(x.isnan().any())
     fill = {"x": torch.stack([split.fill for split in splits]).to(device, dtype)} if missing else {}
-    labels = {"y": torch.stack([split.y for split in splits]).to(device)} if experiment.splitter.noise.present else {}
+    own = experiment.splitter.noise.present or data.regression
+    labels = {"y": torch.stack([split.y for split in splits]).to(device)} if own else {}
     kinds = visits(net, Pool(x, y, mean, std, fill.get("x")).inputs(rows["train"][:, :2])[0])
     step = lane_step(net, kinds, experiment.stack, experiment.optimizer, mapped)
 
@@ -298,15 +312,16 @@ def begin(experiment: Experiment, runs: Sequence[Run]) -> tuple[Pack, Lanes]:
         std=std,
         fill=fill,
         labels=labels,
+        unit=torch.stack([split.unit for split in splits]).to(device, torch.float64),
         state=state,
         finite=torch.ones(len(runs), dtype=torch.bool, device=device),
         curve=torch.empty(len(runs), 0, dtype=torch.float64, device=device),
         best=params if copies * experiment.stack.members == 1 else {},
         best_epoch=torch.zeros(len(runs), dtype=torch.int64, device=device),
     )
-    targets = torch.eye(data.classes, dtype=dtype, device=device)
+    one_hot = torch.eye(data.classes, dtype=dtype, device=device)
     per_epoch = rows["train"].shape[1] // experiment.budget.batch_size
-    return Pack(experiment, net, step, mapped, x, y, targets, per_epoch), lanes
+    return Pack(experiment, net, step, mapped, x, y, one_hot, per_epoch), lanes
 
 
 def few_steps(pack: Pack, lanes: Lanes, count: int) -> Lanes:
@@ -324,7 +339,7 @@ def _epoch(pack: Pack, lanes: Lanes, epoch: int, most: int | None = None) -> Lan
     for i in range(min(most or pack.steps_per_epoch, pack.steps_per_epoch)):
         at = (epoch - 1) * pack.steps_per_epoch + i
         taken = rows[:, i * size : (i + 1) * size]
-        batch = Batch(pool.inputs(taken), pack.targets[pool.labels(taken)])
+        batch = Batch(pool.inputs(taken), pack.targets(pool.labels(taken)))
         keys = Key(lanes.key).fold("step").fold(at).resolved()
         share = experiment.schedule.share(at, pack.steps)
         with _precision(experiment):
@@ -382,22 +397,26 @@ def _finish(
         stored[checkpoint] = examine(pack.net, weights, pool, lanes.rows, pack.mapped, pack.members)
         seen = stored[checkpoint].measured
         columns[f"{checkpoint}_epoch"] = at
-        for split, measured in seen.items():
-            columns |= {f"{checkpoint}_{split}_{name}": value for name, value in measured._asdict().items()}
-        if lanes.labels:
+        columns |= {f"{checkpoint}_{name}": value for name, value in pack.named(seen).items()}
+        if experiment.splitter.noise.present:
             right = pool._replace(y=pack.y)
             clean = evaluate(pack.net, weights, right, {"train": lanes.rows["train"]}, pack.mapped, pack.members)
             columns[f"{checkpoint}_train_acc_clean"] = clean["train"].acc
         columns[f"{checkpoint}_gap_loss"] = seen["test"].loss - seen["train"].loss
-        columns[f"{checkpoint}_gap_acc"] = seen["train"].acc - seen["test"].acc
-        columns |= {f"{checkpoint}_{name}": value for name, value in stored[checkpoint].calibrated._asdict().items()}
-    if lanes.labels:
+        columns[f"{checkpoint}_gap_{experiment.data.score}"] = seen["train"].acc - seen["test"].acc
+        if experiment.data.regression:
+            columns[f"{checkpoint}_test_rmse"] = seen["test"].loss.sqrt() * lanes.unit
+        if (calibrated := stored[checkpoint].calibrated) is not None:
+            columns |= {f"{checkpoint}_{name}": value for name, value in calibrated._asdict().items()}
+    if experiment.splitter.noise.present:
         trained = lanes.rows["train"]
         columns["label_noise"] = (pool.labels(trained) != pack.y[trained]).double().mean(1)
     if experiment.data.truth is not None and experiment.data.bayes_error is not None:
         tested = lanes.rows["test"]
-        columns["bayes_acc"] = torch.full((len(tested),), 1 - experiment.data.bayes_error, dtype=torch.float64)
-        columns["teacher_acc"] = (experiment.data.truth.to(pack.y)[tested] == pack.y[tested]).double().mean(1)
+        score, says, is_so = experiment.data.score, experiment.data.truth.to(pack.y)[tested], pack.y[tested].double()
+        columns[f"bayes_{score}"] = torch.full((len(tested),), 1 - experiment.data.bayes_error, dtype=torch.float64)
+        explained = 1 - ((says - is_so) ** 2).mean(1) / is_so.var(1, unbiased=False)
+        columns[f"teacher_{score}"] = explained if experiment.data.regression else (says == is_so).double().mean(1)
     more, rows_of = _asked(pack, lanes, last, torch.tensor([runs[run].seed for run in lanes.run.tolist()]))
     columns |= more
     counts = {f"n_{split}": part.shape[1] for split, part in lanes.rows.items()} | {

@@ -41,6 +41,9 @@ SECONDARY = tuple(
 HEADINGS = {
     ("best", "test_acc"): "At the epoch of lowest validation loss (secondary)",
     ("last", "test_loss"): "Test loss (secondary)",
+    ("best", "test_r2"): "At the epoch of lowest validation loss (secondary)",
+    ("last", "test_mse"): "Test loss (secondary)",
+    ("best", "test_mse"): "Test loss at the epoch of lowest validation loss (secondary)",
     ("best", "test_loss"): "Test loss at the epoch of lowest validation loss (secondary)",
     ("last", "test_nll_t"): "Test loss after temperature scaling (secondary)",
     ("last", "test_brier"): "Brier score (secondary)",
@@ -151,8 +154,8 @@ def _markdown(
     for title, frame in groups(primary):
         parts.append(f"## {title}\n\n{told[title]}\n\n{to_markdown(frame)}")
         for other in secondary:
-            part, heading = dict(groups(other)).get(title), HEADINGS.get(_kind(other))
-            if part is not None and heading:
+            part = dict(groups(other)).get(title)
+            if part is not None and (heading := HEADINGS.get(_kind(part))):
                 parts.append(f"### {heading}\n\n{to_markdown(part)}")
     parts += further
     if failures or lost:
@@ -298,7 +301,7 @@ def build(study_dir: Path, margins: Margins | None = None) -> Report:
     ]
     paths: list[Path] = []
     shown: list[page.Shown] = []
-    accuracies = [primary, *(frame for frame in others if frame["metric"].iloc[0] == "test_acc")]
+    accuracies = [primary, *(frame for frame in others if frame["metric"].iloc[0] in ("test_acc", "test_r2"))]
     corrupted = robustness.read_corruptions(study_dir)
     for name, title, drawing in _draw(runs, accuracies, strengths, read_curves(study_dir), over, said, corrupted):
         made = save(drawing, folder / "figures", name)

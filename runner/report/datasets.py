@@ -15,7 +15,7 @@ from runner.report.sheet import Drawing, settle, sheet, shortened, styled
 from runner.report.stats import Values, holm, paired_difference, pooled, sign_flip
 from runner.report.style import mark_of
 from runner.report.tables import BASELINE, covers, groups, in_order, pairs_of
-from runner.report.writers import MINUS, UNITS, Row, number, p_text, records, with_bounds
+from runner.report.writers import MINUS, UNITS, Row, number, p_text, records, score_of, with_bounds
 
 FEW = 8
 ENOUGH_FOR_TESTS = 6
@@ -194,7 +194,8 @@ def _heat_strip(headline: pd.DataFrame, over: pd.DataFrame | None) -> Drawing | 
     reach = max(float(np.nanquantile(np.abs(table), 0.95)), 0.5)
     columns = [*titles, *(["mean"] if means else [])]
     note = (
-        "Cells: mean paired difference to none in test accuracy (pp), last checkpoint; orange below 0, purple above. "
+        f"Cells: mean paired difference to none in test {score_of(headline)} (pp), last checkpoint; orange below 0, "
+        "purple above. "
         "Hatched: inconclusive. ▲ better, ▼ worse, = equivalent by the verdict of that data set; blank: not run."
     )
     if means:
@@ -316,7 +317,8 @@ def _ranks(headline: pd.DataFrame) -> Drawing | None:
     sets = table.shape[1]
     bars = cliques(order, told_apart(table)) if sets >= FEW else []
     families = dict(zip(headline["method"], headline["family"], strict=True))
-    note = f"Ranks by mean test accuracy at the last checkpoint, 1 the best; a dot for each of {sets} sets, bar: mean. "
+    note = f"Ranks by mean test {score_of(headline)} at the last checkpoint, 1 the best; "
+    note += f"a dot for each of {sets} sets, bar: mean. "
     if sets < FEW:
         note += f"Below {FEW} data sets ranks can be seen but not tested: there are no bars of significance."
     else:

@@ -36,8 +36,10 @@ BASELINE = "none"
 METRICS = (
     "test_acc", "test_loss", "test_nll_t", "test_brier", "test_ece", "corrupted_acc", "fgsm_acc", "pgd_acc",
 )  # fmt: skip
-HIGHER = ("test_acc", "corrupted_acc", "fgsm_acc", "pgd_acc")  # those of which more is better
-WITH_GAP = ("test_acc", "test_loss")  # those that are measured on training data, too
+# What the score and the loss are called where a number is predicted.
+OF_REGRESSION = {"test_acc": "test_r2", "test_loss": "test_mse"}
+HIGHER = ("test_acc", "test_r2", "corrupted_acc", "fgsm_acc", "pgd_acc")  # those of which more is better
+WITH_GAP = ("test_acc", "test_loss", "test_r2", "test_mse")  # those that are measured on training data, too
 # Not compared with none: an error that even a calibrated model has, and the more of it the less confident it is.
 ALONE = ("test_ece",)
 
@@ -48,7 +50,7 @@ def _names(text: str) -> list[str]:
 
 TEXT = _names(
     "run_id study job dataset model setting method family strength_name strengths role protocol split_mode split_hash "
-    "status error optimizer schedule device dtype torch regrun git_sha started_at"
+    "status error optimizer schedule device dtype torch regrun git_sha started_at task"
 )
 FLAGS = _names("selected deterministic penalize_biases")
 NEEDED = _names(
@@ -74,6 +76,8 @@ REDRAWN_SPLIT = "seeds and training sets"
 @dataclass(frozen=True)
 class Margins:
     """The largest differences that still count as none, as fractions (`acc`, `gap`) and in nats (`loss`).
+
+    Of a regression R2 has those of accuracy, and the squared error, in variances of the training targets, that of loss.
 
     Fix them before the runs: a margin chosen afterwards can make any verdict.
     """
@@ -103,6 +107,8 @@ class NoBaseline(ValueError):
 def read_runs(path: Path) -> pd.DataFrame:
     """The rows of a `runs.csv`: text columns as str, flags as bool, `seed` as int, all others as float (blank: nan).
 
+    Of a regression the columns of accuracy, which are blank in the file, hold R2: the score that is reported.
+
     Raises ValueError naming the columns a report needs and the file lacks.
     """
     raw = pd.read_csv(path, dtype=str, keep_default_na=False)
@@ -120,7 +126,13 @@ def read_runs(path: Path) -> pd.DataFrame:
             return column.astype(int)
         return column.where(column != "", "nan").astype(float)
 
-    return pd.DataFrame({name: typed(name) for name in raw.columns})
+    runs = pd.DataFrame({name: typed(name) for name in raw.columns})
+    if "task" in runs.columns:
+        numbers = runs["task"] == "regression"
+        for name in [name for name in runs.columns if name.endswith("_r2")]:
+            score = name.replace("_r2", "_acc")
+            runs[score] = runs[score].where(~numbers, runs[name])
+    return runs
 
 
 def read_curves(study_dir: Path) -> pd.DataFrame:
@@ -134,6 +146,7 @@ def read_curves(study_dir: Path) -> pd.DataFrame:
     frames = [frame for frame in frames if len(frame)]
     if not frames:
         return pd.DataFrame({name: [] for name in columns})
+    frames = [frame.assign(metric=frame["metric"].replace("r2", "acc")) for frame in frames]  # as in `read_runs`
     # A run made again in another job keeps its run_id: one curve of it is enough.
     return pd.concat(frames, ignore_index=True).drop_duplicates(["run_id", "epoch", "split", "metric"], keep="last")
 
@@ -281,6 +294,11 @@ def _test_error(part: pd.DataFrame, baseline: pd.DataFrame, said: Mapping[str, P
         return math.nan
     table = np.stack(known)
     return example_error(table[: len(seeds)], table[len(seeds) :])
+
+
+def _numeric(runs: pd.DataFrame) -> bool:
+    """Whether these runs are of a regression."""
+    return "task" in runs.columns and bool((runs["task"] == "regression").any())
 
 
 def _reach(rows: pd.DataFrame, metric: str, checkpoint: str) -> str:
@@ -476,7 +494,8 @@ def headline(
         rows = [_row(part, tuning, baseline, checkpoint, metric, level, rope, said) for part, tuning in parts]
         frame = pd.DataFrame(rows, columns=pd.Index(HEADLINE))
         fixed = frame["interval_covers"] == FIXED_SPLIT
-        frame.loc[fixed, "interval_covers"] = _reach(frame[fixed], metric, checkpoint)
+        reach = FIXED_SPLIT if _numeric(group) else _reach(frame[fixed], metric, checkpoint)
+        frame.loc[fixed, "interval_covers"] = reach
         frame["p_holm"] = holm(frame["p"].to_numpy(dtype=np.float64))
         frame["family_size"] = int(frame["p"].notna().sum())
         more = metric in HIGHER
@@ -499,6 +518,8 @@ def headline(
         frame["best"] = np.arange(len(frame)) == best
         tied = _tied([part for part, _ in parts], best, f"{checkpoint}_{metric}", level, said) if best >= 0 else False
         frame["tied_best"] = tied
+        if _numeric(group):
+            frame["metric"] = OF_REGRESSION.get(metric, metric)
         better = frame["diff"].to_numpy(dtype=np.float64) * (-1 if more else 1)
         frame = frame.assign(first=frame["method"] != BASELINE, better=better)
         frames.append(frame.sort_values(["first", "better", "method", "strengths"], kind="stable")[HEADLINE])

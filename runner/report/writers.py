@@ -34,6 +34,11 @@ class Unit:
 UNITS = {
     "test_acc": Unit(100.0, 2, "Test accuracy (%)", "Test acc", "percentage points"),
     "test_loss": Unit(1.0, 4, "Test loss (cross-entropy, nats)", "Test loss", "nats"),
+    "test_r2": Unit(100.0, 2, "Test R² (%, the share of the variance explained)", "Test R²", "percentage points"),
+    "test_mse": Unit(
+        1.0, 4, "Test loss (mean squared error, in variances of the training targets)", "Test loss",
+        "variances of the training targets",
+    ),
     "test_nll_t": Unit(
         1.0, 4, "Test loss after temperature scaling on validation (cross-entropy, nats)", "Loss at T", "nats"
     ),
@@ -59,6 +64,12 @@ UNITS = {
 
 
 TEMPERATURE = Unit(1.0, 2, "Temperature", "T", "")
+
+
+def score_of(frame: pd.DataFrame) -> str:
+    """What the score of a headline is called: "accuracy", "R²" where a number is predicted, or both."""
+    numbers = frame["metric"].isin(["test_r2", "test_mse"])
+    return " or ".join(word for word, there in (("accuracy", ~numbers), ("R²", numbers)) if there.any())
 
 
 def number(row: Row, name: str) -> float:
@@ -224,7 +235,7 @@ def protocol_text(frame: pd.DataFrame) -> str:
     shown = f"n = {span(reported['n_report'], 'report seed')}" if len(reported) else "no report seeds"
     tuned = frame[frame["n_tune"] > 0]
     if "loso" in set(frame["protocol"]):
-        return f"{shown}; the strength at each seed chosen on the mean validation accuracy of the other seeds"
+        return f"{shown}; the strength at each seed chosen on the mean validation {score_of(frame)} of the other seeds"
     if tuned.empty:
         note = "nothing was chosen: every configuration that was run is a row of its own"
         smoke = " (smoke study: too small to conclude from)" if "smoke" in set(frame["protocol"]) else ""
@@ -331,7 +342,7 @@ def caption(frame: pd.DataFrame) -> str:
     unit, level, metric = _unit(frame), _percent(frame), str(frame["metric"].iloc[0])
     last = frame["checkpoint"].iloc[0] == "last"
     when = "after the last epoch" if last else "at the epoch of lowest validation loss"
-    kind = "accuracy, train − test" if metric == "test_acc" else "loss, test − train"  # a minus sign
+    kind = f"{score_of(frame)}, train − test" if unit.scale == 100 else "loss, test − train"  # a minus sign
     clean = "" if metric in ("corrupted_acc", "fgsm_acc", "pgd_acc") else ", evaluated on clean data"
     tests = int(frame["family_size"].max())
     parts = [*filter(None, [changed_margins(frame)])]
