@@ -347,8 +347,9 @@ def _protocol(node: object) -> Protocol:
 
 def _asked(evaluate: dict[str, Any]) -> Asked:
     """What is to be measured at the end of a run; what is not asked for leaves the settings, and so the job's name."""
-    corruptions, adversarial = (
-        _true_or_false(f"evaluate.{name}", evaluate.get(name, False)) for name in ("corruptions", "adversarial")
+    corruptions, adversarial, measures = (
+        _true_or_false(f"evaluate.{name}", evaluate.get(name, False))
+        for name in ("corruptions", "adversarial", "measures")
     )
     attack = None
     if adversarial:
@@ -356,11 +357,15 @@ def _asked(evaluate: dict[str, Any]) -> Asked:
         if epsilon <= 0:
             raise Refusal(f"evaluate.epsilon is {epsilon:g}; it must be above 0 (evaluate.epsilon=...)")
         attack = Attack(epsilon, _whole("evaluate.attack_steps", evaluate.get("attack_steps"), 1))
-    unused = {"corruptions": not corruptions, **dict.fromkeys(("adversarial", "epsilon", "attack_steps"), not attack)}
+    unused = {
+        "corruptions": not corruptions,
+        "measures": not measures,
+        **dict.fromkeys(("adversarial", "epsilon", "attack_steps"), not attack),
+    }
     for name, off in unused.items():
         if off:
             evaluate.pop(name, None)
-    return Asked(corruptions, attack)
+    return Asked(corruptions, attack, measures)
 
 
 def _margins(node: dict[str, Any]) -> dict[str, float]:

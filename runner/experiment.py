@@ -30,9 +30,10 @@ class Asked:
 
     corruptions: bool  # test accuracy on corrupted inputs
     attack: Attack | None  # the adversary to test against
+    measures: bool  # measures of generalization, from the weights and the training rows
 
 
-NOTHING = Asked(corruptions=False, attack=None)
+NOTHING = Asked(corruptions=False, attack=None, measures=False)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@
     <job>/curves.csv    one row per run, evaluation, split and metric
     <job>/status.json   whether the job is complete, and what it ran on
     <job>/corruptions.csv   one row per run, kind and severity of corruption, where evaluate.corruptions asks for it
+    <job>/measures.csv      one row per run: measures of generalization, where evaluate.measures asks for them
     <job>/predictions/  <run_id>.npz: what the last checkpoint of a run says about each test example
 
 Every file is written beside and renamed, so that a reader finds the old one or the new one and nothing between.
@@ -53,7 +54,13 @@ COLUMNS = (
 )  # fmt: skip
 CURVE_COLUMNS = ("run_id", "epoch", "step", "split", "metric", "value")
 # The tables that a job has only where they are asked for, by the name of their file.
-ASKED = {"corruptions": ("run_id", "kind", "severity", "acc")}
+ASKED = {
+    "corruptions": ("run_id", "kind", "severity", "acc"),
+    "measures": (
+        "run_id", "param_norm", "dist_init", "dist_init_spec", "log_prod_frob", "log_prod_spec", "margin",
+        "log_prod_spec_margin", "path_norm", "sharpness", "pac_bayes_sigma", "pac_bayes_mag_sigma", "hessian_top",
+    ),
+}  # fmt: skip
 
 Row = dict[str, Any]
 

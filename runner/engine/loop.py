@@ -22,7 +22,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from runner.engine.evaluate import Measured, Pool, evaluate, examine
+from runner.engine import measures
+from runner.engine.evaluate import Measured, Pool, evaluate, evaluating, examine, measure_norms
 from runner.engine.lanes import LaneStep, lane_step, over_copies, over_lanes
 from runner.engine.machine import prepare
 from runner.engine.robustness import adversarial_accuracy, corrupted_accuracy, mean_of
@@ -417,7 +418,9 @@ def _finish(
         columns[f"bayes_{score}"] = torch.full((len(tested),), 1 - experiment.data.bayes_error, dtype=torch.float64)
         explained = 1 - ((says - is_so) ** 2).mean(1) / is_so.var(1, unbiased=False)
         columns[f"teacher_{score}"] = explained if experiment.data.regression else (says == is_so).double().mean(1)
-    more, rows_of = _asked(pack, lanes, last, torch.tensor([runs[run].seed for run in lanes.run.tolist()]))
+    more, rows_of = _asked(
+        pack, lanes, last, single, start, torch.tensor([runs[run].seed for run in lanes.run.tolist()])
+    )
     columns |= more
     counts = {f"n_{split}": part.shape[1] for split, part in lanes.rows.items()} | {
         "n_params": size(lanes.state.params)
@@ -446,9 +449,12 @@ def _finish(
 
 
 def _asked(
-    pack: Pack, lanes: Lanes, weights: Params, seeds: Tensor
+    pack: Pack, lanes: Lanes, weights: Params, single: Params, start: Params, seeds: Tensor
 ) -> tuple[dict[str, Tensor], dict[str, list[list[dict[str, object]]]]]:
-    """What was asked for of the last checkpoint: columns [K], and by table each lane's rows."""
+    """What was asked for of the last checkpoint: columns [K], and by table each lane's rows.
+
+    Of several members `single` is the one whose weights are described, and `start` where it began.
+    """
     asked, pool = pack.experiment.asked, pack.pool(lanes)
     columns: dict[str, Tensor] = {}
     tables: dict[str, list[list[dict[str, object]]]] = {}
@@ -465,7 +471,26 @@ def _asked(
             pack.net, weights, pool, lanes.rows, asked.attack, seeds, pack.mapped, pack.members
         )
         columns |= {f"last_{name}": value for name, value in found_by.items()}
+    if asked.measures:
+        tables["measures"] = list(_measures(pack, lanes, single, start, seeds))
     return columns, tables
+
+
+def _measures(
+    pack: Pack, lanes: Lanes, weights: Params, start: Params, seeds: Tensor
+) -> Iterator[list[dict[str, object]]]:
+    """The measures of generalization of each lane, one row each; lane by lane, as if each were alone."""
+    net, pool, train = pack.net, pack.pool(lanes), lanes.rows["train"]
+    with evaluating(net):
+        buffers = measure_norms(net, weights, pool, train, pack.mapped)
+        for row, seed in enumerate(seeds.tolist()):
+            at, first, own = (
+                {n: w[row].to(train.device) for n, w in tree.items()} for tree in (weights, start, buffers)
+            )
+            few = train[:, : measures.ROWS]
+            x, y = pool.inputs(few)[row], pool.labels(few)[row]
+            key = Key.of(seed, train.device).fold("measures")
+            yield [{n: float(v) for n, v in measures.measured(net, at, first, own, x, y, key).items()}]
 
 
 def _where(lanes: Tensor, new: Tensor, old: Tensor) -> Tensor:

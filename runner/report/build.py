@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from runner.report import axes, comparisons, datasets, figures, page, reliability, robustness, spread
+from runner.report import axes, comparisons, datasets, figures, measures, page, reliability, robustness, spread
 from runner.report.answers import answers
 from runner.report.collect import collect, write_atomic
 from runner.report.loso import leave_one_seed_out, loso_caption
@@ -197,6 +197,7 @@ def _draw(
     pooled: pd.DataFrame | None,
     said: Mapping[str, Predictions],
     corruptions: pd.DataFrame,
+    measured: pd.DataFrame,
 ) -> Iterator[tuple[str, str, Drawing]]:
     """Name, title of the group and drawing of every figure, group by group in the order of the report, one at a time.
 
@@ -218,6 +219,7 @@ def _draw(
             "cost_benefit": partial(comparisons.cost_benefit, own, frame),
             "reliability": partial(reliability.reliability, own, frame, said),
             "corruptions": partial(robustness.corruptions, own, frame, corruptions),
+            "measures": partial(measures.measures_figure, dict(groups(measured)).get(title, measured.iloc[:0])),
             "weights": partial(spread.weights, own, frame),
             "seed_spread": partial(spread.seed_spread, own, frame),
         }
@@ -293,6 +295,11 @@ def build(study_dir: Path, margins: Margins | None = None) -> Report:
         for title, part in groups(left_out):
             table = to_markdown(part, loso_caption(part))
             further.append(f"## {title}: strengths chosen by leaving one seed out\n\n{table}")
+    measured = measures.correlations(runs, measures.read_measures(study_dir))
+    if len(measured):
+        tables.append(write_atomic(folder / "measures.csv", to_csv(measured)))
+        for title, part in groups(measured):
+            further.append(f"## {title}: measures of generalization\n\n{measures.measures_markdown(part)}")
     lost = _failed_runs(runs)
     tables += [
         write_atomic(folder / "headline.csv", to_csv(pd.concat([primary, *others], ignore_index=True))),
@@ -302,8 +309,8 @@ def build(study_dir: Path, margins: Margins | None = None) -> Report:
     paths: list[Path] = []
     shown: list[page.Shown] = []
     accuracies = [primary, *(frame for frame in others if frame["metric"].iloc[0] in ("test_acc", "test_r2"))]
-    corrupted = robustness.read_corruptions(study_dir)
-    for name, title, drawing in _draw(runs, accuracies, strengths, read_curves(study_dir), over, said, corrupted):
+    curves, corrupted = read_curves(study_dir), robustness.read_corruptions(study_dir)
+    for name, title, drawing in _draw(runs, accuracies, strengths, curves, over, said, corrupted, measured):
         made = save(drawing, folder / "figures", name)
         paths += made
         shown.append(page.Shown(name, title, {path.suffix: path for path in made}))

@@ -36,6 +36,7 @@ ABOUT = {
     "cost_benefit": ("Cost and benefit", "Expected test accuracy over tuning runs; difference against training time"),
     "reliability": ("Reliability", "A panel per method: accuracy against confidence on test data, with its bins"),
     "corruptions": ("Corruptions", "A row per method: accuracy under each kind of corruption, difference to none"),
+    "measures": ("Measures of generalization", "A row per measure: rank correlation with the gap over all runs"),
     "weights": ("Weights", "Norm of the weights and share near zero, a dot per run and a row per method"),
     "seed_spread": ("Spread over seeds", "Test accuracy of every reported run, a row per method"),
     "axis_curves": ("Over an axis", "Test accuracy and gap over an axis of the study, a line per method"),

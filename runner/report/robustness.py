@@ -23,7 +23,8 @@ def read_corruptions(study_dir: Path) -> pd.DataFrame:
     paths = [path for path in sorted(study_dir.glob("*/corruptions.csv")) if path.stat().st_size]
     frames = [pd.read_csv(path, dtype={"run_id": str, "kind": str})[COLUMNS] for path in paths]
     if not frames:
-        return pd.DataFrame({name: [] for name in COLUMNS})
+        types = {"run_id": str, "kind": str, "severity": int, "acc": float}
+        return pd.DataFrame({name: pd.Series([], dtype=kind) for name, kind in types.items()})
     return pd.concat(frames, ignore_index=True).drop_duplicates(COLUMNS[:3], keep="last")
 
 
