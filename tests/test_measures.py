@@ -142,8 +142,8 @@ def test_sharpness_by_hand() -> None:
 
 
 def test_the_noise_endured_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
-    # a weight of 2 gives the logits w and 0: the score of a draw is 1 while 2 + sigma u > 0, so the mean falls by a tenth
-    # where P(u < -2 / sigma) is a tenth: sigma = 2 / 1.2816, or relative to the weight half of it
+    # a weight of 2 gives the logits w and 0: a draw's score is 1 while 2 + sigma u > 0, so the mean falls by 0.1 where
+    # P(u < -2 / sigma) is 0.1: sigma = 2 / 1.2816, or relative to the weight half of it
     monkeypatch.setattr(measures, "DRAWS", 4000)
     monkeypatch.setattr(measures, "MOST", 10.0)
     params = {"w": torch.tensor([2.0])}
