@@ -51,11 +51,11 @@ MARGINS = ("acc", "gap", "loss")
 PROTOCOLS = ("fixed", "tuned", "search", "smoke")
 TOP = (
     "study", "seeds", "seed0", "epochs", "batch_size", "device", "dtype", "evaluate", "penalize_biases", "margins",
-    "lanes", "threads", "progress", "out", "allow", "axes", "data", "model", "optimizer", "schedule", "method",
-    "protocol", "marks",
+    "lanes", "threads", "workers", "progress", "out", "allow", "axes", "data", "model", "optimizer", "schedule",
+    "method", "protocol", "marks",
 )  # fmt: skip
 # What changes no number of a run that is trained: it is no part of a job's identity
-OUTSIDE = ("study", "seeds", "margins", "lanes", "threads", "progress", "out", "allow", "axes", "marks")
+OUTSIDE = ("study", "seeds", "margins", "lanes", "threads", "workers", "progress", "out", "allow", "axes", "marks")
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,7 @@ class Job:
     progress: bool
     predictions: bool  # whether what each run says about each test example is kept
     threads: int | None  # None: as many as the work is worth
+    workers: int | None  # processes; None: as many as the work is worth
     dataset: str
     model: str
     setting: str  # the axes of the sweep other than methods, "optimizer.lr=0.01"; usually empty
@@ -194,6 +195,7 @@ def read(cfg: DictConfig, overrides: Sequence[str] = ()) -> Job:
         progress=_true_or_false("progress", values["progress"]),
         predictions=predictions and not data.regression,  # which are of classes
         threads=None if values["threads"] == "auto" else _whole("threads", values["threads"], 1),
+        workers=None if values["workers"] == "auto" else _whole("workers", values["workers"], 1),
         dataset=str(values["data"]["name"]),
         model=str(values["model"]["name"]),
         setting=_setting(values),

@@ -49,7 +49,7 @@ def drawn(
 def between(low: float, high: float, share: float, whole: bool) -> float:
     """The value a share of the way from `low` to `high`: by factors if they are a decade apart, else by steps.
 
-    Whole numbers are equally likely, the ends included. Five digits are kept, so that a point can be written down.
+    Whole numbers are equally likely, the ends included. Six digits are kept, so that a point can be written down.
 
     >>> between(0.01, 1.0, 0.5, whole=False), between(0.2, 0.4, 0.5, whole=False), between(1, 5, 0.99, whole=True)
     (0.1, 0.3, 5.0)
@@ -58,4 +58,4 @@ def between(low: float, high: float, share: float, whole: bool) -> float:
         return float(low + math.floor(share * (high - low + 1)))
     by_factors = low > 0 and high / low >= DECADE
     value = low * (high / low) ** share if by_factors else low + share * (high - low)
-    return float(f"{value:.5g}")
+    return float(f"{value:.6g}")

@@ -22,8 +22,9 @@ from omegaconf import OmegaConf
 
 from runner import records
 from runner.config import Job, flatten
-from runner.engine.loop import Outcome, Progress, train
+from runner.engine.loop import Outcome, Progress
 from runner.engine.packing import threads, width
+from runner.engine.workers import train_across, worth
 from runner.errors import Refusal
 from runner.grid import Run
 from runner.methods.base import ranges
@@ -112,8 +113,9 @@ def run_job(job: Job, folder: Path, command: Sequence[str], say: Say, watch: Cal
                     say(f"{job.name}: runs go one by one, not side by side: {job.one_by_one}")
                 records.write_status(place, "running", method=job.method, command=list(command))
                 began = records.now()
-                experiment = replace(job.experiment, lanes=job.experiment.lanes or width(job.experiment, wanted))
-                for outcome in train(experiment, missing, watch):
+                workers = job.workers or worth(job.experiment, len(missing))
+                lanes = job.experiment.lanes or width(job.experiment, wanted, workers)
+                for outcome in train_across(replace(job.experiment, lanes=lanes), missing, watch, workers):
                     if job.predictions and outcome.status == "ok":
                         run_id = _run_id(job, outcome.run)
                         records.write_predictions(place, run_id, outcome.hits, outcome.confidence)

@@ -94,6 +94,7 @@ CASES: list[tuple[str, list[str]]] = [
     ("device=tpu", ["device is 'tpu'", "auto, cpu or cuda"]),
     ("lanes=many", ["lanes is 'many'"]),
     ("threads=0", ["threads is 0"]),
+    ("workers=0", ["workers is 0"]),
     ("penalize_biases=maybe", ["penalize_biases is 'maybe'", "true or false"]),
     ("progress=1", ["progress is 1"]),
     ("optimizer.lr=nan", ["optimizer.lr is nan"]),

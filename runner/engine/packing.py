@@ -31,15 +31,18 @@ SHARE_OF_MEMORY = 0.25
 SMALL = 10_000_000  # multiply-adds of a forward pass on a batch
 
 
-def width(experiment: Experiment, runs: Sequence[Run]) -> int:
-    """The most runs to train in one pass, given all of a stage; no number of a run depends on it beyond rounding."""
+def width(experiment: Experiment, runs: Sequence[Run], workers: int) -> int:
+    """The most runs to train in one pass, given all of a stage and the processes that share them.
+
+    No number of a run depends on it beyond rounding.
+    """
     first = alike(experiment.stack, runs)
     experiment = experiment.shaped(first[0].point)
     net = built_net(experiment)
     weights = sum(w.numel() for w in net.parameters())
     examples = experiment.budget.batch_size * experiment.data.x[0].numel()
     bytes_each = 4 * COPIES * (weights + examples) * experiment.stack.copies
-    fits = max(1, int(_memory(experiment.device) * SHARE_OF_MEMORY / bytes_each))
+    fits = max(1, int(_memory(experiment.device) * SHARE_OF_MEMORY / bytes_each / workers))
     most = min(len(runs), fits)
     convolves = any(isinstance(m, nn.Conv1d | nn.Conv2d | nn.Conv3d) for m in net.modules())
     if most == 1 or not convolves or experiment.device.type != "cpu":

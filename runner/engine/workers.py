@@ -1,0 +1,134 @@
+"""The runs of a job on all cores: a part of them in each of several processes.
+
+Nets as small as those of most studies gain nothing from a second thread, and all of it from a second process. A run's
+numbers do not depend on the pack it trains in, so neither do they on the process.
+"""
+
+from __future__ import annotations
+
+import math
+import multiprocessing
+import os
+import pickle
+import sys
+import traceback
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from multiprocessing.connection import Connection, wait
+from typing import Any
+
+import torch
+
+from runner.engine.loop import Outcome, Progress, Watch, train
+from runner.experiment import Experiment
+from runner.grid import Run
+
+LEAST = 4  # runs that are worth a process of their own: packs of fewer save little of what a step costs
+
+
+def cores() -> int:
+    """The processor's cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def worth(experiment: Experiment, runs: int) -> int:
+    """How many processes so many runs are worth: one where there is an accelerator, few runs, or a parent process.
+
+    The parent is a launcher's that has put its jobs on all cores. Only Linux can begin a process in no time.
+    """
+    launched = multiprocessing.current_process().name != "MainProcess"
+    if experiment.device.type != "cpu" or launched or sys.platform != "linux":
+        return 1
+    return max(1, min(cores(), runs // LEAST))
+
+
+def train_across(experiment: Experiment, runs: Sequence[Run], watch: Watch, workers: int) -> Iterator[Outcome]:
+    """The outcomes of the runs, in their order, trained in so many processes of one thread each.
+
+    Raises RuntimeError, with what was said, if a process fails or dies; the others are then ended.
+    """
+    if workers <= 1:
+        yield from train(experiment, runs, watch)
+        return
+    size = math.ceil(len(runs) / workers)
+    parts = [runs[i : i + size] for i in range(0, len(runs), size)]
+    context = multiprocessing.get_context("fork")
+    pipes = [context.Pipe(duplex=False) for _ in parts]
+    processes = [
+        context.Process(target=_work, args=(experiment, part, told), daemon=True)
+        for part, (_, told) in zip(parts, pipes, strict=True)
+    ]
+    outcomes: list[list[Outcome]] = [[] for _ in parts]
+    seen = [Progress(0, experiment.budget.epochs, 0, len(part), math.nan, math.nan) for part in parts]
+    try:
+        for process, (_, told) in zip(processes, pipes, strict=True):
+            process.start()
+            told.close()  # the child has its own; the pipe ends with it
+        open_ends = {heard: number for number, (heard, _) in enumerate(pipes)}
+        while open_ends:
+            for heard in wait(list(open_ends)):
+                assert isinstance(heard, Connection)
+                number = open_ends[heard]
+                try:
+                    kind, what = pickle.loads(heard.recv_bytes())  # from a child of this very process
+                except EOFError:
+                    del open_ends[heard]
+                    processes[number].join()
+                    if len(outcomes[number]) < len(parts[number]):
+                        code = processes[number].exitcode
+                        raise RuntimeError(f"a worker process ended with exit code {code}") from None
+                    continue
+                if kind == "failed":
+                    raise RuntimeError(what)
+                if kind == "outcome":
+                    outcomes[number].append(what)
+                else:
+                    seen[number] = what
+                    watch(_together(seen))
+    finally:
+        for process in processes:
+            if process.pid is not None and process.is_alive():
+                process.terminate()
+                process.join()
+    for part in outcomes:
+        yield from part
+
+
+def _work(experiment: Experiment, runs: Sequence[Run], told: Connection) -> None:
+    """In a process of its own: train the runs and tell what becomes of them."""
+    torch.set_num_threads(1)
+
+    def tell(kind: str, what: Any) -> None:
+        told.send_bytes(pickle.dumps((kind, what)))
+
+    try:
+        for outcome in train(experiment, runs, lambda progress: tell("seen", progress)):
+            tell("outcome", outcome)
+    except Exception:
+        tell("failed", traceback.format_exc())
+    finally:
+        told.close()
+
+
+def _together(seen: Sequence[Progress]) -> Progress:
+    """The progress of all parts: the least epoch, the runs together, and the means over those that run.
+
+    >>> parts = Progress(3, 9, 1, 1, 0.5, 0.8), Progress(2, 9, 0, 3, 0.9, 0.4)
+    >>> _together(parts)
+    Progress(epoch=2, epochs=9, ended=1, running=4, val_loss=0.8, val_acc=0.5)
+    """
+    running = [part for part in seen if part.running and math.isfinite(part.val_loss)]
+    count = sum(part.running for part in running)
+    loss, acc = (
+        sum(part.running * getattr(part, name) for part in running) / count if count else math.nan
+        for name in ("val_loss", "val_acc")
+    )
+    alive = [part.epoch for part in seen if part.running] or [seen[0].epochs]
+    return replace(
+        seen[0],
+        epoch=min(alive),
+        ended=sum(part.ended for part in seen),
+        running=sum(part.running for part in seen),
+        val_loss=loss,
+        val_acc=acc,
+    )

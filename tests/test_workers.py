@@ -1,0 +1,67 @@
+"""The runs of a job on several processes: the same numbers, in the same order, and no process that dies unheard."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import replace
+
+import pytest
+from test_engine import STACKS, experiment, outcomes, same
+
+from runner.engine.loop import Progress
+from runner.engine.workers import cores, train_across, worth
+from runner.grid import Run
+from runner.methods.base import Batch, Method, Now
+from runner.methods.stack import Stack
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are forked, on Linux only")
+RUNS = [Run(seed, "report", {}, 0) for seed in range(5)]
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_numbers_and_order_do_not_depend_on_the_number_of_processes(workers: int) -> None:
+    seen: list[Progress] = []
+    together = outcomes(experiment(STACKS["mixed"]), len(RUNS))
+    apart = list(train_across(experiment(STACKS["mixed"]), RUNS, seen.append, workers))
+    assert [outcome.run for outcome in apart] == RUNS
+    assert all(same(a, b) for a, b in zip(together, apart, strict=True))
+    assert seen[-1].ended == len(RUNS)
+    assert seen[-1].running == 0
+    assert max(progress.running for progress in seen) == len(RUNS)
+
+
+class Fragile(Method):
+    """Fails, or ends its process, in the third step."""
+
+    def __init__(self, dies: bool) -> None:
+        object.__setattr__(self, "dies", dies)
+
+    def batch(self, batch: Batch, now: Now) -> Batch:
+        if now.step == 2 and self.dies:  # type: ignore[attr-defined]
+            os._exit(7)
+        if now.step == 2:
+            raise ValueError("a wheel came off")
+        return batch
+
+
+@pytest.mark.parametrize(("dies", "said"), [(False, "a wheel came off"), (True, "exit code 7")])
+def test_what_breaks_in_a_process_is_told(dies: bool, said: str) -> None:
+    with pytest.raises(RuntimeError, match=said):
+        list(train_across(experiment(Stack({"fragile": Fragile(dies)})), RUNS, lambda progress: None, 2))
+
+
+def test_how_many_processes_are_worth_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("runner.engine.workers.cores", lambda: 4)
+    trial = experiment()
+    assert [worth(trial, runs) for runs in (1, 4, 7, 8, 15, 16, 100)] == [1, 1, 1, 2, 3, 4, 4]
+    monkeypatch.setattr("runner.engine.workers.sys.platform", "darwin")
+    assert worth(trial, 100) == 1
+    assert cores() >= 1
+
+
+def test_a_launched_process_begins_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("runner.engine.workers.cores", lambda: 4)
+    parent = type("Process", (), {"name": "LokyProcess-1"})
+    monkeypatch.setattr("runner.engine.workers.multiprocessing.current_process", lambda: parent)
+    assert worth(replace(experiment()), 100) == 1
