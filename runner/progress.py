@@ -72,7 +72,7 @@ def _lines(job: Job) -> loop.Watch:
 def _figures(seen: loop.Progress) -> str:
     if not seen.running or math.isnan(seen.val_loss):
         return f"{seen.ended} runs ended, {seen.running} running"
-    return f"{seen.running} runs, val loss {seen.val_loss:.3f}, val {SCORES[seen.score]} {100 * seen.val_score:.1f} %"
+    return f"{seen.running} runs, val loss {seen.val_loss:.3f}, val {SCORES[seen.score]} {100 * seen.val_acc:.1f} %"
 
 
 def show_job(job: Job, rows: Sequence[dict[str, Any]], folder: Path) -> None:

@@ -73,8 +73,8 @@ class Progress:
     ended: int  # runs that have ended
     running: int
     val_loss: float  # mean over the running lanes, NaN if none
-    val_score: float
-    score: str  # what that is: "acc" or "r2"
+    val_acc: float  # of a regression R2
+    score: str  # which of them: "acc" or "r2"
 
 
 Watch = Callable[[Progress], None]

@@ -85,7 +85,7 @@ def measures_caption(frame: pd.DataFrame) -> str:
     runs = f"{n[0]:g}" if len(n) == 1 else f"{n[0]:g} to {n[-1]:g}"
     return (
         f"Kendall's τ of each measure with the generalization gap after the last epoch, over {runs} runs of all "
-        f"methods, strengths and seeds, with its {100 * LEVEL:g}% bootstrap interval over runs ({RESAMPLES} resamples). "
+        f"methods, strengths and seeds, with its {100 * LEVEL:g}% bootstrap interval over runs ({RESAMPLES} draws). "
         f"1: the larger the measure, the larger the gap; {MINUS}1: the other way round. Runs share seeds and methods, "
         "so that the intervals are too narrow for other ones; a correlation over methods says nothing about what "
         "changing the measure would do."
