@@ -201,6 +201,22 @@ def test_a_study_of_a_regression(regrun: Regrun, tmp_path: Path) -> None:
     assert "variances of the training targets" in written
 
 
+def test_classes_and_numbers_are_pooled_apart(regrun: Regrun, tmp_path: Path) -> None:
+    small = ("seeds=2", "epochs=1", "batch_size=20", "data.train_size=60", "out=out", "progress=false")
+    assert regrun("-m", "method=l2", "data=diabetes,wine,iris", "study=s", *small).code == 0
+    rows = {row["last_test_acc"] == "" for row in read_table(tmp_path / "out/s/runs.csv")}
+    assert rows == {True, False}
+    pooled = pd.read_csv(tmp_path / "out/s/report/pooled.csv")
+    assert pooled[["metric", "datasets"]].to_numpy().tolist() == [["test_acc", "iris wine"]]
+    frame = headline(read_runs(tmp_path / "out/s/runs.csv"))
+    assert dict(zip(frame["dataset"], frame["metric"], strict=True)) == {
+        "diabetes": "test_r2",
+        "wine": "test_acc",
+        "iris": "test_acc",
+    }
+    assert "accuracy or R²" in (tmp_path / "out/s/report/report.html").read_text()
+
+
 def test_strengths_are_chosen_on_the_validation_score(regrun: Regrun, tmp_path: Path) -> None:
     grid = ("method=l2", "method.l2.rate=[0.001,1e4]", "protocol=tuned", "protocol.tune_seeds=2", "study=t")
     assert regrun(*grid, *SMALL).code == 0  # 1e4 leaves no weights

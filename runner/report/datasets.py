@@ -53,12 +53,14 @@ def _shared(headline: pd.DataFrame) -> dict[tuple[str, str], list[Row]]:
 def pool(runs: pd.DataFrame, headline: pd.DataFrame) -> pd.DataFrame | None:
     """One row per method over the data sets of one model and setting: the mean of the differences, stratified.
 
+    Data sets of classes and those of numbers to predict are pooled apart.
+
     Holm is over the methods of one model and setting. `p_datasets` is a paired t-test on the means of the data sets,
     from 6 of them; `heterogeneous` where two data sets have intervals on opposite sides of 0. None below two data sets.
     """
     runs = in_order(runs)
     rows: list[dict[Hashable, object]] = []
-    for (model, setting), part in headline.groupby(["model", "setting"], sort=True):
+    for (model, setting, _), part in headline.groupby(["model", "setting", "metric"], sort=True):
         sets = sorted(set(part["dataset"]))
         if len(sets) < 2:
             continue
@@ -120,7 +122,8 @@ def pooled_caption(frame: pd.DataFrame) -> str:
 def pooled_rows(frame: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
     """The pooled differences as text: headings and rows."""
     level = f"{100 * float(frame['level'].iloc[0]):g}%"
-    several = len(frame[["model", "setting"]].drop_duplicates()) > 1
+    several = len(frame[["model", "setting", "metric"]].drop_duplicates()) > 1
+    mixed = frame["metric"].nunique() > 1
     heads = [
         *(["Model"] if several else []),
         "Method",
@@ -136,7 +139,8 @@ def pooled_rows(frame: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
             number(row, "diff"), number(row, "diff_lo"), number(row, "diff_hi"), UNITS[str(row["metric"])]
         )
         cells = [name, f"{number(row, 'n_datasets'):.0f}", difference, p_text(number(row, "p_holm"))]
-        model = [f"{row['model']} {row['setting']}".strip()] if several else []
+        kind = f", {UNITS[str(row['metric'])].short}" if mixed else ""
+        model = [f"{row['model']} {row['setting']}".strip() + kind] if several else []
         rows.append([*model, *cells, "yes" if row["heterogeneous"] else "no"])
     return heads, rows
 
@@ -182,7 +186,7 @@ def _heat_strip(headline: pd.DataFrame, over: pd.DataFrame | None) -> Drawing | 
     if len(titles) < 2 or not keys:
         return None
     means: dict[tuple[str, str], float] = {}
-    if over is not None and len(over[["model", "setting"]].drop_duplicates()) == 1:
+    if over is not None and len(over[["model", "setting", "metric"]].drop_duplicates()) == 1:
         means = {(str(r["method"]), str(r["strengths"])): number(r, "diff") for r in records(over)}
 
     def difference(key: tuple[str, str], title: str) -> float:

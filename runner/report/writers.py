@@ -428,7 +428,12 @@ def to_latex(frame: pd.DataFrame) -> str:
     parts = groups(frame)
     # One set of columns for all groups: those of the tests stay if any group has tests.
     tested = int(frame["family_size"].max())
-    tables = [(title, part, human(part.assign(family_size=tested))) for title, part in parts]
+    shorts = {title: _unit(part).short for title, part in parts}
+    score = next(iter(shorts.values())) if len(set(shorts.values())) == 1 else "Test"
+    tables = [
+        (title, part, human(part.assign(family_size=tested)).rename(columns={shorts[title]: score}))
+        for title, part in parts
+    ]
     names = list(tables[0][2].columns)
     lines = [f"% {title}: {caption(part)}" for title, part, _ in tables]
     alignment = "".join("l" if name in ("Method", "Strength", "Verdict") else "r" for name in names)
@@ -438,7 +443,7 @@ def to_latex(frame: pd.DataFrame) -> str:
         lines.append("\\midrule")
         if len(tables) > 1:
             lines.append(f"\\multicolumn{{{len(names)}}}{{l}}{{\\emph{{{latex_escape(title)}}}}} \\\\")
-        mean = names.index(_unit(part).short)
+        mean = names.index(score)
         for row, best, tied in zip(table.to_numpy().tolist(), part["best"], part["tied_best"], strict=True):
             # A row that starts with [ would be read as the optional length of \\, hence the empty group.
             cells = ["{}" * cell.startswith("[") + latex_escape(cell) for cell in map(str, row)]
