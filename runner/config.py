@@ -435,7 +435,9 @@ def _regression(node: Mapping[str, Any], asked: Asked) -> None:
             )
     for name, wanted in (("corruptions", asked.corruptions), ("adversarial", asked.attack)):
         if wanted:
-            raise Refusal(f"evaluate.{name} is true; it counts correct classes, which a regression has not (=false)")
+            raise Refusal(
+                f"evaluate.{name} is true; it counts correct classes, which a regression lacks (evaluate.{name}=false)"
+            )
 
 
 def _label_noise(node: Mapping[str, Any]) -> LabelNoise:

@@ -32,7 +32,7 @@ class Frame(NamedTuple):
 
     low: Tensor  # []: the lowest training value
     high: Tensor  # []: the highest
-    mean: Tensor  # per channel [C, 1] or column [F]; of an indicator 0
+    mean: Tensor  # per channel [C, 1] or column [F]; of an indicator 0; of images unused
     sd: Tensor  # likewise; of an indicator 0, so that it is neither noisy nor scaled
 
 
@@ -48,9 +48,10 @@ class Corruption(NamedTuple):
 
 def frame(x: Tensor, kind: str, indicators: Tensor | None) -> Frame:
     """The frame of a run with training inputs x [n, ...] of this kind of data."""
-    values = x.double()
     if kind == "image":
-        return Frame(values.amin(), values.amax(), values.mean(), values.std(unbiased=False))
+        low, high = (end.double() for end in x.aminmax())
+        return Frame(low, high, low, high - low)
+    values = x.double()
     if kind == "signal":
         mean, sd = values.mean((0, 2))[:, None], values.std((0, 2), unbiased=False)[:, None]
     else:
