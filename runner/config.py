@@ -29,9 +29,10 @@ from runner.data.labels import FORMS, LabelNoise
 from runner.data.resize import resized
 from runner.engine.loop import rehearse, unmappable
 from runner.engine.optimizers import Optimizer
+from runner.engine.robustness import Attack
 from runner.engine.schedules import Constant, Cosine, Cyclic, Step
 from runner.errors import Refusal, unknown
-from runner.experiment import Budget, Experiment
+from runner.experiment import Asked, Budget, Experiment
 from runner.grid import Run, along, crossed, runs
 from runner.keys import Key
 from runner.methods.base import Method, ranges
@@ -152,7 +153,10 @@ def read(cfg: DictConfig, overrides: Sequence[str] = ()) -> Job:
         _whole("batch_size", values["batch_size"], 1),
         _whole("evaluate.every", evaluate.get("every"), 1),
     )
+    asked = _asked(evaluate)
     data, splitter = _data(_section(values, "data"), seed0, trusted)
+    if data.regression:
+        _regression(values["data"], asked)
     n_train, n_val, _ = splitter.sizes(data)
     if budget.batch_size > n_train:
         raise Refusal(
@@ -164,6 +168,9 @@ def read(cfg: DictConfig, overrides: Sequence[str] = ()) -> Job:
 
     named = _named_stacks(values["method"])
     stack, axes, grids = _stack(values["method"], trusted)
+    for name, method in stack.methods.items() if data.regression else ():
+        if method.classes:
+            raise Refusal(f"method.{name} is about classes; {data.name} is a regression, which has none (method=[...])")
     node = _section(values, "optimizer")
     optimizer, given = _build("optimizer", {k: v for k, v in node.items() if k != "grid"}, Optimizer, trusted)
     shared = given | _shared(values["protocol"].get("tune"), protocol, node, optimizer, given)
@@ -183,15 +190,16 @@ def read(cfg: DictConfig, overrides: Sequence[str] = ()) -> Job:
     lanes = None if values["lanes"] == "auto" else _whole("lanes", values["lanes"], 1)
     tune = protocol.tune_seeds
     experiment = Experiment(
-        data, splitter, model, stack, optimizer, schedule, budget, device, DTYPES[values["dtype"]], lanes
+        data, splitter, model, stack, optimizer, schedule, budget, device, DTYPES[values["dtype"]], lanes, asked
     )
     extend = _extension(values)
     # a study may give its jobs more seeds than they ask for (runner.extending)
     several = len(points) * max(seeds + extend, tune) > 1 or values["study"] is not None
     why = _rehearse(experiment if several else replace(experiment, lanes=1), points, seed0)
+    left = {"smoke", *(["task"] if not data.regression else [])}  # a classification is what no task was before
     settings = {key: value for key, value in values.items() if key not in OUTSIDE} | {
         "device": device.type,
-        "data": {key: value for key, value in values["data"].items() if key != "smoke"},
+        "data": {key: value for key, value in values["data"].items() if key not in left},
         # the grid that is walked, wherever it was written, and no other
         "optimizer": {k: shared.get(f"optimizer.{k}", v) for k, v in node.items() if k != "grid"},
         "protocol": {k: v for k, v in values["protocol"].items() if k != "tune"},
@@ -203,7 +211,7 @@ def read(cfg: DictConfig, overrides: Sequence[str] = ()) -> Job:
         study=_name(values["study"]),
         out=_folder(values["out"]),
         progress=_true_or_false("progress", values["progress"]),
-        predictions=predictions,
+        predictions=predictions and not data.regression,  # which are of classes
         threads=None if values["threads"] == "auto" else _whole("threads", values["threads"], 1),
         workers=None if values["workers"] == "auto" else _whole("workers", values["workers"], 1),
         keep_every=_keep_every(_section(values, "checkpoint")),
@@ -386,6 +394,29 @@ def _protocol(node: object) -> Protocol:
     return Protocol(name, tune if tunes else 0, trials, groups, requires, node["select"])
 
 
+def _asked(evaluate: dict[str, Any]) -> Asked:
+    """What is to be measured at the end of a run; what is not asked for leaves the settings, and so the job's name."""
+    corruptions, adversarial, measures = (
+        _true_or_false(f"evaluate.{name}", evaluate.get(name, False))
+        for name in ("corruptions", "adversarial", "measures")
+    )
+    attack = None
+    if adversarial:
+        epsilon = _number("evaluate.epsilon", evaluate.get("epsilon"), "evaluate.epsilon=...")
+        if epsilon <= 0:
+            raise Refusal(f"evaluate.epsilon is {epsilon:g}; it must be above 0 (evaluate.epsilon=...)")
+        attack = Attack(epsilon, _whole("evaluate.attack_steps", evaluate.get("attack_steps"), 1))
+    unused = {
+        "corruptions": not corruptions,
+        "measures": not measures,
+        **dict.fromkeys(("adversarial", "epsilon", "attack_steps"), not attack),
+    }
+    for name, off in unused.items():
+        if off:
+            evaluate.pop(name, None)
+    return Asked(corruptions, attack, measures)
+
+
 def _margins(node: dict[str, Any]) -> dict[str, float]:
     for key in node:
         if key not in MARGINS:
@@ -439,6 +470,21 @@ def _data(node: dict[str, Any], seed0: int, trusted: Sequence[str]) -> tuple[Dat
     return data, Splitter(
         sizes["train_size"], val_size, sizes["test_size"], node["resplit"], seed0, standardize, imbalance, noise
     )
+
+
+def _regression(node: Mapping[str, Any], asked: Asked) -> None:
+    """Refuse what is about classes where a number is predicted."""
+    off = {"label_noise": 0, "random_labels": False, "imbalance": 1}
+    for key, value in off.items():
+        if node[key] != value:
+            raise Refusal(
+                f"data.{key} is {node[key]}; a regression has no classes, so it must be {value} (data.{key}=...)"
+            )
+    for name, wanted in (("corruptions", asked.corruptions), ("adversarial", asked.attack)):
+        if wanted:
+            raise Refusal(
+                f"evaluate.{name} is true; it counts correct classes, which a regression lacks (evaluate.{name}=false)"
+            )
 
 
 def _label_noise(node: Mapping[str, Any]) -> LabelNoise:

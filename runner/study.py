@@ -32,7 +32,7 @@ from runner.errors import Refusal
 from runner.files import clear_parts, held, write_atomic
 from runner.grid import Run
 from runner.methods.base import ranges
-from runner.records import Row
+from runner.records import Ended, Row
 
 Say = Callable[[str], None]
 
@@ -147,30 +147,34 @@ def _run_held(job: Job, folder: Path, command: Sequence[str], say: Say, watch: C
     torch.set_num_threads(job.threads or threads(job.experiment.shaped(job.points[0])))
     for written in (place, place / "predictions"):
         clear_parts(written)
-    rows, curves = _recorded(job, place, say)
+    rows, curves, asked = _recorded(job, place, say)
     present = {row["run_id"] for row in rows}
-    ended = [one for one in records.read_ended(place, say) if one[0]["run_id"] not in present]
+    ended = [one for one in records.read_ended(place, say) if one.row["run_id"] not in present]
     write_atomic(place / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(job.settings))))
     complete, chosen = records.read_status(place).get("state") == "complete", None
     for stage in ("tune", "report"):
         wanted = job.tuning() if stage == "tune" else job.reporting(chosen)
         order = {run_id_of(job, run): number for number, run in enumerate(wanted)}
-        present = {row["run_id"] for row in rows} | {row["run_id"] for row, _ in ended}
+        present = {row["run_id"] for row in rows} | {one.row["run_id"] for one in ended}
         missing = [run for run in wanted if run_id_of(job, run) not in present]
         if missing:
             records.write_status(place, "running", method=job.method, command=list(command))
             ended += _trained(job, folder, wanted, missing, say, watch)
-        moved = [one for one in ended if one[0]["run_id"] in order or stage == "report"]
-        moved.sort(key=lambda one: order.get(one[0]["run_id"], len(order)))
-        rows += [row for row, _ in moved]
+        moved = [one for one in ended if one.row["run_id"] in order or stage == "report"]
+        moved.sort(key=lambda one: order.get(one.row["run_id"], len(order)))
+        rows += [one.row for one in moved]
         if stage == "tune" and job.tunes:
             chosen = choose(job, rows)
             for row in rows:
                 row["selected"] = str(row["role"] == "report" or int(row["strength_idx"]) == chosen).lower()
         if moved:
             complete, ended = False, [one for one in ended if one not in moved]
-            curves += [point for _, curve in moved for point in curve]
+            curves += [point for one in moved for point in one.curve]
             records.write_table(place / "curves.csv", records.CURVE_COLUMNS, curves)
+            for name, lines in asked.items():
+                lines += [line for one in moved for line in one.asked.get(name, ())]
+                if lines:
+                    records.write_table(place / f"{name}.csv", records.ASKED[name], lines)
             records.write_table(place / "runs.csv", records.COLUMNS, rows)
             if not ended:
                 (place / "ended.jsonl").unlink()
@@ -182,21 +186,34 @@ def _run_held(job: Job, folder: Path, command: Sequence[str], say: Say, watch: C
     return rows
 
 
-def _recorded(job: Job, place: Path, say: Say) -> tuple[list[Row], list[Row]]:
-    """The rows of a job that are whole, and the points of their curves."""
+def _recorded(job: Job, place: Path, say: Say) -> tuple[list[Row], list[Row], dict[str, list[Row]]]:
+    """The rows of a job that are whole, the points of their curves, and what else was asked for, by table."""
     torn: list[str] = []
     rows = records.read_table(place / "runs.csv", say)
     points = records.read_table(place / "curves.csv", torn.append)
+    asked = {name: records.read_table(place / f"{name}.csv", torn.append) for name in records.ASKED}
     for line in torn:
         say(line)
     curves: dict[str, list[Row]] = {row["run_id"]: [] for row in rows}
     for point in points:
-        if point["run_id"] in curves:  # a process that was ended between the two tables leaves curves without a row
+        if point["run_id"] in curves:  # a process that was ended between two tables leaves curves without a row
             curves[point["run_id"]].append(point)
     every = job.experiment.budget.evaluate_every
     if torn:
-        rows = [row for row in rows if _is_whole(curves[row["run_id"]], int(row["epochs"]), every)]
-    return rows, [point for row in rows for point in curves[row["run_id"]]]
+        known = [Counter(line["run_id"] for line in lines) for lines in asked.values()]
+        most = [max(count.values(), default=0) for count in known]
+        rows = [
+            row
+            for row in rows
+            if _is_whole(curves[row["run_id"]], int(row["epochs"]), every)
+            and (row["status"] != "ok" or [count[row["run_id"]] for count in known] == most)
+        ]
+    kept = {row["run_id"] for row in rows}
+    return (
+        rows,
+        [point for row in rows for point in curves[row["run_id"]]],
+        {name: [line for line in lines if line["run_id"] in kept] for name, lines in asked.items()},
+    )
 
 
 def _is_whole(curve: Sequence[Row], epochs: int, every: int) -> bool:
@@ -207,8 +224,8 @@ def _is_whole(curve: Sequence[Row], epochs: int, every: int) -> bool:
 
 def _trained(
     job: Job, folder: Path, wanted: Sequence[Run], missing: Sequence[Run], say: Say, watch: Callable[[Progress], None]
-) -> Iterator[tuple[Row, list[Row]]]:
-    """The rows and curves of the missing runs of a stage, each written down before it is given."""
+) -> Iterator[Ended]:
+    """The missing runs of a stage, each written down before it is given."""
     place, began = folder / job.name, records.now()
     if job.one_by_one and len(missing) > 1:
         say(f"{job.name}: runs go one by one, not side by side: {job.one_by_one}")
@@ -224,8 +241,9 @@ def _trained(
             used = {"mapped": lanes != 1, "threads": 1 if workers > 1 else torch.get_num_threads()}
             row = records.as_text(records.COLUMNS, row_of(job, folder.name, outcome, began) | used)
             curve = [records.as_text(records.CURVE_COLUMNS, point) for point in curve_of(job, outcome)]
-            records.write_ended(place, row, curve)
-            yield row, curve
+            ended = Ended(row, curve, asked_of(job, outcome))
+            records.write_ended(place, ended)
+            yield ended
         keeper.clear()
         keeper.check()
 
@@ -236,7 +254,8 @@ def choose(job: Job, rows: Sequence[Mapping[str, Any]]) -> int:
     Of points with one strength and several learning rates, say, ties go to the one that is listed first.
     Only validation columns are read. A point that diverged on any seed is chosen only if all did.
     """
-    column, sign = f"last_{job.protocol.select}", 1 if job.protocol.select == "val_acc" else -1
+    less = job.protocol.select == "val_loss"
+    column, sign = "last_val_loss" if less else f"last_val_{job.experiment.data.score}", -1 if less else 1
     means: dict[int, float] = {}
     for index in range(len(job.points)):
         mine = [row for row in rows if row["role"] == "tune" and int(row["strength_idx"]) == index]
@@ -320,6 +339,7 @@ def row_of(job: Job, study: str, outcome: Outcome, began: str) -> Row:
         "status": outcome.status,
         "error": None if sound else f"loss not finite by epoch {outcome.epochs}",
         "split_hash": outcome.split_hash,
+        "task": experiment.data.task,
         "epochs": outcome.epochs,
         "steps": outcome.steps,
         "batch_size": experiment.budget.batch_size,
@@ -351,6 +371,16 @@ def curve_of(job: Job, outcome: Outcome) -> list[Row]:
         for point in outcome.curve
         for name, value in point.figures.items()
     ]
+
+
+def asked_of(job: Job, outcome: Outcome) -> dict[str, list[Row]]:
+    """A run's rows of the tables that were asked for, as text."""
+    run_id = run_id_of(job, outcome.run)
+    return {
+        name: [records.as_text(records.ASKED[name], {"run_id": run_id, **row}) for row in rows]
+        for name, rows in outcome.tables.items()
+        if outcome.status == "ok"
+    }
 
 
 def _peak_memory(device: torch.device) -> float:

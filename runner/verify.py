@@ -20,7 +20,7 @@ from runner.engine.loop import train
 from runner.errors import Refusal
 from runner.grid import Run, runs
 from runner.paths import conf_dir
-from runner.study import curve_of, row_of, run_id_of
+from runner.study import asked_of, curve_of, row_of, run_id_of
 
 # Cost, and where and when a run was trained: what a second run of the same may change.
 MOVING = (
@@ -43,12 +43,15 @@ def verify(folder: Path, seed: int | None, allow: Sequence[str]) -> tuple[bool, 
     place, row = random.Random(drawn).choice(recorded)
     job = stored_job(place, allow)
     run = _run(job, row)
-    mine, points, predicted = _again(job, run, row)
+    mine, points, asked, predicted = _again(job, run, row)
     apart = [name for name in records.COLUMNS if name not in MOVING and name in row and mine[name] != row[name]]
     apart = [name for name in apart if name not in ("selected", "study")]  # of the study, not of the run
     curves = records.read_table(place / "curves.csv")
     theirs = [point for point in curves if point["run_id"] == row["run_id"]]
     apart += ["curve"] * (points != theirs)
+    for name, lines in asked.items():
+        stored = records.read_table(place / f"{name}.csv")
+        apart += [name] * (lines != [line for line in stored if line["run_id"] == row["run_id"]])
     apart += ["predictions"] * (not _same_predictions(place, row["run_id"], predicted))
     what = f"run {row['run_id']} of {place.name} ({row['role']}, seed {row['seed']}; --seed {drawn})"
     other = [f"{name} {mine[name]}, then {row[name]}" for name in WITH if row.get(name) != mine[name]]
@@ -102,8 +105,13 @@ def _run(job: Job, row: records.Row) -> Run:
     raise Refusal(f"{job.name} has no run {row['run_id']}; its runs.csv is not what it was")
 
 
-def _again(job: Job, run: Run, row: records.Row) -> tuple[records.Row, list[records.Row], Any]:
-    """The run's row, curve and predictions, trained again as it was: mapped or not, on as many threads."""
+def _again(
+    job: Job, run: Run, row: records.Row
+) -> tuple[records.Row, list[records.Row], dict[str, list[records.Row]], Any]:
+    """The run's row, curve, tables that were asked for and predictions, trained again as it was.
+
+    That is mapped or not, and on as many threads.
+    """
     if row.get("threads"):
         torch.set_num_threads(int(row["threads"]))
     mapped = row["mapped"] == "true" if row.get("mapped") else int(row["lanes"]) > 1
@@ -112,7 +120,7 @@ def _again(job: Job, run: Run, row: records.Row) -> tuple[records.Row, list[reco
     outcome = next(train(replace(job.experiment, lanes=None if mapped else 1), pack))
     mine = records.as_text(records.COLUMNS, row_of(job, row["study"], outcome, ""))
     points = [records.as_text(records.CURVE_COLUMNS, point) for point in curve_of(job, outcome)]
-    return mine, points, (outcome.hits, outcome.confidence)
+    return mine, points, asked_of(job, outcome), (outcome.hits, outcome.confidence)
 
 
 def _same_predictions(place: Path, run_id: str, mine: tuple[torch.Tensor, torch.Tensor]) -> bool:

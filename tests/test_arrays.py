@@ -106,7 +106,7 @@ def test_files_that_are_none_are_refused(tmp_path: Path) -> None:
 
 
 def made(noise: float = 0.1, test: int = 20000) -> Data:
-    return teacher(1000, test, 12, 6, 8, 4, noise, 0)
+    return teacher(1000, test, 12, 6, 8, 4, noise, 0, "classification")
 
 
 def test_the_teacher_errs_as_often_as_the_labels_are_wrong_and_no_class_is_rare() -> None:
@@ -127,7 +127,7 @@ def test_the_truth_is_a_function_of_the_relevant_inputs_and_the_same_at_every_no
     assert torch.equal(clean.y, clean.truth)
     assert torch.equal(clean.truth, noisy.truth)
     assert torch.equal(clean.x, noisy.x)
-    more = teacher(1000, 20000, 12, 6, 8, 4, 0.0, 1)
+    more = teacher(1000, 20000, 12, 6, 8, 4, 0.0, 1, "classification")
     assert not torch.equal(more.truth if more.truth is not None else more.y, clean.truth)
 
 

@@ -232,7 +232,7 @@ def rank_frame(sets: int) -> pd.DataFrame:
         values = {"none": 0.5 + jitter, "other": 0.5 + 0.002 * (at % 2), "good": 0.6 + jitter}
         for name, value in values.items():
             rows.append({"dataset": f"d{at}", "model": "m", "setting": "", "method": name, "strengths": "",
-                         "family": "penalty", "mean": value})  # fmt: skip
+                         "family": "penalty", "metric": "test_acc", "mean": value})  # fmt: skip
     return pd.DataFrame(rows)
 
 

@@ -115,9 +115,9 @@ def test_names_are_escaped(tmp_path: Path) -> None:
 def test_a_heavy_figure_becomes_a_picture(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files = {path.suffix: path for path in (study / "report" / "figures").glob("forest.*")}
     shown = Shown("forest-group_1", "group 1", files)
-    light = _figure(shown, 0)
+    light = _figure(shown, 0, "accuracy")
     monkeypatch.setattr("runner.report.page.HEAVY", len(files[".svg"].read_text()) - 1)
-    heavy = _figure(shown, 0)
+    heavy = _figure(shown, 0, "accuracy")
     assert (light["png"], heavy["svg"]) == (None, None)
     assert str(heavy["png"]) == base64.b64encode(files[".png"].read_bytes()).decode()
     assert str(heavy["alt"]).endswith("group 1.")

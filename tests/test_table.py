@@ -33,7 +33,7 @@ def people(n: int = ROWS) -> pd.DataFrame:
 
 
 def read(path: Path, target: str = "kind", test: Path | None = None, drop: Sequence[str] = (), most: int = 100) -> Data:
-    return table(str(path), target, None if test is None else str(test), drop, most)
+    return table(str(path), target, None if test is None else str(test), drop, most, "classification")
 
 
 def written(folder: Path, text: str, name: str = "my.csv") -> Path:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from runner.engine.step import cross_entropy
+from runner.engine.step import mean_loss
 from runner.engine.weights import initial
 from runner.keys import Key
 from runner.methods.augment import Augment
@@ -37,7 +37,7 @@ def site(kind: str = "hidden") -> Site:
 
 def test_cross_entropy_of_soft_targets() -> None:
     # logits 0, ln 3 give p = 1/4, 3/4; with y = 1/2, 1/2: -(ln 1/4 + ln 3/4) / 2 = ln 4 - ln(3) / 2 = 0.836988
-    loss = cross_entropy(torch.tensor([[0.0, math.log(3)]]), torch.tensor([[0.5, 0.5]]))
+    loss = mean_loss(torch.tensor([[0.0, math.log(3)]]), torch.tensor([[0.5, 0.5]]))
     assert loss.item() == pytest.approx(math.log(4) - math.log(3) / 2)
 
 

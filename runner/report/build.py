@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from runner.report import axes, comparisons, datasets, figures, page, profile, reliability, spread
+from runner.report import axes, comparisons, datasets, figures, measures, page, profile, reliability, robustness, spread
 from runner.report.answers import answers
 from runner.report.collect import collect, write_atomic
 from runner.report.extensions import Extension, extension_lines, marked, read_extensions
@@ -43,10 +43,16 @@ SECONDARY = tuple(
 HEADINGS = {
     ("best", "test_acc"): "At the epoch of lowest validation loss (secondary)",
     ("last", "test_loss"): "Test loss (secondary)",
+    ("best", "test_r2"): "At the epoch of lowest validation loss (secondary)",
+    ("last", "test_mse"): "Test loss (secondary)",
+    ("best", "test_mse"): "Test loss at the epoch of lowest validation loss (secondary)",
     ("best", "test_loss"): "Test loss at the epoch of lowest validation loss (secondary)",
     ("last", "test_nll_t"): "Test loss after temperature scaling (secondary)",
     ("last", "test_brier"): "Brier score (secondary)",
     ("last", "test_ece"): "Calibration error (not compared)",
+    ("last", "corrupted_acc"): "Test accuracy under corruptions (secondary)",
+    ("last", "fgsm_acc"): "Test accuracy under a one-step attack (secondary)",
+    ("last", "pgd_acc"): "Test accuracy under an iterated attack (secondary)",
 }
 
 
@@ -151,8 +157,8 @@ def _markdown(
     for title, frame in groups(primary):
         parts.append(f"## {title}\n\n{told[title]}\n\n{to_markdown(frame)}")
         for other in secondary:
-            part, heading = dict(groups(other)).get(title), HEADINGS.get(_kind(other))
-            if part is not None and heading:
+            part = dict(groups(other)).get(title)
+            if part is not None and (heading := HEADINGS.get(_kind(part))):
                 parts.append(f"### {heading}\n\n{to_markdown(part)}")
     parts += further
     if extensions:
@@ -197,6 +203,8 @@ def _draw(
     curves: pd.DataFrame,
     pooled: pd.DataFrame | None,
     said: Mapping[str, Predictions],
+    corruptions: pd.DataFrame,
+    measured: pd.DataFrame,
 ) -> Iterator[tuple[str, str, Drawing]]:
     """Name, title of the group and drawing of every figure, group by group in the order of the report, one at a time.
 
@@ -217,6 +225,8 @@ def _draw(
             "learning_curves": partial(figures.learning_curves, own, frame, curves),
             "cost_benefit": partial(comparisons.cost_benefit, own, frame),
             "reliability": partial(reliability.reliability, own, frame, said),
+            "corruptions": partial(robustness.corruptions, own, frame, corruptions),
+            "measures": partial(measures.measures_figure, dict(groups(measured)).get(title, measured.iloc[:0])),
             "weights": partial(spread.weights, own, frame),
             "seed_spread": partial(spread.seed_spread, own, frame),
         }
@@ -303,6 +313,11 @@ def build(study_dir: Path, margins: Margins | None = None) -> Report:
         for title, part in groups(left_out):
             table = to_markdown(part, loso_caption(part))
             further.append(f"## {title}: strengths chosen by leaving one seed out\n\n{table}")
+    measured = measures.correlations(runs, measures.read_measures(study_dir))
+    if len(measured):
+        tables.append(write_atomic(folder / "measures.csv", to_csv(measured)))
+        for title, part in groups(measured):
+            further.append(f"## {title}: measures of generalization\n\n{measures.measures_markdown(part)}")
     lost = _failed_runs(runs)
     tables += [
         *_table(folder, "headline", pd.concat([primary, *others], ignore_index=True)),
@@ -313,8 +328,9 @@ def build(study_dir: Path, margins: Margins | None = None) -> Report:
     ]
     paths: list[Path] = []
     shown: list[page.Shown] = []
-    accuracies = [primary, *(frame for frame in others if frame["metric"].iloc[0] == "test_acc")]
-    for name, title, drawing in _draw(runs, accuracies, strengths, read_curves(study_dir), over, said):
+    accuracies = [primary, *(frame for frame in others if frame["metric"].iloc[0] in ("test_acc", "test_r2"))]
+    curves, corrupted = read_curves(study_dir), robustness.read_corruptions(study_dir)
+    for name, title, drawing in _draw(runs, accuracies, strengths, curves, over, said, corrupted, measured):
         made = save(drawing, folder / "figures", name)
         paths += made
         shown.append(page.Shown(name, title, {path.suffix: path for path in made}))

@@ -38,6 +38,7 @@ from runner.report.writers import (
     changed_margins,
     number,
     records,
+    score_of,
     strength_brief,
     with_bounds,
     worst_cases,
@@ -222,12 +223,12 @@ def _forest(runs: pd.DataFrame, headline: pd.DataFrame) -> Drawing | None:
     _intervals(right, rows, seed_differences(runs, rows, f"{checkpoint}_gap_acc"), "gap_diff", gap_marks, gap_rope)
     left.set_yticks(range(len(rows)), names)
     right.set_yticks(range(len(rows)), [""] * len(rows))
-    left.set_xlabel("Δ test accuracy (pp)  better →", fontsize=7)
+    left.set_xlabel(f"Δ test {score_of(headline)} (pp)  better →", fontsize=7)
     right.set_xlabel("Δ gap (pp)  ← smaller", fontsize=7)
     text.set_axis_off()
     plain, grey = [LEVEL] * len(rows), [NOTE_COLOR] * len(rows)
     _text_column(
-        text, 0.0, "test accuracy", [word.replace(", ", ",\n") or "not tested" for word in words], "left",
+        text, 0.0, f"test {score_of(headline)}", [word.replace(", ", ",\n") or "not tested" for word in words], "left",
         [_mark(word)[0] if word not in ("", "inconclusive") else NOTE_COLOR for word in words], True,
     )  # fmt: skip
     unit = UNITS["test_acc"]
@@ -270,8 +271,8 @@ def _gap_decomposition(headlines: Sequence[pd.DataFrame]) -> Drawing | None:
     level = f"{100 * float(first['level'].iloc[0]):g}%"
     kind = "interval" if first["se_test"].notna().any() else "t-interval"
     handles: list[Artist] = [
-        Patch(color=TRAIN, label="Δ train accuracy: negative is lost fit"),
-        Patch(color=BETTER, label="Δ test accuracy: positive is real gain"),
+        Patch(color=TRAIN, label=f"Δ train {score_of(first)}: negative is lost fit"),
+        Patch(color=BETTER, label=f"Δ test {score_of(first)}: positive is real gain"),
         Line2D([], [], color="black", linewidth=0.8, label=f"{level} {kind}"),
     ]
     note = f"Δ gap = Δ train {MINUS} Δ test, as a number beside the bars. {interval_note(first)}"
@@ -361,7 +362,7 @@ def _cost_benefit(runs: pd.DataFrame, headline: pd.DataFrame) -> Drawing | None:
     if curves:
         role = "tuning runs" if (runs["role"] == "tune").any() else "reported runs"
         note += (
-            f" Left: expected test accuracy of the validation-best of k {role} of a method, drawn without "
+            f" Left: expected test {score_of(headline)} of the validation-best of k {role} of a method, drawn without "
             "replacement (exact); up to two thirds of them, since the right end rests on one run; "
             f"{f'the {LEADING} leading named, ' if len(curves) > LEADING else ''}none: mean of its report seeds."
         )
@@ -449,7 +450,7 @@ def _budget(axes: Axes, curves: dict[str, Values], headline: pd.DataFrame) -> No
     axes.set_xlim(0.7, longest + 0.55 * longest)
     axes.set_xticks(sorted({1, max(1, longest // 3), max(1, 2 * longest // 3), longest}))
     axes.set_xlabel("tuning runs spent on a method (k)")
-    axes.set_ylabel("expected test accuracy (%)")
+    axes.set_ylabel(f"expected test {score_of(headline)} (%)")
 
 
 def _budget_labels(axes: Axes, curves: dict[str, Values], headline: pd.DataFrame) -> None:
@@ -519,4 +520,4 @@ def _times(axes: Axes, timed: pd.DataFrame, level: str) -> None:
     axes.set_xlabel("training time relative to none")
     kind = "interval" if timed["se_test"].notna().any() else "t-interval"
     bounds_said = f", {level} {kind}" if np.isfinite(low).any() else ""
-    axes.set_ylabel(f"Δ test accuracy (pp{bounds_said})")
+    axes.set_ylabel(f"Δ test {score_of(timed)} (pp{bounds_said})")

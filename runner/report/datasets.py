@@ -26,7 +26,7 @@ from runner.report.stats import (
 )
 from runner.report.style import mark_of
 from runner.report.tables import BASELINE, covers, groups, in_order, pairs_of
-from runner.report.writers import BLANK, MINUS, UNITS, Row, number, p_text, records, with_bounds
+from runner.report.writers import BLANK, MINUS, UNITS, Row, number, p_text, records, score_of, with_bounds
 
 FEW = 8
 ENOUGH_FOR_TESTS = 6
@@ -105,12 +105,14 @@ def _robust(pairs: Sequence[tuple[Values, Values]], level: float) -> dict[Hashab
 def pool(runs: pd.DataFrame, headline: pd.DataFrame) -> pd.DataFrame | None:
     """One row per method over the data sets of one model and setting: the mean of the differences, stratified.
 
+    Data sets of classes and those of numbers to predict are pooled apart.
+
     Holm is over the methods of one model and setting. `p_datasets` is a paired t-test on the means of the data sets,
     from 6 of them; `heterogeneous` where two data sets have intervals on opposite sides of 0. None below two data sets.
     """
     runs = in_order(runs)
     rows: list[dict[Hashable, object]] = []
-    for (model, setting), part in headline.groupby(["model", "setting"], sort=True):
+    for (model, setting, _), part in headline.groupby(["model", "setting", "metric"], sort=True):
         sets = sorted(set(part["dataset"]))
         if len(sets) < 2:
             continue
@@ -188,7 +190,8 @@ def pooled_caption(frame: pd.DataFrame) -> str:
 def pooled_rows(frame: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
     """The pooled differences as text: headings and rows."""
     level = f"{100 * float(frame['level'].iloc[0]):g}%"
-    several = len(frame[["model", "setting"]].drop_duplicates()) > 1
+    several = len(frame[["model", "setting", "metric"]].drop_duplicates()) > 1
+    mixed = frame["metric"].nunique() > 1
     heads = [
         *(["Model"] if several else []),
         "Method",
@@ -208,7 +211,8 @@ def pooled_rows(frame: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
         cells = [name, f"{number(row, 'n_datasets'):.0f}", difference, p_text(number(row, "p_holm"))]
         cells.append(with_bounds(number(row, "iqm"), number(row, "iqm_lo"), number(row, "iqm_hi"), UNITS["test_acc"]))
         cells.append(_chances(row))
-        model = [f"{row['model']} {row['setting']}".strip()] if several else []
+        kind = f", {UNITS[str(row['metric'])].short}" if mixed else ""
+        model = [f"{row['model']} {row['setting']}".strip() + kind] if several else []
         rows.append([*model, *cells, "yes" if row["heterogeneous"] else "no"])
     return heads, rows
 
@@ -260,7 +264,7 @@ def _heat_strip(headline: pd.DataFrame, over: pd.DataFrame | None) -> Drawing | 
     if len(titles) < 2 or not keys:
         return None
     means: dict[tuple[str, str], float] = {}
-    if over is not None and len(over[["model", "setting"]].drop_duplicates()) == 1:
+    if over is not None and len(over[["model", "setting", "metric"]].drop_duplicates()) == 1:
         means = {(str(r["method"]), str(r["strengths"])): number(r, "diff") for r in records(over)}
 
     def difference(key: tuple[str, str], title: str) -> float:
@@ -272,7 +276,8 @@ def _heat_strip(headline: pd.DataFrame, over: pd.DataFrame | None) -> Drawing | 
     reach = max(float(np.nanquantile(np.abs(table), 0.95)), 0.5)
     columns = [*titles, *(["mean"] if means else [])]
     note = (
-        "Cells: mean paired difference to none in test accuracy (pp), last checkpoint; orange below 0, purple above. "
+        f"Cells: mean paired difference to none in test {score_of(headline)} (pp), last checkpoint; orange below 0, "
+        "purple above. "
         "Hatched: inconclusive. ▲ better, ▼ worse, = equivalent by the verdict of that data set; blank: not run."
     )
     if means:
@@ -395,7 +400,8 @@ def _ranks(headline: pd.DataFrame) -> Drawing | None:
     sets = table.shape[1]
     bars = cliques(order, told_apart(table)) if sets >= FEW else []
     families = dict(zip(headline["method"], headline["family"], strict=True))
-    note = f"Ranks by mean test accuracy at the last checkpoint, 1 the best; a dot for each of {sets} sets, bar: mean. "
+    note = f"Ranks by mean test {score_of(headline)} at the last checkpoint, 1 the best; "
+    note += f"a dot for each of {sets} sets, bar: mean. "
     if sets < FEW:
         note += f"Below {FEW} data sets ranks can be seen but not tested: there are no bars of significance."
     else:

@@ -44,7 +44,7 @@ from runner.report.style import (
     thin_boxes,
 )
 from runner.report.tables import BASELINE, groups, split_strengths, strengths_of
-from runner.report.writers import number, records, shared_names, span, strength_values
+from runner.report.writers import number, records, score_of, shared_names, span, strength_values
 
 LEADING = 5
 SEED_LINES = 10
@@ -90,7 +90,7 @@ def _gap_vs_test(headline: pd.DataFrame, strengths: pd.DataFrame) -> Drawing | N
             if away
         ]
         note += f" Outside the axes: {', '.join(listed)}."
-    title = f"{groups(headline)[0][0]}: generalization gap and test accuracy"
+    title = f"{groups(headline)[0][0]}: generalization gap and test {score_of(headline)}"
     body = 3.2 if crowd <= 12 else 4.6
     families = list(dict.fromkeys(shown.loc[~off, "family"]))
     handles = [key_of(*mark_of(family), family) for family in families]
@@ -206,8 +206,8 @@ def _points(axes: Axes, shown: pd.DataFrame, off: Flags) -> None:
         )
     for x0, y0, x1, y1 in _stairs(axes, inside):
         axes.plot([x0, x1], [y0, y1], color="#555555", linewidth=0.9, linestyle="--", zorder=1)
-    axes.set_xlabel("generalization gap, train − test accuracy (pp)   ← smaller")  # a minus sign
-    axes.set_ylabel("test accuracy (%)   higher →")
+    axes.set_xlabel(f"generalization gap, train − test {score_of(shown)} (pp)   ← smaller")  # a minus sign
+    axes.set_ylabel(f"test {score_of(shown)} (%)   higher →")
 
 
 def _frontier(gaps: Values, tests: Values) -> list[tuple[float, float]]:
@@ -386,7 +386,7 @@ def _strength_curves(
             label=f"report seeds of the chosen, {level} t-interval",
         )  # fmt: skip
         handles += [chosen, diamond]
-    what = "test accuracy" if quantity == "test" else "generalization gap"
+    what = f"test {score_of(headline)}" if quantity == "test" else "generalization gap"
     note = interval_note(headline)
     if tuned:
         note += (
@@ -406,7 +406,8 @@ def _strength_curves(
     rows = math.ceil(len(paths) / columns)
     title = f"{groups(headline)[0][0]}: {what} over the strength, at the {checkpoint} checkpoint"
     figure = sheet(width_of(columns), 0.35 + 1.5 * rows + 0.5 * (rows == 1), title, note, handles)
-    up = "test accuracy (%)" if quantity == "test" else "train − test acc. (pp)"  # a minus sign
+    short = score_of(headline).replace("accuracy", "acc.")
+    up = f"test {score_of(headline)} (%)" if quantity == "test" else f"train − test {short} (pp)"  # a minus sign
     panels = panels_of(figure, len(paths), columns, "strength", up)
     role = "tune" if tuned else "report"
     dots = runs[(runs["role"] == role) & (runs["status"] == "ok")]
@@ -565,7 +566,8 @@ def _learning_curves(runs: pd.DataFrame, headline: pd.DataFrame, curves: pd.Data
     if (shown["value"] < low).any():
         note += f" Below {low:.1g} curves leave the axes."
     figure = sheet(width_of(columns), 0.35 + 1.5 * lines + 0.5 * (lines == 1), title, note, handles)
-    panels = panels_of(figure, len(rows), columns, "epoch", "loss (nats)")
+    unit = "nats" if score_of(headline) == "accuracy" else "variances"
+    panels = panels_of(figure, len(rows), columns, "epoch", f"loss ({unit})")
     for row, name, axes in zip(rows, names, panels, strict=True):
         grey = loss[loss["method"] == BASELINE]
         own = loss[(loss["method"] == row["method"]) & (loss["strengths"] == row["strengths"])]

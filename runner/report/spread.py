@@ -16,7 +16,7 @@ from runner.report.sheet import Drawing, fence, in_view, interval_note, percent,
 from runner.report.stats import Flags, Values
 from runner.report.style import NONE_COLOR, mark_of
 from runner.report.tables import BASELINE, groups
-from runner.report.writers import Row, number, records, strength_brief
+from runner.report.writers import Row, number, records, score_of, strength_brief
 
 NAME_WIDTH = 24
 WEIGHTS = {
@@ -173,7 +173,7 @@ def _seed_spread(runs: pd.DataFrame, headline: pd.DataFrame) -> Drawing | None:
         axes.plot(np.full(lost, low + 0.7 * room), at + _jitter(lost), "x", color="#D55E00", markersize=4, zorder=4)
         drawn.append(part[["method", "strengths", "seed", "status", column]])
     axes.set_yticks(range(len(rows)), names)
-    axes.set_xlabel("test accuracy (%)")
+    axes.set_xlabel(f"test {score_of(headline)} (%)")
     settle(figure)
     return Drawing(figure, pd.concat(drawn, ignore_index=True))
 

@@ -11,7 +11,7 @@ import pandas as pd
 from rich.table import Table
 from rich.text import Text
 
-from runner.report.tables import ALONE, BASELINE, WITH_GAP, groups, split_strengths, strengths_of
+from runner.report.tables import ALONE, BASELINE, HIGHER, WITH_GAP, groups, split_strengths, strengths_of
 
 BLANK = "–"  # an en dash reads as "nothing here"; a hyphen reads as a minus
 MINUS = "−"  # the width of a plus, so that signed columns line up
@@ -34,6 +34,11 @@ class Unit:
 UNITS = {
     "test_acc": Unit(100.0, 2, "Test accuracy (%)", "Test acc", "percentage points"),
     "test_loss": Unit(1.0, 4, "Test loss (cross-entropy, nats)", "Test loss", "nats"),
+    "test_r2": Unit(100.0, 2, "Test R² (%, the share of the variance explained)", "Test R²", "percentage points"),
+    "test_mse": Unit(
+        1.0, 4, "Test loss (mean squared error, in variances of the training targets)", "Test loss",
+        "variances of the training targets",
+    ),
     "test_nll_t": Unit(
         1.0, 4, "Test loss after temperature scaling on validation (cross-entropy, nats)", "Loss at T", "nats"
     ),
@@ -45,10 +50,26 @@ UNITS = {
         100.0, 2, "Expected calibration error on test (%, top label, 15 bins of equal width)", "ECE",
         "percentage points",
     ),
+    "corrupted_acc": Unit(
+        100.0, 2, "Test accuracy under corruptions (%, mean over kinds and five severities)", "Corrupted acc",
+        "percentage points",
+    ),
+    "fgsm_acc": Unit(
+        100.0, 2, "Test accuracy under a one-step attack on the inputs (%, FGSM)", "FGSM acc", "percentage points"
+    ),
+    "pgd_acc": Unit(
+        100.0, 2, "Test accuracy under an iterated attack on the inputs (%, PGD)", "PGD acc", "percentage points"
+    ),
 }  # fmt: skip
 
 
 TEMPERATURE = Unit(1.0, 2, "Temperature", "T", "")
+
+
+def score_of(frame: pd.DataFrame) -> str:
+    """What the score of a headline is called: "accuracy", "R²" where a number is predicted, or both."""
+    numbers = frame["metric"].isin(["test_r2", "test_mse"])
+    return " or ".join(word for word, there in (("accuracy", ~numbers), ("R²", numbers)) if there.any())
 
 
 def number(row: Row, name: str) -> float:
@@ -256,7 +277,7 @@ def protocol_text(frame: pd.DataFrame) -> str:
         shown += f" (seeds were added after the study was begun: {steps})"
     tuned = frame[frame["n_tune"] > 0]
     if "loso" in set(frame["protocol"]):
-        return f"{shown}; the strength at each seed chosen on the mean validation accuracy of the other seeds"
+        return f"{shown}; the strength at each seed chosen on the mean validation {score_of(frame)} of the other seeds"
     if tuned.empty:
         note = "nothing was chosen: every configuration that was run is a row of its own"
         smoke = " (smoke study: too small to conclude from)" if "smoke" in set(frame["protocol"]) else ""
@@ -362,7 +383,7 @@ def _margin(frame: pd.DataFrame, column: str) -> str:
 def _marks(frame: pd.DataFrame) -> Iterator[str]:
     """What bold and the dagger mean, if they occur."""
     if len(frame) > 1 and frame["best"].any():
-        highest = "highest" if frame["metric"].iloc[0] == "test_acc" else "lowest"
+        highest = "highest" if frame["metric"].iloc[0] in HIGHER else "lowest"
         yield f"Bold: {highest} mean test{' of those without failed runs' if (frame['n_failed'] > 0).any() else ''}."
     if frame["tied_best"].any():
         test = "tested as Δ is" if frame["se_test"].notna().any() else "paired t against it"
@@ -387,10 +408,11 @@ def caption(frame: pd.DataFrame) -> str:
     unit, level, metric = _unit(frame), _percent(frame), str(frame["metric"].iloc[0])
     last = frame["checkpoint"].iloc[0] == "last"
     when = "after the last epoch" if last else "at the epoch of lowest validation loss"
-    kind = "accuracy, train − test" if metric == "test_acc" else "loss, test − train"  # a minus sign
+    kind = f"{score_of(frame)}, train − test" if unit.scale == 100 else "loss, test − train"  # a minus sign
+    clean = "" if metric in ("corrupted_acc", "fgsm_acc", "pgd_acc") else ", evaluated on clean data"
     tests = int(frame["family_size"].max())
     parts = [*filter(None, [changed_margins(frame)])]
-    parts += [f"{unit.metric} {when}, evaluated on clean data. {protocol_text(frame)}."]
+    parts += [f"{unit.metric} {when}{clean}. {protocol_text(frame)}."]
     parts += [f"Gap: {kind}."] if metric in WITH_GAP else []
     bounded = bool(frame["lo"].notna().any())
     if bounded:
@@ -472,7 +494,12 @@ def to_latex(frame: pd.DataFrame) -> str:
     parts = groups(frame)
     # One set of columns for all groups: those of the tests stay if any group has tests.
     tested = int(frame["family_size"].max())
-    tables = [(title, part, human(part.assign(family_size=tested))) for title, part in parts]
+    shorts = {title: _unit(part).short for title, part in parts}
+    score = next(iter(shorts.values())) if len(set(shorts.values())) == 1 else "Test"
+    tables = [
+        (title, part, human(part.assign(family_size=tested)).rename(columns={shorts[title]: score}))
+        for title, part in parts
+    ]
     names = list(tables[0][2].columns)
     lines = ["% \\usepackage{booktabs}; ten columns are for a landscape page: \\footnotesize \\input{headline.tex}"]
     lines += [f"% {title}: {caption(part)}" for title, part, _ in tables]
@@ -483,7 +510,7 @@ def to_latex(frame: pd.DataFrame) -> str:
         lines.append("\\midrule")
         if len(tables) > 1:
             lines.append(f"\\multicolumn{{{len(names)}}}{{l}}{{\\emph{{{latex_escape(title)}}}}} \\\\")
-        mean = names.index(_unit(part).short)
+        mean = names.index(score)
         for row, best, tied in zip(table.to_numpy().tolist(), part["best"], part["tied_best"], strict=True):
             # A row that starts with [ would be read as the optional length of \\, hence the empty group.
             cells = ["{}" * cell.startswith("[") + latex_escape(cell) for cell in map(str, row)]
