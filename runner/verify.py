@@ -78,6 +78,7 @@ def stored_job(place: Path, allow: Sequence[str] = ()) -> Job:
         assert isinstance(stored, dict)
         assert isinstance(stored["data"], dict)
         assert isinstance(stored["evaluate"], dict)
+        assert isinstance(stored["protocol"], dict)
     except (OSError, ValueError, yaml.YAMLError, AssertionError, LookupError, AttributeError, RecursionError) as error:
         raise Refusal(
             f"{path} is not a configuration that regrun has stored: {' '.join(str(error).split())[:200]}"
@@ -85,8 +86,9 @@ def stored_job(place: Path, allow: Sequence[str] = ()) -> Job:
     outside = {key: defaults[key] for key in OUTSIDE} | {"progress": False, "allow": list(allow), "axes": axes}
     outside["evaluate"] = {**defaults["evaluate"], **stored["evaluate"]}
     data = {key: value for key, value in stored["data"].items() if key != "content"} | {"smoke": None}
+    protocol = {**stored["protocol"], "tune": []}  # what it named is stored as the lists that it stood for
     overrides = [f"allow=[{','.join(allow)}]"] if allow else []
-    job = read(OmegaConf.create({**stored, **outside, "data": data}), overrides)
+    job = read(OmegaConf.create({**stored, **outside, "data": data, "protocol": protocol}), overrides)
     method, _, digest = place.name.rpartition("-")
     if job.name.rpartition("-")[2] != digest:
         raise Refusal(
