@@ -115,7 +115,10 @@ def test_the_teacher_errs_as_often_as_the_labels_are_wrong_and_no_class_is_rare(
     wrong = data.y != data.truth
     assert wrong.double().mean().item() == pytest.approx(0.1, abs=0.0065)  # 3 sd of 21,000 draws
     assert data.bayes_error == 0.1
-    assert (torch.bincount(data.truth, minlength=4) / len(data.y)).min() > 0.1
+    for seed in range(5):
+        truth = teacher(1000, 20000, 12, 6, 8, 4, 0.1, seed, "classification").truth
+        assert truth is not None
+        assert (torch.bincount(truth, minlength=4) / len(truth)).tolist() == pytest.approx([0.25] * 4, abs=0.02)
     steps = torch.bincount((data.y - data.truth)[wrong] % 4, minlength=4) / wrong.sum()
     assert steps.tolist() == pytest.approx([0, 1 / 3, 1 / 3, 1 / 3], abs=0.03)
 

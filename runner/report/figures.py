@@ -47,6 +47,8 @@ from runner.report.tables import BASELINE, groups, split_strengths, strengths_of
 from runner.report.writers import number, records, score_of, shared_names, span, strength_values
 
 LEADING = 5
+ENOUGH_FOR_A_BAND = 3  # seeds; of two, a t-interval is thirteen times the standard error and hides the panel
+MOST_OF_A_PATH = 8  # strengths; a search draws more, and the lines between them cross
 SEED_LINES = 10
 COLUMNS = 4
 FLOOR = 1e-3
@@ -67,6 +69,8 @@ def _gap_vs_test(headline: pd.DataFrame, strengths: pd.DataFrame) -> Drawing | N
     leading = list(dict.fromkeys(shown.loc[shown["method"] != BASELINE, "method"]))
     checkpoint = str(shown["checkpoint"].iloc[0])
     paths = [(name, path) for name in leading if len(path := _path(strengths, name, checkpoint)) > 1][:LEADING]
+    if any(len(path) > MOST_OF_A_PATH for _, path in paths):
+        paths = []
     names, crowd = named(records(shown)), len(shown)
     off = _outside(shown)
     note = (
@@ -366,11 +370,12 @@ def _strength_curves(
     level = f"{100 * float(headline['level'].iloc[0]):g}%"
     every = pd.concat([path for _, path in paths])
     many = sorted({int(value) for value in every["n_ok"]})
+    banded = many[-1] >= ENOUGH_FOR_A_BAND
     n = f"n = {many[0]}" if many[0] == many[-1] else f"n = {many[0]} to {many[-1]}"
     handles: list[Artist] = [
         Line2D([], [], color="#444444", marker="o", label=f"mean over {'tune' if tuned else 'report'} seeds ({n})"),
         Line2D([], [], color="#444444", marker=".", markersize=4, linestyle="none", alpha=0.6, label="single runs"),
-        Patch(color="#444444", alpha=0.2, linewidth=0, label=f"{level} t-interval"),
+        *([Patch(color="#444444", alpha=0.2, linewidth=0, label=f"{level} t-interval")] if banded else []),
         Line2D(
             [],
             [],
@@ -460,11 +465,17 @@ def thin_ticks(axes: Axes) -> None:
             kept.append(box)
 
 
+def _two_digits(text: str) -> str:
+    """ "0.051, 2": the values of strengths with two digits each."""
+    return ", ".join(f"{value:.2g}" for value in strengths_of(split_strengths(text)[0]).values())
+
+
 def _positions(path: pd.DataFrame) -> tuple[Values, str, list[str]]:
     """Where the strengths of a path stand: positions [rows], the scale "log", "linear" or "rank", and rank's labels."""
     values = path["strength"].to_numpy(dtype=np.float64)
     ranks = np.arange(len(path), dtype=np.float64)
-    labels = [strength_values(text).replace(", ", "\n") for text in path["strengths"]]
+    brief = len(path) > MOST_OF_A_PATH  # drawn strengths have six digits, and there is room for two
+    labels = [(_two_digits(text) if brief else strength_values(text)).replace(", ", "\n") for text in path["strengths"]]
     if not np.all(np.isfinite(values)) or len(np.unique(values)) < len(values):
         return ranks, "rank", labels
     wide = values.max() > 10 * max(float(values[values > 0].min(initial=math.inf)), 0.0)
@@ -485,7 +496,8 @@ def _strength_panel(
     if math.isfinite(base[1]):
         axes.axhspan(base[1], base[2], color="black", alpha=0.12, linewidth=0, zorder=0)
     axes.axhline(base[0], color="black", linewidth=0.9, zorder=1)
-    axes.fill_between(x, low, high, color=color, alpha=0.2, linewidth=0, zorder=1)
+    if path["n_ok"].min() >= ENOUGH_FOR_A_BAND:
+        axes.fill_between(x, low, high, color=color, alpha=0.2, linewidth=0, zorder=1)
     axes.plot(x, mean, marker=marker, color=color, zorder=3)
     where = dict(zip(path["strengths"], x, strict=True))
     at = np.array([where.get(text, math.nan) for text in dots["strengths"]])
