@@ -489,6 +489,9 @@ def _finish(
             columns[f"{checkpoint}_test_rmse"] = seen["test"].loss.sqrt() * lanes.unit
         if (calibrated := stored[checkpoint].calibrated) is not None:
             columns |= {f"{checkpoint}_{name}": value for name, value in calibrated._asdict().items()}
+    if name := experiment.stack.clips:
+        counted = lanes.state.memory[f"{name}/clipped"]  # [K] or, of copies, [K, M]
+        columns["clipped_share"] = counted.double().reshape(len(counted), -1).mean(1) / (epoch * pack.steps_per_epoch)
     if experiment.splitter.noise.present:
         trained = lanes.rows["train"]
         columns["label_noise"] = (pool.labels(trained) != pack.y[trained]).double().mean(1)

@@ -90,4 +90,4 @@ def train_step(
     gradient = stack.gradient(grad_at, state.params, now)
     params, moments = optimizer.move(state.params, gradient, state.moments, hyper, now)
     params = stack.project(params, now)
-    return State(params, moments, stack.remember(params, now)), seen_losses[0]
+    return State(params, moments, stack.remember(params, replace(now, gradient=gradient))), seen_losses[0]

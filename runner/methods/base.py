@@ -48,6 +48,7 @@ class Now:
     steps: int  # optimizer steps in the budget
     lr: Tensor | float  # the learning rate of this step
     memory: Params = field(default_factory=dict)  # what this method remembered after the step before
+    gradient: Params = field(default_factory=dict)  # that the optimizer has just moved along; for `remember` alone
 
 
 @dataclass(frozen=True)
