@@ -154,7 +154,20 @@ def _intervals(
         axes.plot(
             center[at], at, marker, color=color, markersize=6, markerfacecolor=color if filled else "white", zorder=4
         )
+        _cut_ends(axes, at, [low[at], high[at], *thin], color)
     axes.xaxis.set_major_locator(MaxNLocator(6))
+
+
+def _cut_ends(axes: Axes, at: float, ends: Sequence[float], color: str) -> None:
+    """A caret at each edge of the axes that an interval goes on beyond."""
+    left, right = axes.get_xlim()
+    finite = [end for end in ends if math.isfinite(end)]
+    for cut, edge, caret in ((min(finite, default=left) < left, 0.0, 4), (max(finite, default=right) > right, 1.0, 5)):
+        if cut:  # 4 and 5 are matplotlib's carets that point left and right
+            axes.plot(
+                edge, at, marker=caret, color=color, markersize=4.5, markeredgewidth=0, clip_on=False, zorder=6,
+                transform=blended_transform_factory(axes.transAxes, axes.transData),
+            )  # fmt: skip
 
 
 def _text_column(

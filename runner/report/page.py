@@ -106,6 +106,17 @@ def inline_svg(text: str, prefix: str, title: str) -> Markup:
     return start + title + Markup("</title>") + Markup(rest.strip())
 
 
+def _width(svg: str) -> int:
+    """The width of an SVG file in CSS pixels, 96 to an inch.
+
+    >>> _width('<svg width="331.2pt" height="10pt" viewBox="0 0 331.2 10">')
+    442
+    """
+    found = re.search(r'<svg[^>]*\swidth="([\d.]+)pt"', svg)
+    assert found, "matplotlib writes the width of its sheet in points"
+    return round(float(found[1]) * 96 / 72)
+
+
 def _figure(shown: Shown, at: int, score: str) -> dict[str, object]:
     kind = shown.name.split("-")[0]
     heading, alt = (text.replace("accuracy", score) for text in ABOUT[kind])
@@ -116,6 +127,7 @@ def _figure(shown: Shown, at: int, score: str) -> dict[str, object]:
         "kind": kind,
         "heading": heading,
         "alt": alt,
+        "width": _width(svg),
         "svg": None,
         "png": None,
     }
