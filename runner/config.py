@@ -758,7 +758,9 @@ def _locate(where: str, path: object, trusted: Sequence[str]) -> Any:
     try:
         found = getattr(import_module(module), name)
     except (ImportError, AttributeError) as error:
-        raise Refusal(f"{where}._target_ is {path!r}, which is not there: {error}") from error
+        missing = isinstance(error, ModuleNotFoundError) and error.name == module.split(".")[0]
+        hint = " (install it, or put its folder on PYTHONPATH)" if missing else ""
+        raise Refusal(f"{where}._target_ is {path!r}, which is not there: {error}{hint}") from error
     except Exception as error:  # whatever a module of the user's own does when it is imported
         said = " ".join(f"{type(error).__name__}: {error}".split())
         raise Refusal(f"{where}._target_ is {path!r}, which cannot be imported: {said}") from error

@@ -137,7 +137,10 @@ class Splitter:
                 )
             test = len(data.official_test)
         elif self.test_size is None:
-            raise Refusal(f"data.test_size is null; {data.name} has no official test set, so give a number or a share")
+            raise Refusal(
+                f"data.test_size is null; {data.name} has no official test set, so give a number or a share "
+                "(data.test_size=0.2)"
+            )
         else:
             test = _count("data.test_size", self.test_size, total)
         pool = total - test

@@ -57,9 +57,9 @@ def _load(files: Sequence[tuple[str, str]], target: str, drop: Sequence[str], mo
     path = files[0][0]
     frames = [_read(file) for file, _ in files]
     known = [str(name) for name in frames[0].columns]
-    for name in (target, *drop):
+    for key, name in (("target", target), *(("drop", name) for name in drop)):
         if name not in known:
-            raise unknown("column", str(name), known, path)
+            raise unknown("column", str(name), known, f"data.{key}=...; {path}")
     features = [name for name in known if name not in (target, *drop)]
     if not features:
         raise Refusal(f"{path} has no column besides {', '.join((target, *drop))}; nothing is left to learn from")
