@@ -152,13 +152,16 @@ def _run_held(job: Job, folder: Path, command: Sequence[str], say: Say, watch: C
     ended = [one for one in records.read_ended(place, say) if one.row["run_id"] not in present]
     write_atomic(place / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(job.settings))))
     complete, chosen = records.read_status(place).get("state") == "complete", None
+    notes = list(job.experiment.data.notes)
+    for note in notes:
+        records.to_stderr(f"{job.name}: {note}")  # a warning, whether or not progress is shown
     for stage in ("tune", "report"):
         wanted = job.tuning() if stage == "tune" else job.reporting(chosen)
         order = {run_id_of(job, run): number for number, run in enumerate(wanted)}
         present = {row["run_id"] for row in rows} | {one.row["run_id"] for one in ended}
         missing = [run for run in wanted if run_id_of(job, run) not in present]
         if missing:
-            records.write_status(place, "running", method=job.method, command=list(command))
+            records.write_status(place, "running", method=job.method, command=list(command), notes=notes)
             ended += _trained(job, folder, wanted, missing, say, watch)
         moved = [one for one in ended if one.row["run_id"] in order or stage == "report"]
         moved.sort(key=lambda one: order.get(one.row["run_id"], len(order)))
@@ -181,7 +184,7 @@ def _run_held(job: Job, folder: Path, command: Sequence[str], say: Say, watch: C
     if complete:
         say(f"{job.name}: complete, nothing to run")
     else:
-        records.write_status(place, "complete", method=job.method, command=list(command), error=None)
+        records.write_status(place, "complete", method=job.method, command=list(command), notes=notes, error=None)
         (place / "error.txt").unlink(missing_ok=True)  # of an attempt before this one
     return rows
 

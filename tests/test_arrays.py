@@ -56,6 +56,9 @@ def test_labels_of_any_type_and_a_test_set(tmp_path: Path) -> None:
     assert data.y.tolist() == [2, 0, 1] * 4 + [1, 2]
     assert data.official_test is not None
     assert data.official_test.tolist() == [12, 13]
+    assert data.notes == ()
+    again = load(tmp_path, x=x, y=Y, x_test=np.concatenate([x[:2], x[:1] + 1]), y_test=Y[:3])
+    assert again.notes[0].startswith("2 of 3 test examples")
     assert load(tmp_path, x=x, y=Y * 10 - 5).y.tolist() == Y.tolist()
     assert load(tmp_path, x=x, y=Y > 0).classes == 2
     gaps = np.where(x < 0.5, np.nan, x)

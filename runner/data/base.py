@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -38,6 +39,7 @@ class Data:
     truth: Tensor | None = None  # [N]: what the best predictor says, where it is known
     bayes_error: float | None = None  # its expected share of errors, or of the variance
     task: str = "classification"  # one of TASKS
+    notes: tuple[str, ...] = ()  # what its user should know of it, a line each
 
     def __post_init__(self) -> None:
         if self.regression:
@@ -106,6 +108,29 @@ class Split(NamedTuple):
     std: Tensor  # likewise, above 0; infinite for a column that has one value in training, and so is 0 everywhere
     fill: Tensor  # likewise: what stands for a missing number, standardized
     unit: Tensor  # []: of a regression the standard deviation of the training targets, else 1
+
+
+def prints(x: Tensor) -> list[bytes]:
+    """A fingerprint of each example of x [N, ...]: the same for the same bits."""
+    return [fingerprint(row.tobytes()) for row in x.numpy()]
+
+
+def fingerprint(example: bytes) -> bytes:
+    """16 bytes that tell an example from any other."""
+    return hashlib.blake2b(example, digest_size=16).digest()
+
+
+def overlap(examples: Sequence[bytes], test: Tensor | None) -> tuple[str, ...]:
+    """A line that counts the test examples, rows `test` of the fingerprints, that stand among the others; or no line.
+
+    >>> overlap([b"a", b"b", b"b", b"c"], torch.tensor([2, 3]))
+    ('1 of 2 test examples stand among the others, too, from which training sets are drawn',)
+    """
+    tested = set() if test is None else set(test.tolist())
+    others = {example for row, example in enumerate(examples) if row not in tested}
+    count = sum(examples[row] in others for row in tested)
+    what = "test examples stand among the others, too, from which training sets are drawn"
+    return (f"{count} of {len(tested)} {what}",) if count else ()
 
 
 @dataclass(frozen=True)

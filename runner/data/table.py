@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from runner.data.base import Data, tasked
+from runner.data.base import Data, overlap, prints, tasked
 from runner.errors import Refusal, unknown
 
 if TYPE_CHECKING:
@@ -75,16 +75,18 @@ def _load(files: Sequence[tuple[str, str]], target: str, drop: Sequence[str], mo
     read = _classes if task == "classification" else _targets
     y, classes = read([frame[target] for frame in frames], target, [file for file, _ in files])
     first = len(frames[0])
+    test = torch.arange(first, len(y)) if len(files) > 1 else None
     return Data(
         name=Path(path).stem,
         kind="table",
         x=torch.from_numpy(x),
         y=torch.from_numpy(y),
         classes=classes,
-        official_test=torch.arange(first, len(y)) if len(files) > 1 else None,
+        official_test=test,
         indicators=torch.tensor(indicators),
         content="-".join(digest for _, digest in files),
         task=task,
+        notes=overlap(prints(torch.from_numpy(x)), test) if test is not None else (),
     )
 
 

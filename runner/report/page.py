@@ -254,7 +254,7 @@ def _range(values: pd.Series) -> str:
     return f"{low:g}" if low == high else f"{low:g} to {high:g}"
 
 
-def _protocol(study: Study) -> list[tuple[str, str]]:
+def _protocol(study: Study, statuses: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
     """How the study was run, from its runs: one line per fact."""
     runs, found = study.runs, []
     for role, label in (("tune", "seeds that chose the strengths"), ("report", "seeds that are reported")):
@@ -267,6 +267,8 @@ def _protocol(study: Study) -> list[tuple[str, str]]:
     for name in ("epochs", "steps", "batch_size", "lr", "n_train", "n_train_eval", "n_val", "n_test", "n_params"):
         if name in runs.columns and (text := _range(runs[name])):
             found.append((name.replace("n_", "number of ").replace("_", " "), text))
+    for note in dict.fromkeys(str(note) for status in statuses for note in _listed(status.get("notes"))):
+        found.append(("data", note))
     shared = shared_names(study.headline)
     found.append(("tuned for every method, none included", ", ".join(shared) or "nothing: learning rate not re-tuned"))
     rope = study.headline.iloc[0]
@@ -275,6 +277,10 @@ def _protocol(study: Study) -> list[tuple[str, str]]:
     )
     found.append(("intervals cover", " / ".join(sorted(set(study.headline["interval_covers"])))))
     return found
+
+
+def _listed(value: object) -> list[object]:
+    return value if isinstance(value, list) else []
 
 
 def _methods(study: Study) -> list[dict[str, str]]:
@@ -334,7 +340,7 @@ def render(study: Study, figures: Sequence[Shown]) -> str:
             if shown.group == "All data sets"
         ],
         methods=_methods(study),
-        protocol=_protocol(study),
+        protocol=_protocol(study, statuses),
         extensions=study.extensions,
         failures=[*(f"job {line}" for line in study.failures), *study.lost],
         versions=_versions(study, statuses),
