@@ -196,9 +196,12 @@ def test_numbers_do_not_depend_on_the_size_of_the_packs(name: str) -> None:
         assert whole[3].figures[figure] == pytest.approx(value, rel=2e-2, abs=2e-2)
 
 
-def test_convolutions_agree_mapped_and_alone() -> None:
-    trial = replace(experiment(), model=lambda: conv1d((2, 8), 4, width=4))
-    whole = outcomes(trial, 3)
+@pytest.mark.parametrize("name", STACKS)
+def test_convolutions_agree_in_packs_of_any_size_and_alone(name: str) -> None:
+    trial = replace(experiment(STACKS[name]), model=lambda: conv1d((2, 8), 4, width=5))
+    whole = outcomes(trial, 4)
+    threes = outcomes(replace(trial, lanes=3), 4)  # a pack of three and a pack of one
+    assert all(same(a, b) for a, b in zip(whole, threes, strict=True))
     (alone,) = train(replace(trial, lanes=1), [Run(2, "report", {}, 0)])
     assert whole[2].figures["last_train_loss"] == pytest.approx(alone.figures["last_train_loss"], rel=1e-3)
 

@@ -33,6 +33,7 @@ from runner.grid import Run
 from runner.keys import Key
 from runner.methods.base import Batch, Now, Params
 from runner.methods.stack import Stack
+from runner.nets.lanewise import lanewise
 from runner.nets.sites import visits
 
 
@@ -287,6 +288,8 @@ def begin(experiment: Experiment, runs: Sequence[Run]) -> tuple[Pack, Lanes]:
         params = {name: torch.stack([one[name] for one in each], 1) for name in params}  # [L, M, ...]
     params = {name: w.to(device) for name, w in params.items()}
     net.to(device)
+    if mapped and device.type == "cpu":
+        lanewise(net)
     x, y = data.x.to(device), data.y.to(device)
     missing = x.is_floating_point() and bool(x.isnan().any())
     fill = {"x": torch.stack([split.fill for split in splits]).to(device, dtype)} if missing else {}

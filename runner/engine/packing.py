@@ -1,7 +1,8 @@
 """How many runs to train in one pass, and on how many threads.
 
 Mapping many small matrix products over lanes saves most of what a small net costs, and never loses on the nets tried
-here, so dense nets are packed as wide as memory allows. Mapped convolutions become grouped ones, which a CPU computes
+here, so dense nets are packed as wide as memory allows, and so are convolutions of signals, which are matrix products
+where they are mapped (`runner.nets.lanewise`). Other mapped convolutions become grouped ones, which a CPU computes
 slowly: there the width is measured, once for each machine and shape, and kept in the user's cache folder so that the
 same command gives the same numbers again.
 """
@@ -24,10 +25,12 @@ from runner.engine.loop import alike, begin, few_steps
 from runner.engine.weights import built_net
 from runner.experiment import Experiment
 from runner.grid import Run
+from runner.nets.lanewise import LanewiseConv1d, lanewise
 
 WIDTHS = (1, 4, 16)  # tried against each other, and against all at once up to the last of them
 COPIES = 8  # of the weights that a step holds: weights, gradient, two moments, the best ones, and temporaries
 SHARE_OF_MEMORY = 0.25
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 SMALL = 10_000_000  # multiply-adds of a forward pass on a batch
 
 
@@ -44,7 +47,8 @@ def width(experiment: Experiment, runs: Sequence[Run], workers: int) -> int:
     bytes_each = 4 * COPIES * (weights + examples) * experiment.stack.copies
     fits = max(1, int(_memory(experiment.device) * SHARE_OF_MEMORY / bytes_each / workers))
     most = min(len(runs), fits)
-    convolves = any(isinstance(m, nn.Conv1d | nn.Conv2d | nn.Conv3d) for m in net.modules())
+    lanewise(net)
+    convolves = any(isinstance(m, CONVOLUTIONS) and not isinstance(m, LanewiseConv1d) for m in net.modules())
     if most == 1 or not convolves or experiment.device.type != "cpu":
         return most
     return min(most, _measured(experiment, first, net))
@@ -71,7 +75,7 @@ def _multiply_adds(net: nn.Module, experiment: Experiment) -> int:
         places = output[0].numel() // weight.shape[0]  # how many times the weights are used
         counted[module] = weight.numel() * places
 
-    layers = [m for m in net.modules() if isinstance(m, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d)]
+    layers = [m for m in net.modules() if isinstance(m, (nn.Linear, *CONVOLUTIONS))]
     hooks = [layer.register_forward_hook(count) for layer in layers]
     with torch.no_grad():
         net.eval()(experiment.data.x[:1].float())
