@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_map
 
 from runner.engine.calibration import Marks, best_temperature, calibration_error, marks, null_draws, null_level
 from runner.engine.lanes import over_lanes
+from runner.engine.step import log_probabilities
 from runner.methods.base import Params
 from runner.nets.norms import BatchNormLayer
 
@@ -128,7 +129,7 @@ def chunks(
         each = [(params, buffers)]
         if members > 1:
             each = [tree_map(lambda leaf, m=m: leaf[m], (params, buffers)) for m in range(members)]
-        logp = torch.stack([functional_call(net, own, (x,)).float().log_softmax(1) for own in each])
+        logp = torch.stack([log_probabilities(functional_call(net, own, (x,)).float()) for own in each])
         together = logp.logsumexp(0) - math.log(members) if members > 1 else logp[0]
         return F.nll_loss(together, y, reduction="sum"), (together.argmax(1) == y).sum(), together
 
