@@ -14,6 +14,7 @@ from runner.engine.step import State
 from runner.keys import Key
 from runner.methods.base import Batch, Method
 from runner.methods.stack import Stack
+from runner.nets.lanewise import lanewise
 from runner.nets.residual import Residual
 from runner.nets.sites import Mark, Slot, visits
 
@@ -80,6 +81,8 @@ class Trainer:
     ) -> tuple[State, Tensor]:
         """The states and last losses of one lane for each seed, after `steps` steps, or as many after given ones."""
         net = self.net()
+        if mapped:
+            lanewise(net)
         strengths = dict(strengths or {})
         step = lane_step(net, visits(net, batch_of(self.kind, 0).x), self.stack, self.optimizer, mapped)
         begin, state = after or (0, self.started(net, seeds, strengths))

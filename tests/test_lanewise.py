@@ -54,7 +54,8 @@ def test_a_lane_has_the_same_bits_beside_any_others() -> None:
     x = torch.randn(6, 100, 3, 40)
 
     def slope(params: dict[str, Tensor], x: Tensor) -> dict[str, Tensor]:
-        return grad(lambda at: functional_call(net, at, (x,)).square().sum())(params)
+        slopes: dict[str, Tensor] = grad(lambda at: functional_call(net, at, (x,)).square().sum())(params)
+        return slopes
 
     whole = vmap(slope)(params, x)
     for lanes in ([4], [4, 1], [0, 2, 4]):

@@ -34,6 +34,7 @@ from runner.keys import Key
 from runner.methods.base import Batch, Now, Params
 from runner.methods.stack import Stack
 from runner.nets.lanewise import lanewise
+from runner.nets.norms import BatchNormLayer
 from runner.nets.sites import visits
 
 
@@ -290,6 +291,11 @@ def begin(experiment: Experiment, runs: Sequence[Run]) -> tuple[Pack, Lanes]:
     net.to(device)
     if mapped and device.type == "cpu":
         lanewise(net)
+    for layer in net.modules():
+        if isinstance(layer, BatchNormLayer):
+            layer.alone = not mapped
+    if experiment.channels_last:
+        net.register_forward_pre_hook(_channels_last)
     x, y = data.x.to(device), data.y.to(device)
     missing = x.is_floating_point() and bool(x.isnan().any())
     fill = {"x": torch.stack([split.fill for split in splits]).to(device, dtype)} if missing else {}
@@ -334,6 +340,11 @@ def begin(experiment: Experiment, runs: Sequence[Run]) -> tuple[Pack, Lanes]:
     targets = torch.eye(data.classes, dtype=dtype, device=device)
     per_epoch = rows["train"].shape[1] // experiment.budget.batch_size
     return Pack(experiment, net, step, mapped, x, y, targets, per_epoch), lanes
+
+
+def _channels_last(net: nn.Module, given: tuple[Tensor]) -> Tensor:
+    """What a net is given, images [B, C, H, W] with their channels last in memory: convolutions keep it so."""
+    return given[0].to(memory_format=torch.channels_last)
 
 
 def few_steps(pack: Pack, lanes: Lanes, count: int) -> Lanes:

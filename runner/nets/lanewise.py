@@ -37,8 +37,8 @@ class LanewiseConv1d(nn.Conv1d):
         assert isinstance(padding, int)
         seen = patches(x, kernel, stride, padding)
         y = seen.flatten(0, 1) @ self.weight.mT.flatten(1).mT
-        y = y if self.bias is None else y + self.bias
-        return y.unflatten(0, seen.shape[:2]).mT
+        out: Tensor = (y if self.bias is None else y + self.bias).unflatten(0, seen.shape[:2]).mT
+        return out
 
 
 def lanewise(net: nn.Module) -> None:

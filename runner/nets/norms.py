@@ -26,6 +26,7 @@ class BatchNormLayer(NormLayer):
     """Batch statistics in training; in evaluation those that `runner.engine.evaluate` measured."""
 
     measuring = False
+    alone = False  # whether no other lanes are beside: torch's kernel is faster, and rounds a lane by their number
     mean: Tensor
     var: Tensor
 
@@ -50,10 +51,9 @@ class BatchNormLayer(NormLayer):
         return (h - self.mean.view(shape)) * factor.view(shape) + self.shift.view(shape)
 
     def by_batch(self, h: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-        """h [B, channels, ...] by its own statistics.
-
-        torch's kernel is faster, and rounds a lane by the number of lanes beside it.
-        """
+        """h [B, channels, ...] by its own statistics."""
+        if self.alone:
+            return torch.batch_norm(h, scale, shift, None, None, True, 0.0, self.epsilon, False)
         shape = [1, -1] + [1] * (h.ndim - 2)
         across = [d for d in range(h.ndim) if d != 1]
         centred = h - h.mean(across, keepdim=True)

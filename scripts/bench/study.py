@@ -35,7 +35,7 @@ from turns import machine
 
 from runner.config import Job, read
 from runner.data.base import Split
-from runner.engine.packing import threads, width
+from runner.engine.packing import packed, threads
 from runner.engine.workers import train_across, worth
 from runner.nets.sites import Mark
 from runner.paths import conf_dir
@@ -198,7 +198,7 @@ def ours(job: Job) -> tuple[float, list[float]]:
     began = time.perf_counter()
     torch.set_num_threads(threads(job.experiment))
     workers = worth(job.experiment, len(runs))
-    experiment = replace(job.experiment, lanes=width(job.experiment, runs, workers))
+    experiment = packed(job.experiment, runs, workers)
     accuracies = [o.figures["last_test_acc"] for o in train_across(experiment, runs, lambda progress: None, workers)]
     seconds = time.perf_counter() - began
     torch.set_num_threads(1)
