@@ -44,11 +44,12 @@ def tiny(kind: str) -> nn.Module:
             Mark("hidden"), nn.Linear(width, CLASSES),
         )  # fmt: skip
     conv: Callable[..., nn.Module] = nn.Conv1d if kind == "signal" else nn.Conv2d
-    pool = nn.AdaptiveAvgPool1d(1) if kind == "signal" else nn.AdaptiveAvgPool2d(1)
+    pool: list[nn.Module] = [] if kind == "signal" else [nn.AdaptiveAvgPool2d(1)]
+    features = width * 12 if kind == "signal" else width
     return nn.Sequential(
         Mark("input"), conv(SHAPES[kind][0], width, 3, padding=1), Slot(width), nn.ReLU(), Mark("hidden"),
         Residual(nn.Sequential(conv(width, width, 3, padding=1), Slot(width), Mark("branch"))), nn.ReLU(),
-        pool, nn.Flatten(), Mark("hidden"), nn.Linear(width, CLASSES),
+        *pool, nn.Flatten(), Mark("hidden"), nn.Linear(features, CLASSES),
     )  # fmt: skip
 
 

@@ -10,6 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from runner.nets.norms import NormLayer
+from runner.nets.residual import Residual
+from runner.nets.sites import Mark, Slot
+
 
 def patches(x: Tensor, kernel: int, stride: int, padding: int) -> Tensor:
     """The patches of signals x [B, C, T] that a convolution weighs: [B, out, kernel * C], tap after tap.
@@ -29,7 +33,9 @@ def patches(x: Tensor, kernel: int, stride: int, padding: int) -> Tensor:
 
 
 class LanewiseConv1d(nn.Conv1d):
-    """nn.Conv1d as a matrix product of patches and filters; its output has its channels last in memory."""
+    """nn.Conv1d as a matrix product of patches and filters."""
+
+    channels_last = False  # whether its output may have its channels last in memory, as the product gives it
 
     def forward(self, x: Tensor) -> Tensor:
         """x [B, C, T] -> [B, O, out]."""
@@ -38,7 +44,7 @@ class LanewiseConv1d(nn.Conv1d):
         seen = patches(x, kernel, stride, padding)
         y = seen.flatten(0, 1) @ self.weight.mT.flatten(1).mT
         out: Tensor = (y if self.bias is None else y + self.bias).unflatten(0, seen.shape[:2]).mT
-        return out
+        return out if self.channels_last else out.contiguous()
 
 
 def lanewise(net: nn.Module) -> None:
@@ -50,8 +56,16 @@ def lanewise(net: nn.Module) -> None:
     for module in net.modules():
         if type(module) is nn.Conv1d and _plain(module):
             module.__class__ = LanewiseConv1d
+    indifferent = all(isinstance(module, INDIFFERENT) for module in net.modules())
+    for module in net.modules():
+        if isinstance(module, LanewiseConv1d):
+            module.channels_last = indifferent
 
 
 def _plain(module: nn.Conv1d) -> bool:
     zeros = module.padding_mode == "zeros" and not isinstance(module.padding, str)
     return zeros and module.groups == 1 and module.dilation == (1,)
+
+
+# Layers as fast in either layout; torch's pools, for one, are mapped by a loop where channels come last.
+INDIFFERENT = (LanewiseConv1d, nn.Linear, nn.ReLU, nn.Flatten, nn.Sequential, Mark, Slot, NormLayer, Residual)

@@ -46,9 +46,14 @@ class BatchNormLayer(NormLayer):
         if self.measuring:
             across = [d for d in range(h.ndim) if d != 1]
             self.mean = h.mean(across)
-            self.var = ((h - self.mean.view(shape)) ** 2).mean(across)
-        factor = self.scale * (self.var + self.epsilon).rsqrt()
-        return (h - self.mean.view(shape)) * factor.view(shape) + self.shift.view(shape)
+            h = h - self.mean.view(shape)
+            self.var = (h * h).mean(across)
+            return torch.addcmul(self.shift.view(shape), h, self._factor().view(shape))
+        factor = self._factor()
+        return torch.addcmul((self.shift - self.mean * factor).view(shape), h, factor.view(shape))
+
+    def _factor(self) -> Tensor:
+        return self.scale * (self.var + self.epsilon).rsqrt()
 
     def by_batch(self, h: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
         """h [B, channels, ...] by its own statistics."""
