@@ -44,12 +44,11 @@ def tiny(kind: str) -> nn.Module:
             Mark("hidden"), nn.Linear(width, CLASSES),
         )  # fmt: skip
     conv: Callable[..., nn.Module] = nn.Conv1d if kind == "signal" else nn.Conv2d
-    pool: list[nn.Module] = [] if kind == "signal" else [nn.AdaptiveAvgPool2d(1)]
-    features = width * 12 if kind == "signal" else width
+    pool = [nn.Conv1d(width, width, 12), nn.ReLU()] if kind == "signal" else [nn.AdaptiveAvgPool2d(1)]
     return nn.Sequential(
         Mark("input"), conv(SHAPES[kind][0], width, 3, padding=1), Slot(width), nn.ReLU(), Mark("hidden"),
         Residual(nn.Sequential(conv(width, width, 3, padding=1), Slot(width), Mark("branch"))), nn.ReLU(),
-        *pool, nn.Flatten(), Mark("hidden"), nn.Linear(features, CLASSES),
+        *pool, nn.Flatten(), Mark("hidden"), nn.Linear(width, CLASSES),
     )  # fmt: skip
 
 

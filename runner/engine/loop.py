@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from runner.engine.checkpoint import Keeper, Kept, Part, Point
-from runner.engine.evaluate import Measured, Pool, evaluate, examine
+from runner.engine.evaluate import Examined, Measured, Pool, evaluate, examine
 from runner.engine.lanes import LaneStep, lane_step, over_copies, over_lanes
 from runner.engine.machine import prepare
 from runner.engine.step import State
@@ -469,9 +469,12 @@ def _finish(
     newest = {n: w[:, 0] if experiment.stack.copies > 1 else w for n, w in lanes.state.params.items()}
     single = last if pack.members == 1 else newest  # of several, the newest of the first copy are described
     columns: dict[str, Tensor] = summary(single, {name: w.to(experiment.device) for name, w in start.items()})
-    stored = {}
+    stored: dict[str, Examined] = {}
     for checkpoint, weights, at in (("last", last, last_epoch), ("best", lanes.best, best_epoch)):
-        stored[checkpoint] = examine(pack.net, weights, pool, lanes.rows, pack.mapped, pack.members)
+        if "last" in stored and torch.equal(at, last_epoch):
+            stored[checkpoint] = stored["last"]  # the best of every lane is its last
+        else:
+            stored[checkpoint] = examine(pack.net, weights, pool, lanes.rows, pack.mapped, pack.members)
         seen = stored[checkpoint].measured
         columns[f"{checkpoint}_epoch"] = at
         for split, measured in seen.items():
