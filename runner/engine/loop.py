@@ -469,12 +469,9 @@ def _finish(
     newest = {n: w[:, 0] if experiment.stack.copies > 1 else w for n, w in lanes.state.params.items()}
     single = last if pack.members == 1 else newest  # of several, the newest of the first copy are described
     columns: dict[str, Tensor] = summary(single, {name: w.to(experiment.device) for name, w in start.items()})
-    stored: dict[str, Examined] = {}
+    examined = examine(pack.net, last, pool, lanes.rows, pack.mapped, pack.members)
+    stored = {"last": examined, "best": _examined_best(pack, lanes, last_epoch, examined)}
     for checkpoint, weights, at in (("last", last, last_epoch), ("best", lanes.best, best_epoch)):
-        if "last" in stored and torch.equal(at, last_epoch):
-            stored[checkpoint] = stored["last"]  # the best of every lane is its last
-        else:
-            stored[checkpoint] = examine(pack.net, weights, pool, lanes.rows, pack.mapped, pack.members)
         seen = stored[checkpoint].measured
         columns[f"{checkpoint}_epoch"] = at
         for split, measured in seen.items():
@@ -516,6 +513,19 @@ def _finish(
             train_s=seconds[run],
             lanes=len(runs),
         )
+
+
+def _examined_best(pack: Pack, lanes: Lanes, last_epoch: Tensor, last: Examined) -> Examined:
+    """The best weights of the lanes examined, given the last ones, of epochs `last_epoch` [K]: often they are these."""
+    others = (lanes.best_epoch != last_epoch).nonzero()[:, 0]
+    if not len(others):
+        return last
+    if len(others) == 1 < len(lanes.run):
+        others = others.repeat(2)  # a convolution of images that is mapped over one lane takes another path
+    some = lanes.of(others)
+    best = examine(pack.net, some.best, pack.pool(some), some.rows, pack.mapped, pack.members)
+    merged: Examined = tree_map(lambda whole, part: whole.index_copy(0, others, part), last, best)
+    return merged
 
 
 def _where(lanes: Tensor, new: Tensor, old: Tensor) -> Tensor:
