@@ -165,7 +165,7 @@ def main() -> None:
     parser.add_argument("--write", type=Path, metavar="PAGE", help="put the tables between the markers of this page")
     asked = parser.parse_args()
     torch.set_num_threads(1)
-    about, count = machine(), 1 if asked.quick else 7
+    about, count = machine(), 1 if asked.quick else 5
     rows = dense(count)
     rows += images("convnet", partial(convnet, (1, 28, 28), CLASSES, 32, 128), (1, 28, 28), 100, count)
     rows += images("resnet20", partial(resnet_cifar, (3, 32, 32), CLASSES, 20, 16, "batch"), (3, 32, 32), 100, count)
