@@ -92,7 +92,9 @@ def main() -> None:
             "regrun --help": ([*run, "--help"], HELP),
             "regrun protocol=smoke": ([*run, "protocol=smoke", "progress=false"], SMOKE),
         }
-        seen = {what: [command(arguments, folder)[0] for _ in range(count)] for what, (arguments, _) in commands.items()}
+        seen = {
+            what: [command(arguments, folder)[0] for _ in range(count)] for what, (arguments, _) in commands.items()
+        }
         rows = [
             (what, median(s.wall for s in seen[what]), median(s.processor for s in seen[what]), most)
             for what, (_, most) in commands.items()
