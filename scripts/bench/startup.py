@@ -108,7 +108,7 @@ def main() -> None:
         [
             "; ".join(f"{key}: {value}" for key, value in about.items()), "",
             "| | seconds on the wall | of the processor | may take |", "| --- | ---: | ---: | ---: |",
-            *(f"| {what} | {wall:.2f} | {cpu:.2f} | {f'{most:g}' if most else '–'} |" for what, wall, cpu, most in rows),
+            *(f"| {what} | {wall:.2f} | {cpu:.2f} | {most or '–'} |" for what, wall, cpu, most in rows),
         ]
     )  # fmt: skip
     print(page)
