@@ -26,7 +26,7 @@ from runner import records
 from runner.config import Job, flatten
 from runner.engine.checkpoint import Checkpoints
 from runner.engine.loop import Outcome, Progress
-from runner.engine.packing import threads, width
+from runner.engine.packing import prediction, threads, width
 from runner.engine.workers import train_across, worth
 from runner.errors import Refusal
 from runner.files import clear_parts, held, write_atomic
@@ -199,6 +199,8 @@ def _trained(
         say(f"{job.name}: runs go one by one, not side by side: {job.one_by_one}")
     workers = job.workers or worth(job.experiment, len(missing))
     lanes = job.experiment.lanes or width(job.experiment, wanted, workers)
+    wide = min(lanes, math.ceil(len(missing) / workers))
+    say(f"{job.name}: {prediction(job.experiment, missing[0], wide, workers)}")
     about = {**records.versions(), "device": job.experiment.device.type, "mapped": lanes != 1}
     keeper = Checkpoints(place, about, job.keep_every, lambda line: say(f"{job.name}: {line}"))
     with keeper.listening():

@@ -64,7 +64,9 @@ def test_a_start_imports_no_more_than_it_uses(tmp_path: Path) -> None:
     """torch's compiler, scipy.stats, pandas and matplotlib take a second or two each; a mapped job needs none."""
     heavy = {"torch._dynamo", "torch._inductor", "scipy.stats", "pandas", "matplotlib", "sklearn"}
     code = (
-        f"import sys; from runner.cli import main; sys.argv = ['regrun', 'protocol=smoke', 'data=teacher', 'progress=false']; main();"
+        "import sys; from runner.cli import main;"
+        "sys.argv = ['regrun', 'protocol=smoke', 'data=teacher', 'progress=false'];"
+        "main();"
         f"print('heavy:', *sorted({heavy!r} & set(sys.modules)), file=sys.stderr)"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)

@@ -148,8 +148,9 @@ def train(
 
     A pack is at most `experiment.lanes` runs (all of them if that is None) and is mapped even if it is a single one, so
     that a run's numbers do not depend on the size of its pack; with `lanes` at 1 runs train one by one, unmapped. A
-    pack that does not fit in the accelerator's memory is halved and begun again. Runs that differ in a strength which
-    shapes the net go into packs of their own. Runs that `keeper` has found part of the way go on from there.
+    pack for which memory runs out is halved, and each half goes on from the last step that the pack has taken. Runs
+    that differ in a strength which shapes the net go into packs of their own. Runs that `keeper` has found part of the
+    way go on from there.
     """
     left, width = list(runs), experiment.lanes or len(runs)
     found = [part for part in keeper.found if part.among(left)]
@@ -160,16 +161,59 @@ def train(
             part, rest = part.of([run.name for run in pack]), part.of([run.name for run in part.among(left)[width:]])
             found = [rest, *found] if rest.names else found
         shaped, follow = experiment.shaped(pack[0].point), partial(_watch_on, watch, len(runs) - len(left))
+        reached = Reached(pack, part)
         try:
-            for outcome in _train_pack(shaped, pack, follow, keeper, part, tuple(found)):
+            for outcome in _train_pack(shaped, pack, follow, keeper, part, tuple(found), reached):
                 left.remove(outcome.run)
                 yield outcome
-        except torch.OutOfMemoryError:
-            if len(pack) == 1:
+        except (RuntimeError, MemoryError) as error:
+            if not is_full(error) or len(pack) == 1:
                 raise
-            width = len(pack) // 2
-            found = [part, *found] if part else found
+            full = reached.part()
+        else:
+            continue
+        # here, where the error no longer holds what the pack has made
+        del reached
+        width = len(pack) // 2
+        keeper.say(f"memory ran out with {len(pack)} runs side by side; they go on with {width}")
+        found = [full.of([run.name for run in full.among(left)]), *found] if full and full.among(left) else found
+        del full
+        if experiment.device.type == "cuda":
             torch.cuda.empty_cache()
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether an error says that memory has run out, on an accelerator or on the CPU."""
+    on_cpu = isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+    return on_cpu or isinstance(error, torch.OutOfMemoryError | MemoryError)
+
+
+@dataclass
+class Reached:
+    """How far a pack has come, so that its training can go on from there in smaller packs."""
+
+    runs: Sequence[Run]
+    before: Part | None  # where it began
+    lanes: Lanes | None = None  # after the last step that was taken
+    began: int = 0
+    epoch: int = 0  # whole epochs before that step's
+    step: int = 0
+    curves: Sequence[list[Point]] = ()
+    seconds: Sequence[float] = ()
+
+    def note(self, lanes: Lanes, epoch: int, step: int) -> None:
+        """These lanes stand `step` steps after so many whole epochs."""
+        self.lanes, self.epoch, self.step = lanes, epoch, step
+
+    def part(self) -> Part | None:
+        """What is kept of it, in the memory of the CPU; where it began if no step has been taken since."""
+        if self.lanes is None:
+            return self.before
+        looks = self.lanes.curve.shape[1]  # an evaluation that was cut off is made again
+        curves = [curve[:looks] for curve in self.curves]
+        part = _part_of(self.lanes, self.runs, self.began, self.epoch, self.step, curves, self.seconds, 0.0)
+        here: Kept = tree_map(lambda leaf: leaf.cpu(), part.kept)
+        return replace(part, kept=here)
 
 
 def alike(stack: Stack, runs: Sequence[Run]) -> list[Run]:
@@ -218,10 +262,11 @@ def _train_pack(
     keeper: Keeper,
     part: Part | None,
     waiting: Sequence[Part],
+    reached: Reached,
 ) -> Iterator[Outcome]:
     """Every run of one pack to its end, from its beginning or from where `part` has it.
 
-    `waiting`, what other packs are to go on from, is kept beside this one's state.
+    `waiting`, what other packs are to go on from, is kept beside this one's state. `reached` is told of every step.
     """
     pack, lanes = begin(experiment, runs)
     few_steps(pack, lanes, 1)  # what the first step sets up is not this method's cost
@@ -236,10 +281,12 @@ def _train_pack(
     elif part:
         keeper.say("what was kept of the training no longer fits the methods or the model; it begins again")
     ended = 0
+    reached.began, reached.curves, reached.seconds = began, curves, seconds
     for epoch in range(trained + 1, budget.epochs + 1):
         clock = time.perf_counter()
         for steps, after in _steps(pack, lanes, epoch, taken):
             lanes = after
+            reached.note(lanes, epoch - 1, steps)
             if keeper.due():
                 now = _now(experiment)
                 part = _part_of(lanes, runs, began, epoch - 1, steps, curves, seconds, now - clock)
@@ -262,6 +309,7 @@ def _train_pack(
                 yield replace(outcome, lanes=began)
                 ended += 1
             lanes = lanes.of(~over)
+        reached.note(lanes, epoch, 0)
         latest = [curves[run][-1].figures for run in lanes.run.tolist()]
         val = [sum(f[name] for f in latest) / len(latest) if latest else torch.nan for name in ("val_loss", "val_acc")]
         watch(Progress(epoch, budget.epochs, ended, len(latest), *val))

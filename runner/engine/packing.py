@@ -21,13 +21,13 @@ import torch
 from torch import Tensor, nn
 
 from runner.engine.loop import alike, begin, few_steps
+from runner.engine.memory import available, footprint
 from runner.engine.weights import built_net
 from runner.experiment import Experiment
 from runner.grid import Run
 
 WIDTHS = (1, 4, 16)  # tried against each other, and against all at once up to the last of them
-COPIES = 8  # of the weights that a step holds: weights, gradient, two moments, the best ones, and temporaries
-SHARE_OF_MEMORY = 0.25
+SHARE_OF_MEMORY = 0.5  # of what is free: a prediction may be off, and the machine has others on it
 SMALL = 10_000_000  # multiply-adds of a forward pass on a batch
 
 
@@ -39,15 +39,38 @@ def width(experiment: Experiment, runs: Sequence[Run], workers: int) -> int:
     first = alike(experiment.stack, runs)
     experiment = experiment.shaped(first[0].point)
     net = built_net(experiment)
-    weights = sum(w.numel() for w in net.parameters())
-    examples = experiment.budget.batch_size * experiment.data.x[0].numel()
-    bytes_each = 4 * COPIES * (weights + examples) * experiment.stack.copies
-    fits = max(1, int(_memory(experiment.device) * SHARE_OF_MEMORY / bytes_each / workers))
-    most = min(len(runs), fits)
+    most = min(len(runs), fitting(experiment, first[0], workers))
     convolves = any(isinstance(m, nn.Conv1d | nn.Conv2d | nn.Conv3d) for m in net.modules())
     if most == 1 or not convolves or experiment.device.type != "cpu":
         return most
     return min(most, _measured(experiment, first, net))
+
+
+def fitting(experiment: Experiment, run: Run, workers: int) -> int:
+    """How many runs like this one fit side by side into a process's part of the memory that is free; at least one."""
+    need = footprint(experiment, run)
+    share = (available(experiment.device) * SHARE_OF_MEMORY - need.shared) / workers
+    return max(1, int(share / need.each))
+
+
+def prediction(experiment: Experiment, run: Run, lanes: int, workers: int) -> str:
+    """In a line: the memory that so many runs like this one side by side, in each process, will need, and what is free.
+
+    Measured peaks are between half and twice of it (docs/benchmarks.md).
+    """
+    need, free = footprint(experiment, run).of(lanes) * workers, available(experiment.device)
+    each = f" in each of {workers} processes" if workers > 1 else ""
+    return f"about {_size(need)} for {lanes} runs side by side{each}, of {_size(free)} that are free"
+
+
+def _size(count: int) -> str:
+    """Bytes in words.
+
+    >>> _size(2_400_000), _size(23_800_000_000)
+    ('2.4 MB', '24 GB')
+    """
+    unit, name = (1e9, "GB") if count >= 1e9 else (1e6, "MB")
+    return f"{count / unit:.1f} {name}" if count < 10 * unit else f"{count / unit:.0f} {name}"
 
 
 def threads(experiment: Experiment) -> int:
@@ -110,10 +133,3 @@ def _measured(experiment: Experiment, runs: Sequence[Run], net: nn.Module) -> in
         except OSError:
             return best  # measured again the next time
     return best
-
-
-def _memory(device: torch.device) -> int:
-    """Bytes of memory of the device."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_properties(device).total_memory
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
