@@ -37,6 +37,7 @@ class Experiment:
     device: torch.device
     dtype: torch.dtype  # of weights and arithmetic; bfloat16 stands for autocast around float32 weights
     lanes: int | None  # runs mapped over at most; 1: one by one, unmapped; None: all
+    compiled: bool = False  # whether torch's compiler makes the step, if its numbers agree
 
     def shaped(self, point: Mapping[str, float]) -> Experiment:
         """The experiment with the stack that the runs at this point, and those like it, have in common."""

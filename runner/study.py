@@ -201,7 +201,12 @@ def _trained(
     lanes = job.experiment.lanes or width(job.experiment, wanted, workers)
     wide = min(lanes, math.ceil(len(missing) / workers))
     say(f"{job.name}: {prediction(job.experiment, missing[0], wide, workers)}")
-    about = {**records.versions(), "device": job.experiment.device.type, "mapped": lanes != 1}
+    about = {
+        **records.versions(),
+        "device": job.experiment.device.type,
+        "mapped": lanes != 1,
+        "compiled": job.experiment.compiled,
+    }
     keeper = Checkpoints(place, about, job.keep_every, lambda line: say(f"{job.name}: {line}"))
     with keeper.listening():
         for outcome in train_across(replace(job.experiment, lanes=lanes), missing, watch, workers, keeper):
@@ -317,6 +322,7 @@ def row_of(job: Job, study: str, outcome: Outcome, began: str) -> Row:
         "train_s": outcome.train_s,
         "s_per_step": outcome.train_s / outcome.steps,
         "lanes": outcome.lanes,
+        "compiled": outcome.compiled,
         "peak_mem_mb": _peak_memory(experiment.device),
         "device": experiment.device.type,
         "dtype": str(experiment.dtype).removeprefix("torch."),

@@ -52,6 +52,7 @@ class Outcome:
     split_hash: str  # the same for two runs if and only if their three sets are the same
     train_s: float  # this run's share of its pack's training time; evaluation is not in it
     lanes: int  # how many runs its pack began with
+    compiled: bool = False  # whether torch's compiler made its step
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,7 @@ class Pack:
     y: Tensor
     targets: Tensor  # [C, C] one-hot rows
     steps_per_epoch: int
+    compiled: bool = False
 
     @property
     def steps(self) -> int:
@@ -269,6 +271,8 @@ def _train_pack(
     `waiting`, what other packs are to go on from, is kept beside this one's state. `reached` is told of every step.
     """
     pack, lanes = begin(experiment, runs)
+    if experiment.compiled:
+        pack = _compiled(pack, lanes, keeper)
     few_steps(pack, lanes, 1)  # what the first step sets up is not this method's cost
     budget = experiment.budget
     curves: list[list[Point]] = [[] for _ in runs]
@@ -306,7 +310,7 @@ def _train_pack(
         over = torch.full_like(lanes.finite, epoch == budget.epochs) | ~lanes.finite | _stopped(pack, lanes)
         if over.any():
             for outcome in _finish(pack, lanes.of(over), runs, epoch, curves, seconds):
-                yield replace(outcome, lanes=began)
+                yield replace(outcome, lanes=began, compiled=pack.compiled)
                 ended += 1
             lanes = lanes.of(~over)
         reached.note(lanes, epoch, 0)
@@ -315,6 +319,25 @@ def _train_pack(
         watch(Progress(epoch, budget.epochs, ended, len(latest), *val))
         if not latest:
             break
+
+
+def _compiled(pack: Pack, lanes: Lanes, keeper: Keeper) -> Pack:
+    """The pack with a compiled step, or as it is, and said so in a line, if that fails or gives other numbers."""
+    from runner.engine.compilation import STEPS, compiled, disagreement  # it is rarely asked for
+
+    fused = replace(pack, step=compiled(pack.step), compiled=True)
+    try:
+        seen = [islice(_steps(one, lanes, 1), STEPS) for one in (pack, fused)]
+        why = None
+        for (_, plain), (_, other) in zip(*seen, strict=True):
+            why = why or disagreement(lanes.state, plain.state, other.state)
+    except Exception as error:  # whatever a compiler raises; the step as it is written is known to work
+        if is_full(error):
+            raise
+        why = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+    if why:
+        keeper.say(f"trains without torch's compiler: {why}")
+    return pack if why else fused
 
 
 def begin(experiment: Experiment, runs: Sequence[Run]) -> tuple[Pack, Lanes]:
