@@ -339,9 +339,7 @@ def _compiled(value: object, device: torch.device) -> bool:
     if value not in ("auto", "on", "off"):
         raise Refusal(f"compile is {value!r}; it must be auto, on or off (compile=...)")
     if value == "on" and device.type == "cpu" and compiler() is None:
-        raise Refusal(
-            "compile is 'on'; torch needs a C++ compiler for that, and there is none (CXX=... or compile=auto)"
-        )
+        raise Refusal("compile is 'on'; torch needs a C++ compiler for that, and none is found (CXX or compile=auto)")
     return value == "on"
 
 

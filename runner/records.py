@@ -47,8 +47,8 @@ COLUMNS = (
     "label_noise", "last_train_acc_clean", "best_train_acc_clean",
     "bayes_acc", "teacher_acc",
     "w_l2", "w_l1", "w_dist_init", "w_near_zero", "w_zero", "w_dead_inputs",
-    "train_s", "s_per_step", "lanes", "mapped", "compiled", "threads", "peak_mem_mb", "device", "dtype", "deterministic",
-    "torch", "regrun", "git_sha", "started_at",
+    "train_s", "s_per_step", "lanes", "mapped", "compiled", "threads", "peak_mem_mb", "device", "dtype",
+    "deterministic", "torch", "regrun", "git_sha", "started_at",
 )  # fmt: skip
 CURVE_COLUMNS = ("run_id", "epoch", "step", "split", "metric", "value")
 

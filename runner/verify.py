@@ -24,7 +24,8 @@ from runner.study import curve_of, row_of, run_id_of
 
 # Cost, and where and when a run was trained: what a second run of the same may change.
 MOVING = (
-    "train_s", "s_per_step", "lanes", "mapped", "compiled", "threads", "peak_mem_mb", "torch", "regrun", "git_sha", "started_at",
+    "train_s", "s_per_step", "lanes", "mapped", "compiled", "threads", "peak_mem_mb", "torch", "regrun", "git_sha",
+    "started_at",
 )  # fmt: skip
 WITH = ("torch", "regrun", "git_sha")  # versions that are told where they differ
 
