@@ -6,6 +6,7 @@ those of the step as it is written, and with the number of runs beside it.
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 from typing import cast
@@ -44,4 +45,4 @@ def disagreement(start: State, plain: State, fused: State) -> str | None:
 
 def _length(one: State, other: State) -> float:
     """The Euclidean distance between the weights of two states."""
-    return sum(float((one.params[n] - w).double().square().sum()) for n, w in other.params.items()) ** 0.5
+    return math.sqrt(sum(float((one.params[n] - w).double().square().sum()) for n, w in other.params.items()))

@@ -12,6 +12,7 @@ import os
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -82,8 +83,8 @@ def _measured(experiment: Experiment, run: Run) -> Footprint:
         small = replace(experiment, budget=budget, lanes=lanes, device=torch.device("cpu"))
         pack, began = begin(small, [run] * lanes)
         few_steps(pack, began, 1)  # what the first step sets up stays
-        steps.append(peak(lambda pack=pack, began=began: few_steps(pack, began, 1)) / lanes)
-        looks.append(peak(lambda pack=pack, began=began, n=examples: _look(pack, began, n)) / lanes)
+        steps.append(peak(partial(few_steps, pack, began, 1)) / lanes)
+        looks.append(peak(partial(_look, pack, began, examples)) / lanes)
     first = {name: w.to(torch.float32) for name, w in began.state.params.items()}
     if experiment.stack.copies > 1:
         first = {name: w[:, 0] for name, w in first.items()}
@@ -122,8 +123,9 @@ class Held(TorchDispatchMode):
 
     def __init__(self) -> None:
         """Nothing is held yet."""
-        super().__init__()
-        self.now = self.most = 0
+        super().__init__()  # type: ignore[no-untyped-call]  # torch's has no annotations
+        self.now: int = 0
+        self.most: int = 0
         self._known: weakref.WeakSet[torch.UntypedStorage] = weakref.WeakSet()
 
     @classmethod
