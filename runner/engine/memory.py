@@ -113,7 +113,8 @@ def _line(seen: list[float], at: int) -> float:
 
 def peak(call: Callable[[], Any]) -> int:
     """The most bytes of tensors that a call holds at once beside those there were; what it gives back is dropped."""
-    with Held() as held:
+    held = Held()
+    with held:
         call()
     return held.most
 
