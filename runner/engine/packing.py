@@ -81,10 +81,10 @@ def threads(experiment: Experiment) -> int:
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     net = built_net(experiment)
-    return 1 if _multiply_adds(net, experiment) * experiment.budget.batch_size < SMALL else cores
+    return 1 if multiply_adds(net, experiment) * experiment.budget.batch_size < SMALL else cores
 
 
-def _multiply_adds(net: nn.Module, experiment: Experiment) -> int:
+def multiply_adds(net: nn.Module, experiment: Experiment) -> int:
     """Multiply-adds of one forward pass on one example: of its linear and convolutional layers, each used once."""
     counted: dict[nn.Module, int] = {}
 

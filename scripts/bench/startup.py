@@ -25,26 +25,26 @@ from turns import machine, put, store
 
 SMALL = ["epochs=1", "seeds=1", "data.train_size=100", "data.val_size=50", "batch_size=50", "progress=false"]
 HELP, SMOKE, JOB = 0.7, 6.0, 0.15  # seconds on the wall that each may take
-# A sweep as regrun runs it, with the seconds of its training and of its report said at its end.
+# A sweep as regrun runs it, without the report; at its end it says its seconds beyond training, by either clock.
 SWEEP = """
 import sys, time
 from runner import cli, study, sweep
-spent = {"train": 0.0, "report": 0.0}
-def timed(part, call, clock):
+clocks = time.perf_counter, time.process_time
+spent = [0.0, 0.0]
+def apart(call):
     def inner(*arguments):
-        began = clock()
+        began = [clock() for clock in clocks]
         try:
             return call(*arguments)
         finally:
-            spent[part] += clock() - began
+            spent[:] = [s + clock() - b for s, clock, b in zip(spent, clocks, began)]
     return inner
-clock = time.perf_counter if sys.argv.pop(1) == "wall" else time.process_time
 train = study.train_across
-study.train_across = timed("train", lambda *arguments: list(train(*arguments)), clock)
-sweep.report = timed("report", lambda folder: 0, clock)
-began = clock()
+study.train_across = apart(lambda *arguments: list(train(*arguments)))
+sweep.report = lambda folder: 0
+began = [clock() for clock in clocks]
 cli.main()
-print(clock() - began - sum(spent.values()))
+print(*(clock() - b - s for s, clock, b in zip(spent, clocks, began)))
 """
 
 
@@ -68,11 +68,12 @@ def command(arguments: list[str], folder: Path) -> tuple[Spent, str]:
     return Spent(wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime), done.stdout
 
 
-def sweep(jobs: int, clock: str, folder: Path) -> float:
+def sweep(jobs: int, folder: Path) -> Spent:
     """Seconds of a sweep of so many jobs, and its baseline, without training and report."""
     rates = ",".join(f"{number / 1000:g}" for number in range(1, jobs + 1))
-    arguments = ["-m", "method=l2", f"method.l2.rate={rates}", *SMALL, f"study={clock}{jobs}"]
-    return float(command(["-c", SWEEP, clock, *arguments], folder)[1].splitlines()[-1])
+    arguments = ["-m", "method=l2", f"method.l2.rate={rates}", *SMALL, f"study={jobs}"]
+    wall, processor = command(["-c", SWEEP, *arguments], folder)[1].split()[-2:]
+    return Spent(float(wall), float(processor))
 
 
 def main() -> None:
@@ -99,11 +100,9 @@ def main() -> None:
             (what, median(s.wall for s in seen[what]), median(s.processor for s in seen[what]), most)
             for what, (_, most) in commands.items()
         ]
-        each = {
-            clock: (sweep(many, clock, folder) - sweep(few, clock, folder)) / (many - few)
-            for clock in ("wall", "processor")
-        }
-        rows.append((f"a job of a sweep, of {many - few}, beyond its training", each["wall"], each["processor"], JOB))
+        short, long = sweep(few, folder), sweep(many, folder)
+        each = [(more - less) / (many - few) for less, more in zip(short, long, strict=True)]
+        rows.append((f"a job of a sweep, of {many - few}, beyond its training", each[0], each[1], JOB))
     page = "\n".join(
         [
             "; ".join(f"{key}: {value}" for key, value in about.items()), "",
