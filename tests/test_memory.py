@@ -102,7 +102,8 @@ def test_packs_are_what_fits_into_half_of_the_free_memory(monkeypatch: pytest.Mo
     monkeypatch.setattr(packing, "available", lambda device: 2_400)
     assert packing.width(experiment(Stack({})), RUNS, 1) == 2
     monkeypatch.setattr(packing, "available", lambda device: 0)
-    assert packing.width(experiment(Stack({})), RUNS, 1) == 1  # it is tried all the same
+    assert packing.width(experiment(Stack({})), RUNS, 1) == 2  # it is tried all the same, and stays mapped
+    assert packing.width(experiment(Stack({})), RUNS[:1], 1) == 1
 
 
 @pytest.mark.parametrize(

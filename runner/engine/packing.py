@@ -47,10 +47,14 @@ def width(experiment: Experiment, runs: Sequence[Run], workers: int) -> int:
 
 
 def fitting(experiment: Experiment, run: Run, workers: int) -> int:
-    """How many runs like this one fit side by side into a process's part of the memory that is free; at least one."""
+    """How many runs like this one fit side by side into a process's part of the memory that is free.
+
+    At least two: one would mean a step that is not mapped, whose rounding differs, and a pack of two that does not fit
+    is halved.
+    """
     need = footprint(experiment, run)
     share = (available(experiment.device) * SHARE_OF_MEMORY - need.shared) / workers
-    return max(1, int(share / need.each))
+    return max(2, int(share / need.each))
 
 
 def prediction(experiment: Experiment, run: Run, lanes: int, workers: int) -> str:
