@@ -63,7 +63,7 @@ class Axis:
             began = time.process_time()
             call()
             seen.append(time.process_time() - began)
-            if seen[-1] > 20:
+            if seen[-1] > 5:
                 break
         return min(seen[1:] or seen) / self.per
 
