@@ -19,6 +19,7 @@ from typing import NoReturn
 
 import hydra
 from hydra._internal.utils import get_args_parser
+from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig
@@ -77,6 +78,8 @@ def main() -> None:
     # doubles a large net's step on a quiet machine: spin for some microseconds (docs/benchmarks.md).
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra hands exceptions on instead of printing them
+    # Hydra copies the only store there is for every group of the help and for every job; what it gives out are copies.
+    ConfigStore.__deepcopy__ = lambda self, memo: self  # type: ignore[attr-defined]
     with _answers():
         _flags_are_known(sys.argv[1:])
         _choices_are_names(sys.argv[1:])

@@ -27,6 +27,7 @@ from torch import nn
 from runner.data.base import Data, Splitter
 from runner.data.labels import FORMS, LabelNoise
 from runner.data.resize import resized
+from runner.engine.compilation import compiler
 from runner.engine.loop import rehearse, unmappable
 from runner.engine.optimizers import Optimizer
 from runner.engine.robustness import Attack
@@ -55,12 +56,13 @@ MARGINS = ("acc", "gap", "loss")
 PROTOCOLS = ("fixed", "tuned", "search", "smoke")
 TOP = (
     "study", "seeds", "extend", "seed0", "epochs", "batch_size", "device", "dtype", "evaluate", "penalize_biases",
-    "margins", "lanes", "threads", "workers", "checkpoint", "progress", "out", "allow", "axes", "data", "model",
-    "optimizer", "schedule", "method", "protocol", "marks",
+    "margins", "lanes", "threads", "workers", "compile", "checkpoint", "progress", "out", "allow", "axes", "data",
+    "model", "optimizer", "schedule", "method", "protocol", "marks",
 )  # fmt: skip
-# What changes no number of a run that is trained: it is no part of a job's identity
+# What changes no number of a run that is trained: it is no part of a job's identity (but compile=on, which is)
 OUTSIDE = (
-    "study", "seeds", "extend", "margins", "lanes", "threads", "workers", "checkpoint", "progress", "out", "allow",
+    "study", "seeds", "extend", "margins", "lanes", "threads", "workers", "compile", "checkpoint", "progress", "out",
+    "allow",
     "axes", "marks",
 )  # fmt: skip
 
@@ -190,8 +192,9 @@ def read(cfg: DictConfig, overrides: Sequence[str] = ()) -> Job:
     lanes = None if values["lanes"] == "auto" else _whole("lanes", values["lanes"], 1)
     tune = protocol.tune_seeds
     experiment = Experiment(
-        data, splitter, model, stack, optimizer, schedule, budget, device, DTYPES[values["dtype"]], lanes, asked
-    )
+        data, splitter, model, stack, optimizer, schedule, budget, device, DTYPES[values["dtype"]], lanes, asked,
+        compiled=_compiled(values["compile"], device),
+    )  # fmt: skip
     extend = _extension(values)
     # a study may give its jobs more seeds than they ask for (runner.extending)
     several = len(points) * max(seeds + extend, tune) > 1 or values["study"] is not None
@@ -204,6 +207,8 @@ def read(cfg: DictConfig, overrides: Sequence[str] = ()) -> Job:
         "optimizer": {k: shared.get(f"optimizer.{k}", v) for k, v in node.items() if k != "grid"},
         "protocol": {k: v for k, v in values["protocol"].items() if k != "tune"},
     }
+    if experiment.compiled:
+        settings["compile"] = "on"  # it changes rounding
     if data.content:
         settings["data"]["content"] = data.content  # of files of the user's, which may change under the same name
     return Job(
@@ -354,6 +359,15 @@ def _keep_every(node: dict[str, Any]) -> float | None:
     if _number("checkpoint.minutes", minutes, "checkpoint.minutes=...") <= 0:
         raise Refusal(f"checkpoint.minutes is {minutes:g}; it must be above 0, or null (checkpoint.minutes=...)")
     return 60 * float(minutes)
+
+
+def _compiled(value: object, device: torch.device) -> bool:
+    """Whether torch's compiler is to make the steps. auto is off: docs/benchmarks.md says what it costs."""
+    if value not in ("auto", "on", "off"):
+        raise Refusal(f"compile is {value!r}; it must be auto, on or off (compile=...)")
+    if value == "on" and device.type == "cpu" and compiler() is None:
+        raise Refusal("compile is 'on'; torch needs a C++ compiler for that, and none is found (CXX or compile=auto)")
+    return value == "on"
 
 
 def _marks(value: object) -> bool:

@@ -17,7 +17,7 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
-from scipy.stats import t as student
+from scipy.special import stdtrit  # scipy.stats alone would take a second to import
 
 from runner.config import Job
 from runner.engine import loop
@@ -137,5 +137,5 @@ def _mean(rows: Sequence[dict[str, Any]], column: str, unit: float, digits: int)
         return f"{mean:.{digits}f}"
     if len(set(values)) == 1:
         return f"{mean:.{digits}f}"
-    half = student.ppf(0.975, len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
+    half = stdtrit(len(values) - 1, 0.975) * statistics.stdev(values) / math.sqrt(len(values))
     return f"{mean:.{digits}f} ± {half:.{digits}f}"

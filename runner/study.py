@@ -25,7 +25,7 @@ from runner import extending, records
 from runner.config import Job, flatten
 from runner.engine.checkpoint import Checkpoints
 from runner.engine.loop import Outcome, Progress
-from runner.engine.packing import packed, threads
+from runner.engine.packing import packed, prediction, threads
 from runner.engine.workers import train_across, worth
 from runner.errors import Refusal
 from runner.files import clear_parts, held, write_atomic
@@ -233,8 +233,10 @@ def _trained(
         say(f"{job.name}: runs go one by one, not side by side: {job.one_by_one}")
     workers = job.workers or worth(job.experiment, len(missing))
     experiment = packed(job.experiment, wanted, workers)
+    wide = min(experiment.lanes or len(missing), math.ceil(len(missing) / workers))
+    say(f"{job.name}: {prediction(job.experiment, missing[0], wide, workers)}")
     way = {"mapped": experiment.lanes != 1, "channels_last": experiment.channels_last}
-    about = {**records.versions(), "device": experiment.device.type, **way}
+    about = {**records.versions(), "device": experiment.device.type, **way, "compiled": experiment.compiled}
     keeper = Checkpoints(place, about, job.keep_every, lambda line: say(f"{job.name}: {line}"))
     with keeper.listening():
         for outcome in train_across(experiment, missing, watch, workers, keeper):
@@ -357,6 +359,7 @@ def row_of(job: Job, study: str, outcome: Outcome, began: str) -> Row:
         "train_s": outcome.train_s,
         "s_per_step": outcome.train_s / outcome.steps,
         "lanes": outcome.lanes,
+        "compiled": outcome.compiled,
         "peak_mem_mb": _peak_memory(experiment.device),
         "device": experiment.device.type,
         "dtype": str(experiment.dtype).removeprefix("torch."),

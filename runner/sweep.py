@@ -6,12 +6,15 @@ import sys
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from omegaconf import DictConfig
 
 from runner.errors import Refusal
 from runner.paths import stacked
+
+if TYPE_CHECKING:
+    from runner.config import Job
 
 Compose = Callable[[Sequence[str]], DictConfig]
 
@@ -50,27 +53,19 @@ def plan(
                 raise Refusal(f"{override}: no job of this sweep has the method {name!r} (method=...)")
     with_baselines = _unique([[*_without_method(job), "method=none"] for job in wanted] + wanted)
     label = f"axes=[{','.join(known)}]"
-    composed = []
-    for job in with_baselines:
-        cfg = compose([*job, label])
-        composed.append((job, read(cfg, job)))
-        if composed[-1][1].marks:
-            raise Refusal("marks is 'show', which describes one model and trains nothing; leave -m out (marks=null)")
-    names: dict[str, str] = {}
-    kept = []
-    for job, checked in composed:
-        if checked.name not in names:
-            names[checked.name] = checked.method
-            kept.append((job, checked))
-    first = kept[0][1]
+    first = read(compose([*with_baselines[0], label]), with_baselines[0])
     named = first.study or stamp("sweep")
+    kept: dict[str, tuple[list[str], Job]] = {}
+    for job in with_baselines:
+        overrides = [*_without(job, "study"), f"study={named}", label]
+        checked = read(compose(overrides), job)
+        if checked.marks:
+            raise Refusal("marks is 'show', which describes one model and trains nothing; leave -m out (marks=null)")
+        kept.setdefault(checked.name, (overrides, checked))
     folder = first.out / named
-    study.admit([checked for _, checked in kept], known, folder)
-    study.begin([checked for _, checked in kept], known, folder, command)
-    return folder, [
-        Planned([*_without(job, "study"), f"study={named}", label], checked.name, checked.method)
-        for job, checked in kept
-    ]
+    study.admit([checked for _, checked in kept.values()], known, folder)
+    study.begin([checked for _, checked in kept.values()], known, folder, command)
+    return folder, [Planned(overrides, name, checked.method) for name, (overrides, checked) in kept.items()]
 
 
 def note_failure(folder: Path, job: Planned, error: BaseException | str) -> None:

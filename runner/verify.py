@@ -24,8 +24,8 @@ from runner.study import asked_of, curve_of, row_of, run_id_of
 
 # Cost, and where and when a run was trained: what a second run of the same may change.
 MOVING = (
-    "train_s", "s_per_step", "lanes", "mapped", "channels_last", "threads", "peak_mem_mb", "torch", "regrun", "git_sha",
-    "started_at",
+    "train_s", "s_per_step", "lanes", "mapped", "channels_last", "compiled", "threads", "peak_mem_mb", "torch",
+    "regrun", "git_sha", "started_at",
 )  # fmt: skip
 WITH = ("torch", "regrun", "git_sha")  # versions that are told where they differ
 
@@ -85,6 +85,7 @@ def stored_job(place: Path, allow: Sequence[str] = ()) -> Job:
             f"{path} is not a configuration that regrun has stored: {' '.join(str(error).split())[:200]}"
         ) from error
     outside = {key: defaults[key] for key in OUTSIDE} | {"progress": False, "allow": list(allow), "axes": axes}
+    outside["compile"] = stored.get("compile", "off")
     outside["evaluate"] = {**defaults["evaluate"], **stored["evaluate"]}
     data = {key: value for key, value in stored["data"].items() if key != "content"} | {"smoke": None}
     protocol = {**stored["protocol"], "tune": []}  # what it named is stored as the lists that it stood for

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import re
 import shlex
 import subprocess
@@ -10,6 +11,11 @@ from pathlib import Path
 
 import pytest
 from conftest import Regrun
+from hydra import initialize_config_dir
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.global_hydra import GlobalHydra
+from hydra.types import RunMode
+from omegaconf import OmegaConf
 from test_study import SMALL, job_of, rows_of
 
 from runner.cli import GROUPS
@@ -52,6 +58,60 @@ def test_help_imports_nothing_heavy() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "Examples" in done.stdout
     assert done.stderr.strip() == "heavy:"
+
+
+def test_a_start_imports_no_more_than_it_uses(tmp_path: Path) -> None:
+    """torch's compiler, scipy.stats, pandas and matplotlib take a second or two each; a mapped job needs none."""
+    heavy = {"torch._dynamo", "torch._inductor", "scipy.stats", "pandas", "matplotlib", "sklearn"}
+    code = (
+        "import sys; from runner.cli import main;"
+        "sys.argv = ['regrun', 'protocol=smoke', 'data=teacher', 'progress=false'];"
+        "main();"
+        f"print('heavy:', *sorted({heavy!r} & set(sys.modules)), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stderr.strip() == "heavy:"
+    assert "accuracy" in done.stdout  # it has trained
+
+
+def test_a_sweep_composes_each_job_once(regrun: Regrun, monkeypatch: pytest.MonkeyPatch) -> None:
+    composed: list[tuple[str, ...]] = []
+    load = ConfigLoaderImpl.load_configuration
+
+    def counted(
+        self: ConfigLoaderImpl, config_name: str, overrides: list[str], *more: object, **named: object
+    ) -> object:
+        composed.append(tuple(overrides))
+        return load(self, config_name, overrides, *more, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("runner.sweep.report", lambda folder: 0)
+    monkeypatch.setattr(ConfigLoaderImpl, "load_configuration", counted)
+    assert regrun("-m", "method=l2,dropout", "method.l2.rate=0.1,0.2", "seeds=1", *SMALL).code == 0
+    of_jobs = [overrides for overrides in composed if any(o.startswith("axes=") for o in overrides)]
+    # none, l2 twice and dropout twice (which does not take the rate, and is one job), and the first once more, to know
+    # the name of the study
+    assert len(of_jobs) == 5
+    assert len(set(of_jobs)) == 5
+
+
+def test_what_is_composed_once_is_what_hydra_composes(monkeypatch: pytest.MonkeyPatch) -> None:
+    from hydra.core.plugins import Plugins
+    from hydra_plugins.regrun_sweeper import OnceComposed
+
+    Plugins.instance()
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        assert isinstance(loader, ConfigLoaderImpl)
+        master = loader.load_configuration("config", [], RunMode.MULTIRUN)
+        ours = OnceComposed(loader.get_search_path())
+        for overrides in (["method=l2", "method.l2.rate=0.5"], ["method=[dropout,l2]", "model=conv1d", "epochs=3"]):
+            plain = loader.load_sweep_config(master, overrides)
+            for cfg in (ours.plan_sweep_config(master, overrides), ours.load_sweep_config(master, overrides)):
+                assert OmegaConf.to_yaml(cfg) == OmegaConf.to_yaml(plain)
+                assert OmegaConf.is_struct(cfg)
+            assert not ours._composed  # handed out once
+        again = pickle.loads(pickle.dumps(ours))
+        assert OmegaConf.to_yaml(again.load_sweep_config(master, overrides)) == OmegaConf.to_yaml(plain)
 
 
 def test_there_are_examples() -> None:

@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils._pytree import tree_map
@@ -135,7 +134,7 @@ def chunks(
         together = predicted(net, params, buffers, x, members)
         if pool.regression:
             return ((together[:, 0] - y) ** 2).sum(), torch.zeros_like(y[0]), together
-        return F.nll_loss(together, y, reduction="sum"), (together.argmax(1) == y).sum(), together
+        return -together.gather(1, y[:, None]).sum(), (together.argmax(1) == y).sum(), together
 
     for some in rows.split(EXAMPLES, dim=1) if rows.shape[1] else ():
         y = pool.labels(some)

@@ -57,6 +57,7 @@ class Outcome:
     train_s: float  # this run's share of its pack's training time; evaluation is not in it
     lanes: int  # how many runs its pack began with
     tables: Mapping[str, Sequence[Mapping[str, object]]]  # what was asked for and has several rows, by table
+    compiled: bool = False  # whether torch's compiler made its step
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,7 @@ class Pack:
     y: Tensor
     one_hot: Tensor  # [C, C] one-hot rows
     steps_per_epoch: int
+    compiled: bool = False
 
     @property
     def steps(self) -> int:
@@ -164,8 +166,9 @@ def train(
 
     A pack is at most `experiment.lanes` runs (all of them if that is None) and is mapped even if it is a single one, so
     that a run's numbers do not depend on the size of its pack; with `lanes` at 1 runs train one by one, unmapped. A
-    pack that does not fit in the accelerator's memory is halved and begun again. Runs that differ in a strength which
-    shapes the net go into packs of their own. Runs that `keeper` has found part of the way go on from there.
+    pack for which memory runs out is halved, and each half goes on from the last step that the pack has taken. Runs
+    that differ in a strength which shapes the net go into packs of their own. Runs that `keeper` has found part of the
+    way go on from there.
     """
     left, width = list(runs), experiment.lanes or len(runs)
     found = [part for part in keeper.found if part.among(left)]
@@ -176,16 +179,59 @@ def train(
             part, rest = part.of([run.name for run in pack]), part.of([run.name for run in part.among(left)[width:]])
             found = [rest, *found] if rest.names else found
         shaped, follow = experiment.shaped(pack[0].point), partial(_watch_on, watch, len(runs) - len(left))
+        reached = Reached(pack, part)
         try:
-            for outcome in _train_pack(shaped, pack, follow, keeper, part, tuple(found)):
+            for outcome in _train_pack(shaped, pack, follow, keeper, part, tuple(found), reached):
                 left.remove(outcome.run)
                 yield outcome
-        except torch.OutOfMemoryError:
-            if len(pack) == 1:
+        except (RuntimeError, MemoryError) as error:
+            if not is_full(error) or len(pack) == 1:
                 raise
-            width = len(pack) // 2
-            found = [part, *found] if part else found
+            full = reached.part()
+        else:
+            continue
+        # here, where the error no longer holds what the pack has made
+        del reached
+        width = len(pack) // 2
+        keeper.say(f"memory ran out with {len(pack)} runs side by side; they go on with {width}")
+        found = [full.of([run.name for run in full.among(left)]), *found] if full and full.among(left) else found
+        del full
+        if experiment.device.type == "cuda":
             torch.cuda.empty_cache()
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether an error says that memory has run out, on an accelerator or on the CPU."""
+    on_cpu = isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+    return on_cpu or isinstance(error, torch.OutOfMemoryError | MemoryError)
+
+
+@dataclass
+class Reached:
+    """How far a pack has come, so that its training can go on from there in smaller packs."""
+
+    runs: Sequence[Run]
+    before: Part | None  # where it began
+    lanes: Lanes | None = None  # after the last step that was taken
+    began: int = 0
+    epoch: int = 0  # whole epochs before that step's
+    step: int = 0
+    curves: Sequence[list[Point]] = ()
+    seconds: Sequence[float] = ()
+
+    def note(self, lanes: Lanes, epoch: int, step: int) -> None:
+        """These lanes stand `step` steps after so many whole epochs."""
+        self.lanes, self.epoch, self.step = lanes, epoch, step
+
+    def part(self) -> Part | None:
+        """What is kept of it, in the memory of the CPU; where it began if no step has been taken since."""
+        if self.lanes is None:
+            return self.before
+        looks = self.lanes.curve.shape[1]  # an evaluation that was cut off is made again
+        curves = [curve[:looks] for curve in self.curves]
+        part = _part_of(self.lanes, self.runs, self.began, self.epoch, self.step, curves, self.seconds, 0.0)
+        here: Kept = tree_map(lambda leaf: leaf.cpu(), part.kept)
+        return replace(part, kept=here)
 
 
 def alike(stack: Stack, runs: Sequence[Run]) -> list[Run]:
@@ -234,12 +280,15 @@ def _train_pack(
     keeper: Keeper,
     part: Part | None,
     waiting: Sequence[Part],
+    reached: Reached,
 ) -> Iterator[Outcome]:
     """Every run of one pack to its end, from its beginning or from where `part` has it.
 
-    `waiting`, what other packs are to go on from, is kept beside this one's state.
+    `waiting`, what other packs are to go on from, is kept beside this one's state. `reached` is told of every step.
     """
     pack, lanes = begin(experiment, runs)
+    if experiment.compiled:
+        pack = _compiled(pack, lanes, keeper)
     few_steps(pack, lanes, 1)  # what the first step sets up is not this method's cost
     budget = experiment.budget
     curves: list[list[Point]] = [[] for _ in runs]
@@ -252,10 +301,12 @@ def _train_pack(
     elif part:
         keeper.say("what was kept of the training no longer fits the methods or the model; it begins again")
     ended = 0
+    reached.began, reached.curves, reached.seconds = began, curves, seconds
     for epoch in range(trained + 1, budget.epochs + 1):
         clock = time.perf_counter()
         for steps, after in _steps(pack, lanes, epoch, taken):
             lanes = after
+            reached.note(lanes, epoch - 1, steps)
             if keeper.due():
                 now = _now(experiment)
                 part = _part_of(lanes, runs, began, epoch - 1, steps, curves, seconds, now - clock)
@@ -275,9 +326,10 @@ def _train_pack(
         over = torch.full_like(lanes.finite, epoch == budget.epochs) | ~lanes.finite | _stopped(pack, lanes)
         if over.any():
             for outcome in _finish(pack, lanes.of(over), runs, epoch, curves, seconds):
-                yield replace(outcome, lanes=began)
+                yield replace(outcome, lanes=began, compiled=pack.compiled)
                 ended += 1
             lanes = lanes.of(~over)
+        reached.note(lanes, epoch, 0)
         latest = [curves[run][-1].figures for run in lanes.run.tolist()]
         score = experiment.data.score
         shown = ("val_loss", f"val_{score}")
@@ -285,6 +337,25 @@ def _train_pack(
         watch(Progress(epoch, budget.epochs, ended, len(latest), loss, value, score))
         if not latest:
             break
+
+
+def _compiled(pack: Pack, lanes: Lanes, keeper: Keeper) -> Pack:
+    """The pack with a compiled step, or as it is, and said so in a line, if that fails or gives other numbers."""
+    from runner.engine.compilation import STEPS, compiled, disagreement  # it is rarely asked for
+
+    fused = replace(pack, step=compiled(pack.step), compiled=True)
+    try:
+        seen = [islice(_steps(one, lanes, 1), STEPS) for one in (pack, fused)]
+        why = None
+        for (_, plain), (_, other) in zip(*seen, strict=True):
+            why = why or disagreement(lanes.state, plain.state, other.state)
+    except Exception as error:  # whatever a compiler raises; the step as it is written is known to work
+        if is_full(error):
+            raise
+        why = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+    if why:
+        keeper.say(f"trains without torch's compiler: {why}")
+    return pack if why else fused
 
 
 def begin(experiment: Experiment, runs: Sequence[Run]) -> tuple[Pack, Lanes]:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import ctypes
 import sys
+from collections.abc import Sequence
 from functools import cache
 
 import torch
+from torch import Tensor
+from torch._functorch import eager_transforms
 
 # mallopt's parameters of the C library (malloc.h): above which size memory is mapped from the system and handed back at
 # once, and how much freed memory at the top of the heap is kept.
@@ -21,7 +24,34 @@ def prepare() -> None:
     Weights of a megabyte would be mapped from the system and handed back in every step (docs/benchmarks.md).
     """
     torch.set_flush_denormal(True)
+    if hasattr(eager_transforms, "_autograd_grad"):
+        eager_transforms._autograd_grad = _gradients
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
         mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
         mallopt(M_MMAP_THRESHOLD, 2**30)
+
+
+_with_compiler = getattr(eager_transforms, "_autograd_grad", None)
+
+
+def _gradients(
+    outputs: Sequence[Tensor],
+    inputs: Sequence[Tensor],
+    grad_outputs: Sequence[Tensor] | None = None,
+    retain_graph: bool = False,
+    create_graph: bool = True,
+) -> tuple[Tensor, ...]:
+    """What torch.func.grad calls for the gradients, without the import of torch's compiler, which takes two seconds.
+
+    torch imports it here only to switch off its compiled gradients. Where nothing else has imported it, there are none.
+    """
+    reached = tuple(out for out in outputs if out.requires_grad)
+    if "torch._dynamo" in sys.modules or grad_outputs is not None or not reached:
+        assert _with_compiler is not None
+        told: tuple[Tensor, ...] = _with_compiler(outputs, inputs, grad_outputs, retain_graph, create_graph)
+        return told
+    found = torch.autograd.grad(
+        reached, inputs, retain_graph=retain_graph, create_graph=create_graph, allow_unused=True
+    )
+    return tuple(torch.zeros_like(at) if g is None else g for g, at in zip(found, inputs, strict=True))

@@ -25,14 +25,14 @@ import torch
 from torch import Tensor, nn
 
 from runner.engine.loop import alike, begin, few_steps
+from runner.engine.memory import available, footprint
 from runner.engine.weights import built_net
 from runner.experiment import Experiment
 from runner.grid import Run
 from runner.nets.lanewise import LanewiseConv1d, lanewise
 
 WIDTHS = (4, 16)  # tried against each other, and against one by one
-COPIES = 8  # of the weights that a step holds: weights, gradient, two moments, the best ones, and temporaries
-SHARE_OF_MEMORY = 0.25
+SHARE_OF_MEMORY = 0.5  # of what is free: a prediction may be off, and the machine has others on it
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 SMALL = 10_000_000  # multiply-adds of a forward pass on a batch
 
@@ -53,11 +53,7 @@ def packed(experiment: Experiment, runs: Sequence[Run], workers: int) -> Experim
     first = alike(experiment.stack, runs)
     shaped = experiment.shaped(first[0].point)
     net = built_net(shaped)
-    weights = sum(w.numel() for w in net.parameters())
-    examples = shaped.budget.batch_size * shaped.data.x[0].numel()
-    bytes_each = 4 * COPIES * (weights + examples) * shaped.stack.copies
-    fits = max(1, int(_memory(shaped.device) * SHARE_OF_MEMORY / bytes_each / workers))
-    most = experiment.lanes or min(len(runs), fits)
+    most = experiment.lanes or min(len(runs), fitting(shaped, first[0], workers))
     lanewise(net)
     convolves = any(isinstance(m, CONVOLUTIONS) and not isinstance(m, LanewiseConv1d) for m in net.modules())
     if not convolves or experiment.device.type != "cpu":
@@ -73,6 +69,37 @@ def packed(experiment: Experiment, runs: Sequence[Run], workers: int) -> Experim
     return replace(experiment, lanes=best.lanes, channels_last=best.channels_last)
 
 
+def fitting(experiment: Experiment, run: Run, workers: int) -> int:
+    """How many runs like this one fit side by side into a process's part of the memory that is free.
+
+    At least two: one would mean a step that is not mapped, whose rounding differs, and a pack of two that does not fit
+    is halved.
+    """
+    need = footprint(experiment, run)
+    share = (available(experiment.device) * SHARE_OF_MEMORY - need.shared) / workers
+    return max(2, int(share / need.each))
+
+
+def prediction(experiment: Experiment, run: Run, lanes: int, workers: int) -> str:
+    """In a line: the memory that so many runs like this one side by side, in each process, will need, and what is free.
+
+    Measured peaks are between half and twice of it (docs/benchmarks.md).
+    """
+    need, free = footprint(experiment, run).of(lanes) * workers, available(experiment.device)
+    each = f" in each of {workers} processes" if workers > 1 else ""
+    return f"about {_size(need)} for {lanes} runs side by side{each}, of {_size(free)} that are free"
+
+
+def _size(count: int) -> str:
+    """Bytes in words.
+
+    >>> _size(2_400_000), _size(23_800_000_000)
+    ('2.4 MB', '24 GB')
+    """
+    unit, name = (1e9, "GB") if count >= 1e9 else (1e6, "MB")
+    return f"{count / unit:.1f} {name}" if count < 10 * unit else f"{count / unit:.0f} {name}"
+
+
 def threads(experiment: Experiment) -> int:
     """The threads that a job's steps are worth.
 
@@ -81,10 +108,10 @@ def threads(experiment: Experiment) -> int:
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     net = built_net(experiment)
-    return 1 if _multiply_adds(net, experiment) * experiment.budget.batch_size < SMALL else cores
+    return 1 if multiply_adds(net, experiment) * experiment.budget.batch_size < SMALL else cores
 
 
-def _multiply_adds(net: nn.Module, experiment: Experiment) -> int:
+def multiply_adds(net: nn.Module, experiment: Experiment) -> int:
     """Multiply-adds of one forward pass on one example: of its linear and convolutional layers, each used once."""
     counted: dict[nn.Module, int] = {}
 
@@ -130,10 +157,3 @@ def _fastest(experiment: Experiment, runs: Sequence[Run], net: nn.Module, ways: 
         folder.mkdir(parents=True, exist_ok=True)
         path.write_text(str(best))
     return ways[best]
-
-
-def _memory(device: torch.device) -> int:
-    """Bytes of memory of the device."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_properties(device).total_memory
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

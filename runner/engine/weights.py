@@ -18,7 +18,7 @@ def built_net(experiment: Experiment) -> nn.Module:
     What a module cannot draw again itself, seed by seed, is at least the same every time.
     """
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+        torch.default_generator.manual_seed(0)  # torch.manual_seed would queue the seed for every kind of device
         return experiment.stack.build(experiment.model())
 
 
@@ -35,7 +35,7 @@ def initial(net: nn.Module, seeds: Sequence[int], copy: int = 0) -> Params:
             for name, module in net.named_modules():
                 reset = getattr(module, "reset_parameters", None)
                 if callable(reset):
-                    torch.manual_seed(torch_seed(seed, f"init/{name}" + f"/copy {copy}" * (copy > 0)))
+                    torch.default_generator.manual_seed(torch_seed(seed, f"init/{name}" + f"/copy {copy}" * (copy > 0)))
                     reset()
             lanes.append({name: w.detach().clone() for name, w in net.named_parameters()})
     return {name: torch.stack([lane[name] for lane in lanes]) for name in lanes[0]}

@@ -1,0 +1,176 @@
+"""How fast is a CUDA device with 1 to 1,024 runs side by side: runs per second, share of its peak, memory?
+
+    python scripts/bench/gpu.py --minutes 10                              --graphs: CUDA graphs of the step, too
+    python scripts/bench/gpu.py --minutes 10 --write docs/benchmarks.md
+
+The mlp and the convolutional net of MNIST-1D, at its size: 4,000 examples of 40 values, batches of 100, Adam, 60 epochs
+of 40 steps, which are one run. Seconds are the device's, between two of its events, with the median of a few
+turns. The share of the peak is what products and convolutions need (three times those of a forward pass), over what
+the device says of itself: multiprocessors, clock, and 128 float32 multiply-adds in each per cycle. Sizes for which
+memory or the minutes end are left out, and said.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from run import data
+from torch import nn
+from turns import machine, put, store
+
+from runner.data.base import Splitter
+from runner.engine.loop import Lanes, Pack, begin, few_steps, is_full
+from runner.engine.optimizers import Adam
+from runner.engine.packing import multiply_adds
+from runner.engine.schedules import Constant
+from runner.engine.weights import built_net
+from runner.experiment import Budget, Experiment
+from runner.grid import Run
+from runner.methods.base import Batch
+from runner.methods.stack import Stack
+from runner.nets.convolutional import conv1d
+from runner.nets.dense import mlp
+
+LANES = (1, 4, 16, 64, 256, 1024)
+BATCH, EPOCHS, STEPS, TURNS = 100, 60, 20, 5
+PER_CYCLE = 128  # float32 multiply-adds of a multiprocessor, from compute capability 8.6 on, and of 9.0
+MODELS: dict[str, Callable[[], nn.Module]] = {
+    "mlp": partial(mlp, (1, 40), 10, 100, 2),
+    "conv1d": partial(conv1d, (1, 40), 10, 25),
+}
+Seconds = Callable[[Callable[[], object]], float]
+
+
+def started(model: str, lanes: int, device: torch.device) -> tuple[Pack, Lanes]:
+    """A pack of so many runs before its first step, on the device."""
+    splitter = Splitter(None, 0, None, "none", 0, standardize=False)
+    experiment = Experiment(
+        data(), splitter, MODELS[model], Stack({}), Adam(0.001, 0.9, 0.999, 1e-8), Constant(),
+        Budget(EPOCHS, BATCH, EPOCHS), device, torch.float32, lanes if lanes > 1 else 1,
+    )  # fmt: skip
+    return begin(experiment, [Run(seed, "report", {}, 0) for seed in range(lanes)])
+
+
+def by_events(call: Callable[[], object]) -> float:
+    """Seconds of the device between two events around a call."""
+    first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    first.record()
+    call()
+    last.record()
+    torch.cuda.synchronize()
+    return float(first.elapsed_time(last)) / 1e3
+
+
+def by_clock(call: Callable[[], object]) -> float:
+    """Seconds of the processor: for trying this script without a device."""
+    clock = time.process_time()
+    call()
+    return time.process_time() - clock
+
+
+def one_step(pack: Pack, lanes: Lanes) -> Callable[[], object]:
+    """The first step of a pack, on a batch that stands ready: what a graph can hold, since it makes no new tensors."""
+    rows = lanes.rows["train"][:, :BATCH]
+    pool = pack.pool(lanes)
+    batch = Batch(pool.inputs(rows), pack.targets[pool.labels(rows)])
+    return partial(pack.step, lanes.state, batch, lanes.strengths, lanes.hyper, lanes.key, 0, pack.steps, 1.0)
+
+
+def replayed(step: Callable[[], object]) -> Callable[[], object]:
+    """A step as a CUDA graph: the same kernels on the same tensors, handed to the device at once."""
+    aside = torch.cuda.Stream()
+    aside.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(aside):  # what is set up at first must not be captured
+        for _ in range(3):
+            step()
+    torch.cuda.current_stream().wait_stream(aside)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        step()
+    return graph.replay
+
+
+def measured(model: str, lanes: int, device: torch.device, graphs: bool, seconds: Seconds) -> dict[str, Any]:
+    """What so many runs side by side take; raises what torch does where memory ends."""
+    on_cuda = device.type == "cuda"
+    if on_cuda:
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    pack, before = started(model, lanes, device)
+    few_steps(pack, before, 3)
+    each = median(seconds(partial(few_steps, pack, before, STEPS)) / STEPS for _ in range(TURNS))
+    on_cpu = replace(pack.experiment, device=torch.device("cpu"))
+    work = 3 * 2 * multiply_adds(built_net(on_cpu), on_cpu) * BATCH * lanes
+    row = {
+        "model": model, "lanes": lanes, "step_ms": each * 1e3,
+        "runs_per_s": lanes / (each * EPOCHS * pack.steps_per_epoch),
+        "share_of_peak": work / each / peak_of(device) if on_cuda else None,
+        "memory_mib": torch.cuda.max_memory_allocated() / 2**20 if on_cuda else None,
+    }  # fmt: skip
+    if graphs:
+        step = one_step(pack, before)
+        plain = median(seconds(step) for _ in range(STEPS))
+        row["graph_ratio"] = median(seconds(replayed(step)) for _ in range(STEPS)) / plain if on_cuda else None
+    return row
+
+
+def peak_of(device: torch.device) -> float:
+    """Float32 operations that the device can do in a second, without tensor cores."""
+    about = torch.cuda.get_device_properties(device)
+    return 2.0 * PER_CYCLE * about.multi_processor_count * about.clock_rate * 1e3  # clock_rate is in kHz
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=10, help="no size is begun after so long")
+    parser.add_argument("--graphs", action="store_true", help="a step as a CUDA graph beside a step as it is")
+    parser.add_argument("--dry", action="store_true", help="two small sizes on the CPU: for seeing that it works")
+    parser.add_argument("--write", type=Path, metavar="PAGE", help="put the table between the markers of this page")
+    parser.add_argument("--out", type=Path, default=Path("outputs/bench/gpu.json"))
+    asked = parser.parse_args()
+    if not asked.dry and not torch.cuda.is_available():
+        sys.exit("gpu.py: this machine has no CUDA device that torch can use (--dry tries the script on the CPU)")
+    device, seconds = (torch.device("cpu"), by_clock) if asked.dry else (torch.device("cuda"), by_events)
+    about = machine() | ({} if asked.dry else {"device": torch.cuda.get_device_name()})
+    rows, left_out, until = [], [], time.monotonic() + 60 * asked.minutes
+    for model in MODELS:
+        for lanes in LANES[:2] if asked.dry else LANES:
+            if time.monotonic() > until:
+                left_out.append(f"{model} with {lanes} runs (the minutes have ended)")
+                continue
+            try:
+                rows.append(measured(model, lanes, device, asked.graphs, seconds))
+            except RuntimeError as error:
+                if not is_full(error):
+                    raise
+                left_out.append(f"{model} with {lanes} runs (memory has ended)")
+    columns = [key for key in rows[0] if any(row[key] is not None for row in rows)] if rows else []
+    page = "\n".join(
+        [
+            "; ".join(f"{key}: {value}" for key, value in about.items()), "",
+            f"| {' | '.join(columns)} |", f"| {' | '.join('---:' for _ in columns)} |",
+            *(f"| {' | '.join(_cell(row[key]) for key in columns)} |" for row in rows),
+            *([f"\nLeft out: {'; '.join(left_out)}."] if left_out else []),
+        ]
+    )  # fmt: skip
+    print(page)
+    store(asked.out, {"machine": about, "rows": rows, "left_out": left_out})
+    if asked.write:
+        put(asked.write, "gpu", page)
+
+
+def _cell(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+if __name__ == "__main__":
+    main()
