@@ -81,7 +81,7 @@ def one_step(pack: Pack, lanes: Lanes) -> Callable[[], object]:
     """The first step of a pack, on a batch that stands ready: what a graph can hold, since it makes no new tensors."""
     rows = lanes.rows["train"][:, :BATCH]
     pool = pack.pool(lanes)
-    batch = Batch(pool.inputs(rows), pack.targets[pool.labels(rows)])
+    batch = Batch(pool.inputs(rows), pack.targets(pool.labels(rows)))
     return partial(pack.step, lanes.state, batch, lanes.strengths, lanes.hyper, lanes.key, 0, pack.steps, 1.0)
 
 
