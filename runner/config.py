@@ -54,13 +54,13 @@ MARGINS = ("acc", "gap", "loss")
 PROTOCOLS = ("fixed", "tuned", "search", "smoke")
 TOP = (
     "study", "seeds", "seed0", "epochs", "batch_size", "device", "dtype", "evaluate", "penalize_biases", "margins",
-    "lanes", "threads", "workers", "checkpoint", "progress", "out", "allow", "axes", "data", "model",
-    "optimizer", "schedule", "method", "protocol", "marks",
+    "lanes", "lanes_per_job", "share", "threads", "workers", "checkpoint", "progress", "out", "allow", "axes", "data",
+    "model", "optimizer", "schedule", "method", "protocol", "marks",
 )  # fmt: skip
 # What changes no number of a run that is trained: it is no part of a job's identity
 OUTSIDE = (
-    "study", "seeds", "margins", "lanes", "threads", "workers", "checkpoint", "progress", "out", "allow", "axes",
-    "marks",
+    "study", "seeds", "margins", "lanes", "lanes_per_job", "share", "threads", "workers", "checkpoint", "progress", "out",
+    "allow", "axes", "marks",
 )  # fmt: skip
 
 
@@ -85,6 +85,8 @@ class Job:
     out: Path
     progress: bool
     predictions: bool  # whether what each run says about each test example is kept
+    lanes_per_job: int | None  # the most runs that one process of a sweep trains; None: all of the job
+    share: int | None  # which so many runs this process trains, from 0 on; None: all
     threads: int | None  # None: as many as the work is worth
     workers: int | None  # processes; None: as many as the work is worth
     keep_every: float | None  # seconds between two checkpoints of the training; None: at signals only
@@ -107,6 +109,21 @@ class Job:
         """The job's folder: readable, and different for any two jobs whose numbers may differ."""
         text = json.dumps(self.settings, sort_keys=True)
         return f"{self.method}-{hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()[:8]}"
+
+    @property
+    def shares(self) -> Sequence[int]:
+        """Into how many shares each stage of the job is split; nothing if one process trains it all."""
+        if self.lanes_per_job is None:
+            return ()
+        stages = [self.tuning(), self.reporting(0 if self.tunes else None)]
+        counts = [math.ceil(len(stage) / self.lanes_per_job) for stage in stages if stage]
+        return counts if max(counts) > 1 else ()
+
+    def mine(self, stage: Sequence[Run]) -> Sequence[Run]:
+        """The runs of a stage that are this process's to train."""
+        if self.share is None or self.lanes_per_job is None:
+            return stage
+        return stage[self.share * self.lanes_per_job : (self.share + 1) * self.lanes_per_job]
 
     @property
     def tunes(self) -> bool:
@@ -194,6 +211,8 @@ def read(cfg: DictConfig, overrides: Sequence[str] = ()) -> Job:
         out=_folder(values["out"]),
         progress=_true_or_false("progress", values["progress"]),
         predictions=predictions,
+        lanes_per_job=None if values["lanes_per_job"] is None else _whole("lanes_per_job", values["lanes_per_job"], 1),
+        share=None if values["share"] is None else _whole("share", values["share"], 0),
         threads=None if values["threads"] == "auto" else _whole("threads", values["threads"], 1),
         workers=None if values["workers"] == "auto" else _whole("workers", values["workers"], 1),
         keep_every=_keep_every(_section(values, "checkpoint")),

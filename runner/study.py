@@ -11,10 +11,12 @@ import hashlib
 import json
 import math
 import os
+import shutil
 import sys
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -103,24 +105,40 @@ def _note(jobs: Sequence[Job], axes: Sequence[str], folder: Path) -> None:
 def run_job(job: Job, folder: Path, command: Sequence[str], say: Say, watch: Callable[[Progress], None]) -> list[Row]:
     """Train what the job still lacks and give back all its rows.
 
-    One process at a time has a job: another one waits, and then finds it done. A run that has ended is written down at
-    once, first its predictions and then its row, and moves to the tables when its stage ends; those that have not are
-    kept in checkpoints. Raises JobFailed, with the traceback in error.txt if that can be written, if training breaks.
+    One process at a time has a job, or a share of one: another one waits, and then finds it done. A run that has ended
+    is written down at once, first its predictions and then its row, and moves to the tables when its stage ends; those
+    that have not are kept in checkpoints. The process that finds all shares of a job ended makes its tables. Raises
+    JobFailed, with the traceback in error.txt if that can be written, if training breaks.
     """
     place = folder / job.name
+    mine = place if job.share is None else place / f"share-{job.share}"
+    waits = "another process has it; waits for that to end"
     try:
-        with held(place, f"{job.name}: another process has it; waits for that to end", say):
-            try:
-                return _run_held(job, folder, command, say, watch)
-            except Exception as error:
-                write_atomic(place / "error.txt", traceback.format_exc())
-                told = _told(error)
-                records.write_status(place, "failed", method=job.method, command=list(command), error=told)
-                raise JobFailed(f"{job.name} failed: {told} (traceback: {place / 'error.txt'})") from error
+        if job.share is not None:
+            with held(mine, f"{job.name}, share {job.share}: {waits}", say), _failing(job, place, command):
+                found = _run_share(job, folder, mine, command, say, watch)
+            if _lacks(job, found):
+                return found
+        with held(place, f"{job.name}: {waits}", say), _failing(job, place, command), ExitStack() as stack:
+            for share in _shares(place):
+                stack.enter_context(held(share, f"{job.name}, {share.name}: {waits}", say))
+            return _run_held(job, folder, command, say, watch)
     except OSError as error:  # a full disk or a folder that has become read-only: not even the failure can be written
         failed = JobFailed(f"{job.name} failed: {_told(error)}; what was written before is kept")
         failed.noted = False
         raise failed from error
+
+
+@contextmanager
+def _failing(job: Job, place: Path, command: Sequence[str]) -> Iterator[None]:
+    """Write down what breaks a job, and raise JobFailed in its place."""
+    try:
+        yield
+    except Exception as error:
+        write_atomic(place / "error.txt", traceback.format_exc())
+        told = _told(error)
+        records.write_status(place, "failed", method=job.method, command=list(command), error=told)
+        raise JobFailed(f"{job.name} failed: {told} (traceback: {place / 'error.txt'})") from error
 
 
 def _told(error: Exception) -> str:
@@ -134,7 +152,7 @@ def _run_held(job: Job, folder: Path, command: Sequence[str], say: Say, watch: C
         clear_parts(written)
     rows, curves = _recorded(job, place, say)
     present = {row["run_id"] for row in rows}
-    ended = [one for one in records.read_ended(place, say) if one[0]["run_id"] not in present]
+    ended = _new(present, [one for part in (place, *_shares(place)) for one in records.read_ended(part, say)])
     write_atomic(place / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(job.settings))))
     complete, chosen = records.read_status(place).get("state") == "complete", None
     for stage in ("tune", "report"):
@@ -144,7 +162,7 @@ def _run_held(job: Job, folder: Path, command: Sequence[str], say: Say, watch: C
         missing = [run for run in wanted if run_id_of(job, run) not in present]
         if missing:
             records.write_status(place, "running", method=job.method, command=list(command))
-            ended += _trained(job, folder, wanted, missing, say, watch)
+            ended += _trained(job, folder, place, wanted, missing, say, watch)
         moved = [one for one in ended if one[0]["run_id"] in order or stage == "report"]
         moved.sort(key=lambda one: order.get(one[0]["run_id"], len(order)))
         rows += [row for row, _ in moved]
@@ -158,13 +176,67 @@ def _run_held(job: Job, folder: Path, command: Sequence[str], say: Say, watch: C
             records.write_table(place / "curves.csv", records.CURVE_COLUMNS, curves)
             records.write_table(place / "runs.csv", records.COLUMNS, rows)
             if not ended:
-                (place / "ended.jsonl").unlink()
+                (place / "ended.jsonl").unlink(missing_ok=True)
+                for share in _shares(place):
+                    shutil.rmtree(share)
     if complete:
         say(f"{job.name}: complete, nothing to run")
     else:
         records.write_status(place, "complete", method=job.method, command=list(command), error=None)
         (place / "error.txt").unlink(missing_ok=True)  # of an attempt before this one
     return rows
+
+
+def _run_share(
+    job: Job, folder: Path, mine: Path, command: Sequence[str], say: Say, watch: Callable[[Progress], None]
+) -> list[Row]:
+    """Train this process's share of the first stage that lacks runs; all rows of the job that there are then."""
+    place = folder / job.name
+    torch.set_num_threads(job.threads or threads(job.experiment.shaped(job.points[0])))
+    clear_parts(mine)
+    records.read_ended(mine, say)  # a torn line goes
+    rows = _found(job, place)
+    stage = _open_stage(job, rows)
+    present = {row["run_id"] for row in rows}
+    missing = [run for run in job.mine(stage) if run_id_of(job, run) not in present]
+    if not missing:
+        say(f"{job.name}, share {job.share}: complete, nothing to run")
+        return rows
+    write_atomic(place / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(job.settings))))
+    records.write_status(place, "running", method=job.method, command=list(command))
+    for _ in _trained(job, folder, mine, stage, missing, say, watch):
+        pass
+    return _found(job, place)
+
+
+def _found(job: Job, place: Path) -> list[Row]:
+    """The rows of a job in its tables and of what has ended in any of its shares, read while others write."""
+    rows = _recorded(job, place, lambda line: None)[0]
+    ended = [one for part in (place, *_shares(place)) for one in records.read_ended(part, None)]
+    return rows + [row for row, _ in _new({row["run_id"] for row in rows}, ended)]
+
+
+def _new(present: Collection[str], ended: Sequence[tuple[Row, list[Row]]]) -> list[tuple[Row, list[Row]]]:
+    """Those that have ended and are not present, each once."""
+    return list({one[0]["run_id"]: one for one in ended if one[0]["run_id"] not in present}.values())
+
+
+def _shares(place: Path) -> list[Path]:
+    return sorted(path for path in place.glob("share-*") if path.is_dir())
+
+
+def _open_stage(job: Job, rows: Sequence[Row]) -> list[Run]:
+    """The runs of the first stage that lacks some; those of the last one if none does."""
+    present = {row["run_id"] for row in rows}
+    tuning = job.tuning()
+    if any(run_id_of(job, run) not in present for run in tuning):
+        return tuning
+    return job.reporting(choose(job, rows) if job.tunes else None)
+
+
+def _lacks(job: Job, rows: Sequence[Row]) -> bool:
+    present = {row["run_id"] for row in rows}
+    return any(run_id_of(job, run) not in present for run in _open_stage(job, rows))
 
 
 def _recorded(job: Job, place: Path, say: Say) -> tuple[list[Row], list[Row]]:
@@ -191,16 +263,22 @@ def _is_whole(curve: Sequence[Row], epochs: int, every: int) -> bool:
 
 
 def _trained(
-    job: Job, folder: Path, wanted: Sequence[Run], missing: Sequence[Run], say: Say, watch: Callable[[Progress], None]
+    job: Job,
+    folder: Path,
+    mine: Path,
+    wanted: Sequence[Run],
+    missing: Sequence[Run],
+    say: Say,
+    watch: Callable[[Progress], None],
 ) -> Iterator[tuple[Row, list[Row]]]:
-    """The rows and curves of the missing runs of a stage, each written down before it is given."""
+    """The rows and curves of the missing runs of a stage, each written down, in `mine`, before it is given."""
     place, began = folder / job.name, records.now()
     if job.one_by_one:
         say(f"{job.name}: runs go one by one, not side by side: {job.one_by_one}")
     workers = job.workers or worth(job.experiment, len(missing))
     lanes = job.experiment.lanes or width(job.experiment, wanted, workers)
     about = {**records.versions(), "device": job.experiment.device.type, "mapped": lanes != 1}
-    keeper = Checkpoints(place, about, job.keep_every, lambda line: say(f"{job.name}: {line}"))
+    keeper = Checkpoints(mine, about, job.keep_every, lambda line: say(f"{job.name}: {line}"))
     with keeper.listening():
         for outcome in train_across(replace(job.experiment, lanes=lanes), missing, watch, workers, keeper):
             run_id = run_id_of(job, outcome.run)
@@ -209,7 +287,7 @@ def _trained(
             used = {"mapped": lanes != 1, "threads": 1 if workers > 1 else torch.get_num_threads()}
             row = records.as_text(records.COLUMNS, row_of(job, folder.name, outcome, began) | used)
             curve = [records.as_text(records.CURVE_COLUMNS, point) for point in curve_of(job, outcome)]
-            records.write_ended(place, row, curve)
+            records.write_ended(mine, row, curve)
             yield row, curve
         keeper.clear()
         keeper.check()

@@ -22,6 +22,14 @@ class Planned(NamedTuple):
     overrides: list[str]
     name: str  # of its folder
     method: str
+    shares: Sequence[int]  # how many processes train each of its stages; nothing where one trains them all
+
+
+class Launch(NamedTuple):
+    """What a launcher is to run in one process: a job, or a share of one."""
+
+    number: int  # which of the planned jobs
+    overrides: list[str]
 
 
 def plan(compose: Compose, jobs: Sequence[Sequence[str]], axes: Sequence[str]) -> tuple[Path, list[Planned]]:
@@ -66,8 +74,29 @@ def plan(compose: Compose, jobs: Sequence[Sequence[str]], axes: Sequence[str]) -
     study.admit([checked for _, checked in kept], known, folder)
     study.begin([checked for _, checked in kept], known, folder)
     return folder, [
-        Planned([*_without(job, "study"), f"study={named}", label], checked.name, checked.method)
+        Planned([*_without(job, "study"), f"study={named}", label], checked.name, checked.method, checked.shares)
         for job, checked in kept
+    ]
+
+
+def rounds(jobs: Sequence[Planned]) -> list[list[Launch]]:
+    """What to launch together, round after round: a job that is split has a round for each of its stages.
+
+    >>> [
+    ...     [launch.overrides for launch in part]
+    ...     for part in rounds([Planned(["a=1"], "", "", ()), Planned([], "", "", (1, 2))])
+    ... ]
+    [[['a=1'], ['share=0']], [['share=0'], ['share=1']]]
+    """
+    stages = max(len(job.shares) or 1 for job in jobs)
+    return [
+        [
+            Launch(number, [*job.overrides, *more])
+            for number, job in enumerate(jobs)
+            for more in ([[f"share={share}"] for share in range(job.shares[stage])] if stage < len(job.shares) else [[]])
+            if stage == 0 or stage < len(job.shares)
+        ]
+        for stage in range(stages)
     ]
 
 
