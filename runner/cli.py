@@ -46,7 +46,7 @@ def _task(cfg: DictConfig) -> float:
 
 def _job(cfg: DictConfig, overrides: list[str], alone: bool) -> float:
     take_one()
-    from runner import study, sweep
+    from runner import study, sweep, trackers
     from runner.config import read
     from runner.progress import progress_of, show_job, show_marks
 
@@ -59,8 +59,10 @@ def _job(cfg: DictConfig, overrides: list[str], alone: bool) -> float:
     if alone:
         study.admit([job], cfg.axes, folder)
         study.begin([job], cfg.axes, folder)
+        trackers.begin(job.trackers, folder)
     with progress_of(job) as (say, watch):
         rows = study.run_job(job, folder, ["regrun", *overrides], say, watch)
+        trackers.follow(job.trackers, folder, job.name, say)
     if alone:
         show_job(job, rows, folder)
         from runner.files import clear_parts, held
@@ -174,7 +176,7 @@ def explain(error: Exception) -> str:
     """A mistake that Hydra or OmegaConf found, in one line.
 
     >>> explain(HydraException("Could not find 'protocol/tund'"))
-    "no protocol 'tund'; did you mean 'tuned'? (conf/protocol has: fixed, search, smoke, tuned)"
+    "no protocol 'tund'; did you mean 'tuned'? (conf/protocol has: fixed, optuna, search, smoke, tuned)"
     """
     if isinstance(error, OverrideParseException):
         why = error.message.splitlines()[0]

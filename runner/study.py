@@ -25,6 +25,7 @@ import torch
 from omegaconf import OmegaConf
 
 from runner import records
+from runner.asking import Asking
 from runner.config import Job, flatten
 from runner.engine.checkpoint import Checkpoints
 from runner.engine.loop import Outcome, Progress
@@ -145,17 +146,17 @@ def _told(error: Exception) -> str:
     return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
-def _run_held(job: Job, folder: Path, command: Sequence[str], say: Say, watch: Callable[[Progress], None]) -> list[Row]:
-    place = folder / job.name
-    torch.set_num_threads(job.threads or threads(job.experiment.shaped(job.points[0])))
+def _run_held(planned: Job, folder: Path, command: Sequence[str], say: Say, watch: Callable[[Progress], None]) -> list[Row]:
+    place = folder / planned.name
+    torch.set_num_threads(planned.threads or threads(planned.experiment.shaped(planned.points[0])))
     for written in (place, place / "predictions"):
         clear_parts(written)
-    rows, curves = _recorded(job, place, say)
+    rows, curves = _recorded(planned, place, say)
     present = {row["run_id"] for row in rows}
     ended = _new(present, [one for part in (place, *_shares(place)) for one in records.read_ended(part, say)])
-    write_atomic(place / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(job.settings))))
+    write_atomic(place / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(planned.settings))))
     complete, chosen = records.read_status(place).get("state") == "complete", None
-    for stage in ("tune", "report"):
+    for job, stage in _stages(planned, place, rows):
         wanted = job.tuning() if stage == "tune" else job.reporting(chosen)
         order = {run_id_of(job, run): number for number, run in enumerate(wanted)}
         present = {row["run_id"] for row in rows} | {row["run_id"] for row, _ in ended}
@@ -180,11 +181,36 @@ def _run_held(job: Job, folder: Path, command: Sequence[str], say: Say, watch: C
                 for share in _shares(place):
                     shutil.rmtree(share)
     if complete:
-        say(f"{job.name}: complete, nothing to run")
+        say(f"{planned.name}: complete, nothing to run")
     else:
-        records.write_status(place, "complete", method=job.method, command=list(command), error=None)
+        records.write_status(place, "complete", method=planned.method, command=list(command), error=None)
         (place / "error.txt").unlink(missing_ok=True)  # of an attempt before this one
     return rows
+
+
+def _stages(job: Job, place: Path, rows: Sequence[Row]) -> Iterator[tuple[Job, str]]:
+    """The stages of a job: "tune", again and again with more points where a search asks for them, and "report".
+
+    `rows` must have those of all points by the time that the next stage is asked for.
+    """
+    if job.space is None:
+        yield job, "tune"
+    else:
+        asking = Asking(place / "optuna.db", job.space, job.points, job.tune_seeds[0])
+        more = asking.ask(job.protocol.trials, job.protocol.batch) or bool(asking.points())
+        while more:
+            job = replace(job, points=asking.points())
+            yield job, "tune"
+            asking.tell(_means(job, rows))
+            more = asking.ask(job.protocol.trials, job.protocol.batch)
+    yield job, "report"
+
+
+def asked(job: Job, place: Path) -> Job:
+    """The job with all points that a search has asked for; the job itself if it asks for none."""
+    if job.space is None or not (place / "optuna.db").is_file():
+        return job
+    return replace(job, points=Asking(place / "optuna.db", job.space, job.points, job.tune_seeds[0]).points())
 
 
 def _run_share(
@@ -298,13 +324,20 @@ def choose(job: Job, rows: Sequence[Mapping[str, Any]]) -> int:
 
     Only validation columns are read. A point that diverged on any seed is chosen only if all did.
     """
+    means = _means(job, rows)
+    return max(means, key=lambda index: (means[index], -index))
+
+
+def _means(job: Job, rows: Sequence[Mapping[str, Any]]) -> dict[int, float]:
+    """The mean validation figure of each point that has been tuned, the more the better; -inf if it diverged."""
     column, sign = f"last_{job.protocol.select}", 1 if job.protocol.select == "val_acc" else -1
     means: dict[int, float] = {}
     for index in range(len(job.points)):
         mine = [row for row in rows if row["role"] == "tune" and int(row["strength_idx"]) == index]
         sound = all(row["status"] == "ok" for row in mine)
-        means[index] = sign * sum(float(row[column]) for row in mine) / len(mine) if sound else -float("inf")
-    return max(means, key=lambda index: (means[index], -index))
+        if mine:
+            means[index] = sign * sum(float(row[column]) for row in mine) / len(mine) if sound else -float("inf")
+    return means
 
 
 def _standing(folder: Path) -> dict[str, Any]:

@@ -22,6 +22,7 @@ class Planned(NamedTuple):
     overrides: list[str]
     name: str  # of its folder
     method: str
+    trackers: Sequence[str]
     shares: Sequence[int]  # how many processes train each of its stages; nothing where one trains them all
 
 
@@ -38,7 +39,7 @@ def plan(compose: Compose, jobs: Sequence[Sequence[str]], axes: Sequence[str]) -
     `jobs` are lists of overrides, "method=dropout", "epochs=5"; `axes` are the keys that the sweep varies. Refuses
     the whole sweep, and writes nothing, if any job is refused.
     """
-    from runner import study
+    from runner import study, trackers
     from runner.config import OUTSIDE, read
 
     known = [axis for axis in axes if axis != "method" and not axis.startswith(("method.", "hydra."))]
@@ -73,8 +74,15 @@ def plan(compose: Compose, jobs: Sequence[Sequence[str]], axes: Sequence[str]) -
     folder = first.out / named
     study.admit([checked for _, checked in kept], known, folder)
     study.begin([checked for _, checked in kept], known, folder)
+    trackers.begin(first.trackers, folder)
     return folder, [
-        Planned([*_without(job, "study"), f"study={named}", label], checked.name, checked.method, checked.shares)
+        Planned(
+            [*_without(job, "study"), f"study={named}", label],
+            checked.name,
+            checked.method,
+            checked.trackers,
+            checked.shares,
+        )
         for job, checked in kept
     ]
 
@@ -84,7 +92,7 @@ def rounds(jobs: Sequence[Planned]) -> list[list[Launch]]:
 
     >>> [
     ...     [launch.overrides for launch in part]
-    ...     for part in rounds([Planned(["a=1"], "", "", ()), Planned([], "", "", (1, 2))])
+    ...     for part in rounds([Planned(["a=1"], "", "", (), ()), Planned([], "", "", (), (1, 2))])
     ... ]
     [[['a=1'], ['share=0']], [['share=0'], ['share=1']]]
     """
@@ -117,9 +125,9 @@ def stamp(what: str) -> str:
     return f"{datetime.now().strftime('%Y-%m-%d_%H-%M-%S')}_{what}"
 
 
-def report(folder: Path) -> int:
+def report(folder: Path, shown_in: Sequence[str]) -> int:
     """Make the study's tables and figures, show the table, and say how many of its jobs have failed."""
-    from runner import records
+    from runner import records, trackers
     from runner.files import clear_parts, held
     from runner.report.build import NoRuns, build, describe, unfinished_jobs
     from runner.report.cli import show
@@ -138,6 +146,7 @@ def report(folder: Path) -> int:
             print(f"no report: {error}", file=sys.stderr)
         return len(failed)
     show(made)
+    trackers.report(shown_in, folder, [*made.tables, *made.figures])
     return len(made.failed)
 
 

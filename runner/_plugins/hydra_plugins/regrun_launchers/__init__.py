@@ -41,7 +41,7 @@ if _submitit is not None:
             """Submit all jobs and wait for each; a job that is lost fails alone."""
             import submitit
             from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf
-            from submitit.core.utils import CommandFailedError, FailedJobError, UncompletedJobError
+            from submitit.core.utils import FailedJobError, FailedSubmissionError, UncompletedJobError
 
             from runner.errors import Refusal
             from runner.study import JobFailed
@@ -64,14 +64,14 @@ if _submitit is not None:
                     [f"job_id_for_{number}" for number, _ in numbered],
                     [Singleton.get_state()] * len(numbered),
                 )
-            except (CommandFailedError, FailedJobError) as error:
+            except (FailedJobError, FailedSubmissionError) as error:
                 said = " ".join(str(error).split())
                 raise JobFailed(f"Slurm did not take the jobs: {said[:300]} (hydra.launcher.*=...)") from error
             returns = []
             for job, overrides in zip(jobs, job_overrides, strict=True):
                 try:
                     returns.append(job.results()[0])
-                except (FailedJobError, UncompletedJobError):
+                except UncompletedJobError:
                     returns.append(_lost(overrides, f"Slurm job {job.job_id}, state {job.state}; {job.paths.stderr}"))
             return returns
 
@@ -97,7 +97,7 @@ class RayLauncher(Launcher):
         try:
             import ray
         except ImportError as error:
-            raise Refusal(f"hydra/launcher=ray: {error} (pip install 'regrun[ray]')") from error
+            raise Refusal(f"hydra/launcher=ray_cluster: {error} (pip install 'regrun[ray]')") from error
         if not ray.is_initialized():
             passed = {name: os.environ[name] for name in PASSED if name in os.environ}
             try:

@@ -7,7 +7,6 @@ sys.modules, so annotations must not be strings here.
 from collections.abc import Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper, BasicSweeperConf
@@ -74,7 +73,7 @@ class RegrunSweeper(BasicSweeper):
                 sweep.note_failure(folder, job, error)
             if isinstance(error, BaseException) and not isinstance(error, JobFailed | Refusal | OSError):
                 mistakes.append(error)
-        broken = sweep.report(Path(folder))
+        broken = sweep.report(folder, jobs[0].trackers)
         if mistakes:
             raise mistakes[0]
         if failed or broken:
