@@ -62,8 +62,8 @@ TOP = (
 )  # fmt: skip
 # What changes no number of a run that is trained: it is no part of a job's identity
 OUTSIDE = (
-    "study", "seeds", "margins", "lanes", "lanes_per_job", "share", "threads", "workers", "checkpoint", "progress", "out",
-    "allow", "axes", "marks", "tracker",
+    "study", "seeds", "margins", "lanes", "lanes_per_job", "share", "threads", "workers", "checkpoint", "progress",
+    "out", "allow", "axes", "marks", "tracker",
 )  # fmt: skip
 
 
@@ -201,8 +201,8 @@ def read(cfg: DictConfig, overrides: Sequence[str] = ()) -> Job:
     asks = space is not None and protocol.batch > 0
     if asks and values["lanes_per_job"] is not None:
         raise Refusal(
-            f"lanes_per_job is {values['lanes_per_job']!r}; a search that asks for its points, a batch by the figures of "
-            "the one before, cannot be split (lanes_per_job=null or protocol=search)"
+            f"lanes_per_job is {values['lanes_per_job']!r}; a search that asks for its points, a batch by the figures "
+            "of the one before, cannot be split (lanes_per_job=null or protocol=search)"
         )
     if n_val == 0 and (stack.ends_at_best or (protocol.tune_seeds and len(points) > 1)):
         who = "early_stopping" if stack.ends_at_best else "protocol=tuned"
@@ -413,7 +413,9 @@ def _batch(node: Mapping[str, Any]) -> int:
     if sampler == SAMPLERS[0]:
         return 0
     if find_spec("optuna") is None:
-        raise Refusal("protocol.sampler is 'tpe', which needs Optuna (pip install 'regrun[optuna]', or protocol=search)")
+        raise Refusal(
+            "protocol.sampler is 'tpe', which needs Optuna (pip install 'regrun[optuna]', or protocol=search)"
+        )
     return _whole("protocol.batch", node.get("batch"), 2)
 
 
@@ -600,9 +602,7 @@ def _tuned_points(axes: Mapping[str, Sequence[float]]) -> list[dict[str, float]]
     return along(axes)
 
 
-def _space(
-    axes: Mapping[str, Sequence[float]], stack: Stack, optimizer: Optimizer, protocol: Protocol
-) -> Space:
+def _space(axes: Mapping[str, Sequence[float]], stack: Stack, optimizer: Optimizer, protocol: Protocol) -> Space:
     """What a search chooses from."""
     allowed = {f"{name}.{field}": r for name, method in stack.methods.items() for field, r in ranges(method).items()}
     allowed |= {f"optimizer.{field}": r for field, r in ranges(optimizer).items()}

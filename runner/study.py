@@ -146,7 +146,9 @@ def _told(error: Exception) -> str:
     return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
-def _run_held(planned: Job, folder: Path, command: Sequence[str], say: Say, watch: Callable[[Progress], None]) -> list[Row]:
+def _run_held(
+    planned: Job, folder: Path, command: Sequence[str], say: Say, watch: Callable[[Progress], None]
+) -> list[Row]:
     place = folder / planned.name
     torch.set_num_threads(planned.threads or threads(planned.experiment.shaped(planned.points[0])))
     for written in (place, place / "predictions"):

@@ -101,7 +101,9 @@ def rounds(jobs: Sequence[Planned]) -> list[list[Launch]]:
         [
             Launch(number, [*job.overrides, *more])
             for number, job in enumerate(jobs)
-            for more in ([[f"share={share}"] for share in range(job.shares[stage])] if stage < len(job.shares) else [[]])
+            for more in (
+                [[f"share={share}"] for share in range(job.shares[stage])] if stage < len(job.shares) else [[]]
+            )
             if stage == 0 or stage < len(job.shares)
         ]
         for stage in range(stages)

@@ -1,11 +1,11 @@
 """What a study's records show in TensorBoard and MLflow, for those who look there: tracker=tensorboard,mlflow.
 
-The records stay the truth. A tracker is told of the runs of a job when it has ended, from its tables, each run once, and
-of the report when that is made; what goes wrong in a tracker is said in a line and hurts no study. Both are extras that
-write into the study's folder, and no service is begun or asked:
+The records stay the truth. A tracker is told of the runs of a job when that has ended, from its tables, each run once,
+and of the report when that is made; what goes wrong in a tracker is said in a line and hurts no study. Both are extras
+that write into the study's folder, and no service is begun or asked:
 
-    <study>/tensorboard/<job>/<role>-<point>-seed<seed>/     tensorboard --logdir outputs/<study>/tensorboard
-    <study>/mlflow.db, <study>/mlflow/                       mlflow ui --backend-store-uri sqlite:///outputs/<study>/mlflow.db
+    <study>/tensorboard/<job>/<role>-<point>-seed<seed>/  tensorboard --logdir outputs/<study>/tensorboard
+    <study>/mlflow.db, <study>/mlflow/               mlflow ui --backend-store-uri sqlite:///outputs/<study>/mlflow.db
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ PARAMETERS = (
     "dataset", "model", "setting", "method", "strengths", "seed", "role", "protocol", "epochs", "batch_size", "lr",
     "optimizer", "schedule", "n_train",
 )  # fmt: skip
-FIGURES = tuple(f"last_{split}_{metric}" for split in ("train", "val", "test") for metric in ("loss", "acc")) + (
+FIGURES = (
+    *(f"last_{split}_{metric}" for split in ("train", "val", "test") for metric in ("loss", "acc")),
     "last_gap_loss", "last_gap_acc", "train_s",
 )  # fmt: skip
 Curve = Mapping[tuple[str, int], float]  # {("val/loss", epoch): value}
@@ -131,9 +132,7 @@ class MLflow:
         self._client.set_terminated(run)
 
     def _made(self, key: str, name: str) -> str:
-        made: str = self._client.create_run(
-            self._experiment(), tags={"regrun.run_id": key}, run_name=name
-        ).info.run_id
+        made: str = self._client.create_run(self._experiment(), tags={"regrun.run_id": key}, run_name=name).info.run_id
         return made
 
     def _there(self, again: str = "") -> set[str]:

@@ -25,9 +25,9 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 SCRIPTS = Path(__file__).resolve().parent.parent / "scripts" / "cluster"
 LONG = 2000  # epochs that take five to ten seconds
 STUDY = [
-    "-m", "method=l2", "method.l2.rate=[1e-3,1e-2]", "seeds=3", "data=digits", "data.train_size=100", "data.val_size=50",
-    "data.test_size=200", "model.width=8", "model.depth=1", "batch_size=50", "evaluate.every=500", "study=first",
-    "checkpoint.minutes=0.002",
+    "-m", "method=l2", "method.l2.rate=[1e-3,1e-2]", "seeds=3", "data=digits", "data.train_size=100",
+    "data.val_size=50", "data.test_size=200", "model.width=8", "model.depth=1", "batch_size=50", "evaluate.every=500",
+    "study=first", "checkpoint.minutes=0.002",
 ]  # fmt: skip
 SLURM = ["hydra/launcher=slurm", "hydra.launcher.mem_gb=1", "lanes_per_job=3"]
 
@@ -162,15 +162,18 @@ def test_a_job_that_must_give_way_goes_on_later(
     assert logs(tmp_path).count("goes on with 3 runs after") >= 2
 
 
+def holder(lock: Path) -> int:
+    """The process that has a lock."""
+    inode = str(lock.stat().st_ino)
+    lines = (line.split() for line in Path("/proc/locks").read_text().splitlines())
+    return next(int(line[4]) for line in lines if line[5].split(":")[2] == inode)
+
+
 def test_a_job_that_is_killed_fails_alone(slurm: Lab, tmp_path: Path) -> None:
     """Killed as by a system that is out of memory; the sweep ends, says so, and the same command goes on."""
     sweep = regrun(tmp_path, slurm.env, *STUDY, *SLURM[:-1], f"epochs={LONG}")
     until(lambda: len(list(tmp_path.glob("outputs/first/l2-*/checkpoint-*"))) == 2)
-    trained = subprocess.run(
-        ["pgrep", "-f", f"submitit.core._submit {tmp_path}"], capture_output=True, text=True, check=True
-    ).stdout.split()
-    last = max(map(int, trained))  # none began first
-    os.kill(last, signal.SIGKILL)
+    os.kill(holder(next(tmp_path.glob("outputs/first/l2-*")) / ".lock"), signal.SIGKILL)
     code, said = ended(sweep)
     assert code == 1, said
     assert "1 of 2 jobs failed" in said
@@ -209,7 +212,7 @@ def two_nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def test_a_node_of_ray_that_dies_is_made_up_for(
     two_nodes: Path, tmp_path: Path, alone: Callable[[int], dict[str, dict[str, str]]]
 ) -> None:
-    env = {"RAY_AUTH_MODE": "token"}
+    env = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(two_nodes / "token")}
     more: Sequence[str] = ["hydra/launcher=ray_cluster", "hydra.launcher.address='127.0.0.1:6399'", "lanes_per_job=3"]
     sweep = regrun(tmp_path, env, *STUDY, *more, f"epochs={LONG}")
     until(lambda: len(checkpoints(tmp_path)) >= 4)

@@ -97,13 +97,13 @@ def test_a_tracker_that_breaks_is_a_line_and_the_study_goes_on(
     told = regrun(*SWEEP, "tracker=tensorboard", "progress=true")
     assert told.code == 0
     lines = [line for line in told.err.splitlines() if "tracker" in line]
-    assert lines == ["tracker tensorboard: OSError: no such thing; the study goes on without it"] * 4  # begin, jobs, report
+    assert (
+        lines == ["tracker tensorboard: OSError: no such thing; the study goes on without it"] * 4
+    )  # begin, jobs, report
     assert figures(rows_of(STUDY)) == figures(rows_of(Path("whole") / "first"))
 
 
-def test_a_tracker_that_is_unknown_or_not_installed_is_refused(
-    regrun: Regrun, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_tracker_that_is_unknown_or_not_installed_is_refused(regrun: Regrun, monkeypatch: pytest.MonkeyPatch) -> None:
     told = regrun("method=l2", *SMALL, "tracker=tensorbord")
     assert (told.code, told.err.count("\n")) == (2, 1)
     assert "did you mean 'tensorboard'?" in told.err

@@ -37,6 +37,7 @@ PRIMARY = ("last", "test_acc")
 SECONDARY = tuple(
     (checkpoint, metric) for metric in METRICS for checkpoint in ("last", "best") if (checkpoint, metric) != PRIMARY
 )
+MOST_DRAWN = 12  # comparisons that have figures of their own; a page with more could not be opened
 # The tables of headline.md, with their headings; the others are in headline.csv and on the page.
 HEADINGS = {
     ("best", "test_acc"): "At the epoch of lowest validation loss (secondary)",
@@ -179,6 +180,14 @@ def secondary(
             yield without_tests(headline(part, checkpoint, metric, margins=margins, stored=stored))
 
 
+def _undrawn(primary: pd.DataFrame) -> str:
+    """A sentence on the comparisons that have no figures of their own; nothing where all have."""
+    count = len(groups(primary))
+    if count <= MOST_DRAWN:
+        return ""
+    return f"Figures are drawn for the first {MOST_DRAWN} of {count} comparisons; the tables have all."
+
+
 def _slug(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9=.+-]+", "_", text).strip("_")
 
@@ -198,9 +207,10 @@ def _draw(
     primary = headlines[0]
     parts = groups(primary)
     runs_of, strengths_of = dict(groups(runs)), dict(groups(strengths))
-    for title, frame in parts:
+    headlines_of = [dict(groups(other)) for other in headlines]
+    for title, frame in parts[:MOST_DRAWN]:
         own, grid = runs_of[title], strengths_of[title]
-        both = [dict(groups(other))[title] for other in headlines]
+        both = [frames[title] for frames in headlines_of]
         makers: dict[str, Callable[[], Drawing | None]] = {
             "forest": partial(comparisons.forest, own, frame),
             "gap_vs_test": partial(figures.gap_vs_test, frame, grid),
@@ -285,6 +295,8 @@ def build(study_dir: Path, margins: Margins | None = None) -> Report:
         for title, part in groups(left_out):
             table = to_markdown(part, loso_caption(part))
             further.append(f"## {title}: strengths chosen by leaving one seed out\n\n{table}")
+    if undrawn := _undrawn(primary):
+        further.append(undrawn)
     lost = _failed_runs(runs)
     tables += [
         write_atomic(folder / "headline.csv", to_csv(pd.concat([primary, *others], ignore_index=True))),
@@ -307,6 +319,7 @@ def build(study_dir: Path, margins: Margins | None = None) -> Report:
         left_out,
         tuple(describe(failure) for failure in failures),
         tuple(lost),
+        _undrawn(primary),
     )
     tables.append(write_atomic(folder / "report.html", page.render(found, shown)))
     return Report(

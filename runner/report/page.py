@@ -78,6 +78,7 @@ class Study:
     left_out: pd.DataFrame | None
     failures: tuple[str, ...]
     lost: tuple[str, ...]
+    undrawn: str = ""  # that not every comparison has figures, if so
 
 
 def inline_svg(text: str, prefix: str, title: str) -> Markup:
@@ -300,6 +301,7 @@ def render(study: Study, figures: Sequence[Shown]) -> str:
         methods=_methods(study),
         protocol=_protocol(study),
         failures=[*(f"job {line}" for line in study.failures), *study.lost],
+        undrawn=study.undrawn,
         versions=_versions(study, statuses),
         commands=commands(statuses),
         settings=_settings(study.folder),

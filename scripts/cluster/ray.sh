@@ -5,13 +5,14 @@
 #   scripts/cluster/ray.sh kill2 FOLDER      the second node dies, and all that runs on it
 #   scripts/cluster/ray.sh stop FOLDER       both end, by their process ids; other Rays on this machine go on
 #
-# PYTHON names the Python that has ray (default: python3). Commands need RAY_AUTH_MODE=token, as below.
+# PYTHON names the Python that has ray (default: python3). Commands need RAY_AUTH_MODE=token and
+# RAY_AUTH_TOKEN_PATH=FOLDER/token, as below.
 set -euo pipefail
 what=${1:?start, kill2 or stop}
 lab=${2:?a folder for the state}
 ray=("${PYTHON:-python3}" -m ray.scripts.scripts)
 address=127.0.0.1:6399
-export RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0
+export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=$lab/token RAY_USAGE_STATS_ENABLED=0
 export RAY_health_check_timeout_ms=3000 RAY_health_check_period_ms=1000 RAY_health_check_failure_threshold=3
 
 node() { # name, arguments
@@ -25,8 +26,13 @@ node() { # name, arguments
 case $what in
 start)
     mkdir -p "$lab"
+    (umask 077 && od -An -N32 -tx1 /dev/urandom | tr -d ' \n' >"$lab/token")
     node one --head --port=6399 --include-dashboard=false --min-worker-port=21000 --max-worker-port=21099
-    for _ in $(seq 60); do "${ray[@]}" health-check --address $address >/dev/null 2>&1 && break; sleep 0.5; done
+    for _ in $(seq 60); do
+        "${ray[@]}" health-check --address $address >/dev/null 2>&1 && break
+        kill -0 "$(cat "$lab/one.pid")" || { tail -3 "$lab/one.log" >&2; exit 1; }
+        sleep 0.5
+    done
     node two --address=$address --min-worker-port=21100 --max-worker-port=21199
     for _ in $(seq 60); do
         [ "$("${ray[@]}" status --address $address 2>/dev/null | grep -c ' node_')" -ge 2 ] && exit 0

@@ -108,7 +108,7 @@ class RayLauncher(Launcher):
                     f"hydra.launcher.address is {self.address!r}, where no Ray answers: {said} (ray start --head)"
                 ) from error
         remote = ray.remote(num_cpus=self.cpus, num_gpus=self.gpus, max_retries=self.retries)(_run_on_ray)
-        context = ray.put((self.hydra_context, self.config, self.task_function, Singleton.get_state()))
+        context = ray.put((self.hydra_context, self.config, self.task_function, Singleton.get_state(), os.getcwd()))
         tasks = [remote.remote(context, list(o), number) for number, o in enumerate(job_overrides, initial_job_idx)]
         returns = []
         for task, overrides in zip(tasks, job_overrides, strict=True):
@@ -121,7 +121,8 @@ class RayLauncher(Launcher):
 
 def _run_on_ray(context: Any, overrides: list[str], number: int) -> JobReturn:
     """In a process of Ray's: compose one job and run it."""
-    hydra_context, config, task_function, state = context
+    hydra_context, config, task_function, state, folder = context
+    os.chdir(folder)  # Ray's processes are elsewhere, and `out` may be relative
     Singleton.set_state(state)
     setup_globals()
     composed = hydra_context.config_loader.load_sweep_config(config, overrides)

@@ -50,7 +50,9 @@ class RegrunSweeper(BasicSweeper):
         batches = self.split_arguments(parsed, self.max_batch_size)
         folder, jobs = sweep.plan(compose, [job for batch in batches for job in batch], axes)
         returns: list[JobReturn | None] = []
-        last: dict[int, JobReturn | None] = {}  # by job; of one that is split what became of a share that failed, if any
+        last: dict[
+            int, JobReturn | None
+        ] = {}  # by job; of one that is split what became of a share that failed, if any
         began = 0
         for launches in sweep.rounds(jobs):
             told = self._in_batches([launch.overrides for launch in launches], began)
@@ -82,9 +84,7 @@ class RegrunSweeper(BasicSweeper):
 
     def _in_batches(self, jobs: list[list[str]], begin: int) -> list[JobReturn | None]:
         size = self.max_batch_size or len(jobs)
-        return [
-            told for at in range(0, len(jobs), size) for told in self._launched(jobs[at : at + size], begin + at)
-        ]
+        return [told for at in range(0, len(jobs), size) for told in self._launched(jobs[at : at + size], begin + at)]
 
     def _launched(self, jobs: list[list[str]], begin: int) -> list[JobReturn | None]:
         """What became of each job; None where the process that had it died.
