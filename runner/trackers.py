@@ -68,10 +68,10 @@ class TensorBoard:
                 continue
             part = place.with_name(f".{place.name}.part")
             shutil.rmtree(part, ignore_errors=True)
-            with SummaryWriter(str(part)) as writer:  # type: ignore[no-untyped-call]
+            with SummaryWriter(str(part)) as writer:
                 for (name, epoch), value in curve.items():
-                    writer.add_scalar(name, value, epoch)  # type: ignore[no-untyped-call]
-                writer.add_hparams(_parameters(row), _figures(row), run_name=".")  # type: ignore[no-untyped-call]
+                    writer.add_scalar(name, value, epoch)
+                writer.add_hparams(_parameters(row), _figures(row), run_name=".")
             part.rename(place)
 
     def report(self, tables: Sequence[Path], figures: Sequence[Path]) -> None:
@@ -81,13 +81,13 @@ class TensorBoard:
         from torch.utils.tensorboard import SummaryWriter
 
         shutil.rmtree(self._folder / "report", ignore_errors=True)
-        with SummaryWriter(str(self._folder / "report")) as writer:  # type: ignore[no-untyped-call]
+        with SummaryWriter(str(self._folder / "report")) as writer:
             for table in tables:
-                writer.add_text(table.stem, table.read_text("utf-8"))  # type: ignore[no-untyped-call]
+                writer.add_text(table.stem, table.read_text("utf-8"))
             for figure in figures:
                 with Image.open(figure) as image:
                     pixels = np.asarray(image.convert("RGB"))
-                writer.add_image(figure.stem, pixels, dataformats="HWC")  # type: ignore[no-untyped-call]
+                writer.add_image(figure.stem, pixels, dataformats="HWC")
 
 
 class MLflow:

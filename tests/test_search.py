@@ -201,7 +201,7 @@ def test_a_search_by_optuna_that_was_cut_off_asks_for_the_same_points(
     regrun: Regrun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("optuna")
-    from runner import records, study
+    from runner import records
 
     command = ["method=l2", *TPE, *SMALL, "batch_size=50"]
     assert regrun(*command, "out=whole").code == 0
@@ -214,9 +214,9 @@ def test_a_search_by_optuna_that_was_cut_off_asks_for_the_same_points(
             raise RuntimeError("cut off")
         write(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(study.records, "write_ended", breaks)
+    monkeypatch.setattr(records, "write_ended", breaks)
     assert regrun(*command).code == 1  # in the second batch: 3 points, of 2 seeds each, and 2 runs
-    monkeypatch.setattr(study.records, "write_ended", write)
+    monkeypatch.setattr(records, "write_ended", write)
     assert regrun(*command).code == 0
     whole, mine = (asked_in(tmp_path / out / "s", "l2") for out in ("whole", "outputs"))
     assert mine == whole

@@ -166,7 +166,7 @@ def test_a_launcher_that_is_not_installed_is_a_line(regrun: Regrun, monkeypatch:
 @pytest.mark.slow
 def test_the_launchers_of_one_machine_give_the_records_of_one_process(tmp_path: Path) -> None:
     """All cores, and all devices: processes of joblib, in which a job is split, too."""
-    found = []
+    found: list[dict[str, dict[str, str]]] = []
     for more in ([], ["hydra/launcher=cores", "lanes_per_job=2"], ["hydra/launcher=gpus"]):
         command = [sys.executable, "-m", "runner.cli", *TUNED, *more, f"out=out{len(found)}", "device=cpu"]
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)

@@ -92,7 +92,7 @@ def test_a_tracker_that_breaks_is_a_line_and_the_study_goes_on(
         def __init__(self, study: Path) -> None:
             raise OSError("no such\nthing")
 
-    monkeypatch.setitem(trackers.TRACKERS, "tensorboard", (Broken, ()))  # type: ignore[misc]
+    monkeypatch.setitem(trackers.TRACKERS, "tensorboard", (Broken, ()))
     assert regrun(*SWEEP, "out=whole").code == 0
     told = regrun(*SWEEP, "tracker=tensorboard", "progress=true")
     assert told.code == 0

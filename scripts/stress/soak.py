@@ -93,13 +93,16 @@ def soak(folder: Path, jobs: int) -> Seen:
     rates = ",".join(f"{0.0001 * (1 + number):g}" for number in range(jobs // settings - 1))  # the baseline is added
     arguments = ["-m", *SMALL, f"optimizer.lr={lrs}", f"method.l2.rate={rates}"]
     before, clock = Path.cwd(), time.monotonic()
-    study.run_job, sweep.report, sys.argv[1:] = counted, timed, arguments
+    setattr(study, "run_job", counted)  # noqa: B010  # measured, and otherwise what it is
+    setattr(sweep, "report", timed)  # noqa: B010
+    sys.argv[1:] = arguments
     os.chdir(folder)
     try:
         cli.main()
     finally:
         os.chdir(before)
-        study.run_job, sweep.report = run_job, report
+        setattr(study, "run_job", run_job)  # noqa: B010
+        setattr(sweep, "report", report)  # noqa: B010
     seen.seconds = time.monotonic() - clock
     seen.page_mb = (folder / "outputs" / "soak" / "report" / "report.html").stat().st_size / 2**20
     return seen
