@@ -79,7 +79,7 @@ def soak(folder: Path, jobs: int) -> Seen:
         done = run_job(*arguments)
         gc.collect()
         seen.memory_mb.append(private_mb())
-        seen.handles.append(len(os.listdir("/proc/self/fd")))
+        seen.handles.append(len(list(Path("/proc/self/fd").iterdir())))
         return done
 
     def timed(*arguments: Any) -> Any:

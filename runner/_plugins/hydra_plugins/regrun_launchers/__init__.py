@@ -7,6 +7,7 @@ and executes it before it is in sys.modules: nothing heavy is imported here, and
 
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from hydra.core.singleton import Singleton
@@ -108,7 +109,7 @@ class RayLauncher(Launcher):
                     f"hydra.launcher.address is {self.address!r}, where no Ray answers: {said} (ray start --head)"
                 ) from error
         remote = ray.remote(num_cpus=self.cpus, num_gpus=self.gpus, max_retries=self.retries)(_run_on_ray)
-        context = ray.put((self.hydra_context, self.config, self.task_function, Singleton.get_state(), os.getcwd()))
+        context = ray.put((self.hydra_context, self.config, self.task_function, Singleton.get_state(), Path.cwd()))
         tasks = [remote.remote(context, list(o), number) for number, o in enumerate(job_overrides, initial_job_idx)]
         returns = []
         for task, overrides in zip(tasks, job_overrides, strict=True):
