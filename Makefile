@@ -3,8 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DONE := $(VENV)/.installed
-# One thread for tests: their nets are so small that a second one only waits.
-TEST := OMP_NUM_THREADS=1 $(BIN)/pytest -q
+# One thread a process: the nets of tests are so small that a second one only waits.
+TEST := OMP_NUM_THREADS=1 $(BIN)/pytest -q -n auto --maxprocesses 8
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test test-all lint types fmt bench clean

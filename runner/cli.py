@@ -58,7 +58,7 @@ def _job(cfg: DictConfig, overrides: list[str], alone: bool) -> float:
     folder = job.out / name
     if alone:
         study.admit([job], cfg.axes, folder)
-        study.begin([job], cfg.axes, folder)
+        study.begin([job], cfg.axes, folder, ["regrun", *overrides])
         trackers.begin(job.trackers, folder)
     with progress_of(job) as (say, watch):
         rows = study.run_job(job, folder, ["regrun", *overrides], say, watch)

@@ -31,9 +31,10 @@ from runner.data.labels import FORMS, LabelNoise
 from runner.data.resize import resized
 from runner.engine.loop import rehearse, unmappable
 from runner.engine.optimizers import Optimizer
+from runner.engine.robustness import Attack
 from runner.engine.schedules import Constant, Cosine, Cyclic, Step
 from runner.errors import Refusal, unknown
-from runner.experiment import Budget, Experiment
+from runner.experiment import Asked, Budget, Experiment
 from runner.grid import Run, along, crossed, runs
 from runner.keys import Key
 from runner.methods.base import Method, ranges
@@ -56,14 +57,14 @@ MARGINS = ("acc", "gap", "loss")
 PROTOCOLS = ("fixed", "tuned", "search", "smoke")
 SAMPLERS = ("random", "tpe")  # of a search
 TOP = (
-    "study", "seeds", "seed0", "epochs", "batch_size", "device", "dtype", "evaluate", "penalize_biases", "margins",
-    "lanes", "lanes_per_job", "share", "threads", "workers", "checkpoint", "progress", "out", "allow", "axes", "data",
-    "model", "optimizer", "schedule", "method", "protocol", "marks", "tracker",
+    "study", "seeds", "extend", "seed0", "epochs", "batch_size", "device", "dtype", "evaluate", "penalize_biases",
+    "margins", "lanes", "lanes_per_job", "share", "threads", "workers", "checkpoint", "progress", "out", "allow",
+    "axes", "data", "model", "optimizer", "schedule", "method", "protocol", "marks", "tracker",
 )  # fmt: skip
 # What changes no number of a run that is trained: it is no part of a job's identity
 OUTSIDE = (
-    "study", "seeds", "margins", "lanes", "lanes_per_job", "share", "threads", "workers", "checkpoint", "progress",
-    "out", "allow", "axes", "marks", "tracker",
+    "study", "seeds", "extend", "margins", "lanes", "lanes_per_job", "share", "threads", "workers", "checkpoint",
+    "progress", "out", "allow", "axes", "marks", "tracker",
 )  # fmt: skip
 
 
@@ -104,11 +105,11 @@ class Job:
     experiment: Experiment
     one_by_one: str | None  # why its runs cannot be trained side by side, if they cannot
     marks: bool  # whether to show where the model's marks are, and train nothing
-    axes: Mapping[str, Sequence[float]]  # numbers written as lists, or the grid of a tuned method
     points: Sequence[Mapping[str, float]]  # the configurations of the job; where they are asked for, the first of them
     space: Space | None  # what the others are asked from
     seeds: Sequence[int]  # of the runs to report
     tune_seeds: Sequence[int]
+    extend: int  # report seeds to add to every configuration of a study that is there
 
     @property
     def name(self) -> str:
@@ -175,7 +176,10 @@ def read(cfg: DictConfig, overrides: Sequence[str] = ()) -> Job:
         _whole("batch_size", values["batch_size"], 1),
         _whole("evaluate.every", evaluate.get("every"), 1),
     )
+    asked = _asked(evaluate)
     data, splitter = _data(_section(values, "data"), seed0, trusted)
+    if data.regression:
+        _regression(values["data"], asked)
     n_train, n_val, _ = splitter.sizes(data)
     if budget.batch_size > n_train:
         raise Refusal(
@@ -187,17 +191,22 @@ def read(cfg: DictConfig, overrides: Sequence[str] = ()) -> Job:
 
     named = _named_stacks(values["method"])
     stack, axes, grids = _stack(values["method"], trusted)
-    optimizer, more = _build("optimizer", _section(values, "optimizer"), Optimizer, trusted)
+    for name, method in stack.methods.items() if data.regression else ():
+        if method.classes:
+            raise Refusal(f"method.{name} is about classes; {data.name} is a regression, which has none (method=[...])")
+    node = _section(values, "optimizer")
+    optimizer, given = _build("optimizer", {k: v for k, v in node.items() if k != "grid"}, Optimizer, trusted)
+    shared = given | _shared(values["protocol"].get("tune"), protocol, node, optimizer, given)
     schedule, _ = _build("schedule", _section(values, "schedule"), (Constant, Cosine, Cyclic, Step), trusted)
-    axes |= more
     space = None
-    if protocol.tune_seeds:
-        axes = grids | axes  # a list on the command line takes the place of a method's own grid
     if protocol.trials:
-        space = _space(axes, stack, optimizer, protocol) if axes else None
+        searched = grids | axes | shared
+        space = _space(searched, stack, optimizer, protocol) if searched else None
         points = drawn(space, protocol.trials, Key.of(seed0).fold("search")) if space else [{}]
+    elif protocol.tune_seeds:  # a list on the command line takes the place of a method's own grid
+        points = [own | point for own in _tuned_points(grids | axes) for point in crossed(shared)]
     else:
-        points = _tuned_points(axes) if protocol.tune_seeds else crossed(axes)
+        points = crossed(axes | shared)
     asks = space is not None and protocol.batch > 0
     if asks and values["lanes_per_job"] is not None:
         raise Refusal(
@@ -213,11 +222,20 @@ def read(cfg: DictConfig, overrides: Sequence[str] = ()) -> Job:
     lanes = None if values["lanes"] == "auto" else _whole("lanes", values["lanes"], 1)
     tune = protocol.tune_seeds
     experiment = Experiment(
-        data, splitter, model, stack, optimizer, schedule, budget, device, DTYPES[values["dtype"]], lanes
+        data, splitter, model, stack, optimizer, schedule, budget, device, DTYPES[values["dtype"]], lanes, asked
     )
-    why = _rehearse(experiment if len(points) * max(seeds, tune) > 1 else replace(experiment, lanes=1), points, seed0)
-    settings = {key: value for key, value in values.items() if key not in OUTSIDE} | {"device": device.type}
-    settings["data"] = {key: value for key, value in values["data"].items() if key != "smoke"}
+    extend = _extension(values)
+    # a study may give its jobs more seeds than they ask for (runner.extending)
+    several = len(points) * max(seeds + extend, tune) > 1 or values["study"] is not None
+    why = _rehearse(experiment if several else replace(experiment, lanes=1), points, seed0)
+    left = {"smoke", *(["task"] if not data.regression else [])}  # a classification is what no task was before
+    settings = {key: value for key, value in values.items() if key not in OUTSIDE} | {
+        "device": device.type,
+        "data": {key: value for key, value in values["data"].items() if key not in left},
+        # the grid that is walked, wherever it was written, and no other
+        "optimizer": {k: shared.get(f"optimizer.{k}", v) for k, v in node.items() if k != "grid"},
+        "protocol": {k: v for k, v in values["protocol"].items() if k != "tune"},
+    }
     if data.content:
         settings["data"]["content"] = data.content  # of files of the user's, which may change under the same name
     return Job(
@@ -225,7 +243,7 @@ def read(cfg: DictConfig, overrides: Sequence[str] = ()) -> Job:
         study=_name(values["study"]),
         out=_folder(values["out"]),
         progress=_true_or_false("progress", values["progress"]),
-        predictions=predictions,
+        predictions=predictions and not data.regression,  # which are of classes
         lanes_per_job=None if values["lanes_per_job"] is None else _whole("lanes_per_job", values["lanes_per_job"], 1),
         share=None if values["share"] is None else _whole("share", values["share"], 0),
         threads=None if values["threads"] == "auto" else _whole("threads", values["threads"], 1),
@@ -241,11 +259,11 @@ def read(cfg: DictConfig, overrides: Sequence[str] = ()) -> Job:
         experiment=replace(experiment, lanes=1) if why else experiment,
         one_by_one=why,
         marks=_marks(values["marks"]),
-        axes=axes,
         points=points[: protocol.batch] if asks else points,
         space=space if asks else None,
         seeds=range(seed0 + tune, seed0 + tune + seeds),
         tune_seeds=range(seed0, seed0 + tune),
+        extend=extend,
     )
 
 
@@ -348,6 +366,14 @@ def _whole(key: str, value: object, least: int) -> int:
     return value
 
 
+def _extension(values: Mapping[str, Any]) -> int:
+    """How many report seeds are to be added; refuses an extension of a study that has no name."""
+    more = _whole("extend", values["extend"], 0)
+    if more and values["study"] is None:
+        raise Refusal(f"extend is +{more} and study is null; name the study that gets more seeds (study=...)")
+    return more
+
+
 def _true_or_false(key: str, value: object) -> bool:
     if not isinstance(value, bool):
         raise Refusal(f"{key} is {value!r}; it must be true or false ({key}=...)")
@@ -419,6 +445,29 @@ def _batch(node: Mapping[str, Any]) -> int:
     return _whole("protocol.batch", node.get("batch"), 2)
 
 
+def _asked(evaluate: dict[str, Any]) -> Asked:
+    """What is to be measured at the end of a run; what is not asked for leaves the settings, and so the job's name."""
+    corruptions, adversarial, measures = (
+        _true_or_false(f"evaluate.{name}", evaluate.get(name, False))
+        for name in ("corruptions", "adversarial", "measures")
+    )
+    attack = None
+    if adversarial:
+        epsilon = _number("evaluate.epsilon", evaluate.get("epsilon"), "evaluate.epsilon=...")
+        if epsilon <= 0:
+            raise Refusal(f"evaluate.epsilon is {epsilon:g}; it must be above 0 (evaluate.epsilon=...)")
+        attack = Attack(epsilon, _whole("evaluate.attack_steps", evaluate.get("attack_steps"), 1))
+    unused = {
+        "corruptions": not corruptions,
+        "measures": not measures,
+        **dict.fromkeys(("adversarial", "epsilon", "attack_steps"), not attack),
+    }
+    for name, off in unused.items():
+        if off:
+            evaluate.pop(name, None)
+    return Asked(corruptions, attack, measures)
+
+
 def _margins(node: dict[str, Any]) -> dict[str, float]:
     for key in node:
         if key not in MARGINS:
@@ -472,6 +521,21 @@ def _data(node: dict[str, Any], seed0: int, trusted: Sequence[str]) -> tuple[Dat
     return data, Splitter(
         sizes["train_size"], val_size, sizes["test_size"], node["resplit"], seed0, standardize, imbalance, noise
     )
+
+
+def _regression(node: Mapping[str, Any], asked: Asked) -> None:
+    """Refuse what is about classes where a number is predicted."""
+    off = {"label_noise": 0, "random_labels": False, "imbalance": 1}
+    for key, value in off.items():
+        if node[key] != value:
+            raise Refusal(
+                f"data.{key} is {node[key]}; a regression has no classes, so it must be {value} (data.{key}=...)"
+            )
+    for name, wanted in (("corruptions", asked.corruptions), ("adversarial", asked.attack)):
+        if wanted:
+            raise Refusal(
+                f"evaluate.{name} is true; it counts correct classes, which a regression lacks (evaluate.{name}=false)"
+            )
 
 
 def _label_noise(node: Mapping[str, Any]) -> LabelNoise:
@@ -602,6 +666,27 @@ def _tuned_points(axes: Mapping[str, Sequence[float]]) -> list[dict[str, float]]
     return along(axes)
 
 
+def _shared(
+    names: object, protocol: Protocol, node: Mapping[str, Any], optimizer: Optimizer, given: Mapping[str, list[float]]
+) -> dict[str, list[float]]:
+    """The grids of the numbers in protocol.tune, which every method tunes alike; `given` are lists written out."""
+    names, allowed, found = _names("protocol.tune", names), ranges(optimizer), {}
+    if names and not protocol.tune_seeds:
+        raise Refusal(f"protocol.tune is {names}; protocol={protocol.name} chooses nothing (protocol=tuned)")
+    grid = node.get("grid") or {}
+    if not isinstance(grid, dict):
+        raise Refusal(f"optimizer.grid is {grid!r}; it must give a list to each number (conf/optimizer)")
+    for name in names:
+        field = name.removeprefix("optimizer.")
+        if not name.startswith("optimizer.") or field not in allowed:
+            raise unknown("number to tune", name, [f"optimizer.{field}" for field in allowed], "protocol.tune")
+        if name not in given:
+            if field not in grid:
+                raise Refusal(f"protocol.tune has {name}, which has no grid; give it a list ({name}=[...])")
+            found[name] = _list(f"optimizer.grid.{field}", grid[field], allowed[field])
+    return found
+
+
 def _space(axes: Mapping[str, Sequence[float]], stack: Stack, optimizer: Optimizer, protocol: Protocol) -> Space:
     """What a search chooses from."""
     allowed = {f"{name}.{field}": r for name, method in stack.methods.items() for field, r in ranges(method).items()}
@@ -721,7 +806,9 @@ def _locate(where: str, path: object, trusted: Sequence[str]) -> Any:
     try:
         found = getattr(import_module(module), name)
     except (ImportError, AttributeError) as error:
-        raise Refusal(f"{where}._target_ is {path!r}, which is not there: {error}") from error
+        missing = isinstance(error, ModuleNotFoundError) and error.name == module.split(".")[0]
+        hint = " (install it, or put its folder on PYTHONPATH)" if missing else ""
+        raise Refusal(f"{where}._target_ is {path!r}, which is not there: {error}{hint}") from error
     except Exception as error:  # whatever a module of the user's own does when it is imported
         said = " ".join(f"{type(error).__name__}: {error}".split())
         raise Refusal(f"{where}._target_ is {path!r}, which cannot be imported: {said}") from error

@@ -10,6 +10,7 @@ from torch import nn
 
 from runner.data.base import Data, Splitter
 from runner.engine.optimizers import Optimizer
+from runner.engine.robustness import Attack
 from runner.engine.schedules import Schedule
 from runner.methods.stack import Stack
 
@@ -21,6 +22,18 @@ class Budget:
     epochs: int
     batch_size: int
     evaluate_every: int  # epochs between two evaluations
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is measured of a run at its end only where it is asked for, since it costs."""
+
+    corruptions: bool  # test accuracy on corrupted inputs
+    attack: Attack | None  # the adversary to test against
+    measures: bool  # measures of generalization, from the weights and the training rows
+
+
+NOTHING = Asked(corruptions=False, attack=None, measures=False)
 
 
 @dataclass(frozen=True)
@@ -37,6 +50,7 @@ class Experiment:
     device: torch.device
     dtype: torch.dtype  # of weights and arithmetic; bfloat16 stands for autocast around float32 weights
     lanes: int | None  # runs mapped over at most; 1: one by one, unmapped; None: all
+    asked: Asked = NOTHING
 
     def shaped(self, point: Mapping[str, float]) -> Experiment:
         """The experiment with the stack that the runs at this point, and those like it, have in common."""

@@ -26,6 +26,7 @@ from runner.nets.norms import NormLayer
 from runner.nets.sites import Slot, describe
 
 MAIN = "REGRUN_MAIN"  # the process that the terminal belongs to; workers of a parallel launcher inherit the name
+SCORES = {"acc": "acc", "r2": "R²"}
 PLAIN_EVERY = 10.0  # seconds between two lines where there is no terminal
 
 
@@ -71,18 +72,21 @@ def _lines(job: Job) -> loop.Watch:
 def _figures(seen: loop.Progress) -> str:
     if not seen.running or math.isnan(seen.val_loss):
         return f"{seen.ended} runs ended, {seen.running} running"
-    return f"{seen.running} runs, val loss {seen.val_loss:.3f}, val acc {100 * seen.val_acc:.1f} %"
+    return f"{seen.running} runs, val loss {seen.val_loss:.3f}, val {SCORES[seen.score]} {100 * seen.val_acc:.1f} %"
 
 
 def show_job(job: Job, rows: Sequence[dict[str, Any]], folder: Path) -> None:
     """A single job's result: mean and half-width of the 95 % t-interval over the reported seeds."""
     reported = [row for row in rows if row["role"] == "report"]
     console = Console(width=max(100, Console().width))
-    for metric, unit, digits, what in (("acc", 100, 1, "accuracy, %"), ("loss", 1, 3, "loss, nats")):
+    regression = job.experiment.data.regression
+    score = ("r2", 100, 1, "R², %") if regression else ("acc", 100, 1, "accuracy, %")
+    units = "variances of the training targets" if regression else "nats"
+    for metric, unit, digits, what in (score, ("loss", 1, 3, f"loss, {units}")):
         title = f"{job.method} on {job.dataset}, {job.model}: {what} (last checkpoint)"
         table = Table(title=title, title_justify="left", box=SIMPLE)
         table.add_column("strength", overflow="fold")
-        cost = ("epochs", "seconds", "n") if metric == "acc" else ()  # said once
+        cost = ("epochs", "seconds", "n") if metric != "loss" else ()  # said once
         for column in ("train", "val", "test", "gap", *cost):
             table.add_column(column, justify="right", no_wrap=True)
         for strengths, setting in dict.fromkeys((row["strengths"], row["setting"]) for row in reported):
@@ -98,8 +102,8 @@ def show_job(job: Job, rows: Sequence[dict[str, Any]], folder: Path) -> None:
         console.print(table)
     chosen = f" Strength chosen on validation with {len(job.tune_seeds)} other seeds." if job.tunes else ""
     console.print(
-        "± is the half-width of the 95 % t-interval over n seeds. gap: train - test acc, test - train loss (nats)."
-        + chosen,
+        "± is the half-width of the 95 % t-interval over n seeds. gap: "
+        f"train - test {SCORES[score[0]]}, test - train loss ({units})." + chosen,
         soft_wrap=True,
     )
     console.print(str(folder), soft_wrap=True)

@@ -4,6 +4,8 @@
     <job>/runs.csv      one row per run
     <job>/curves.csv    one row per run, evaluation, split and metric
     <job>/status.json   whether the job is complete, and what it ran on
+    <job>/corruptions.csv   one row per run, kind and severity of corruption, where evaluate.corruptions asks for it
+    <job>/measures.csv      one row per run: measures of generalization, where evaluate.measures asks for them
     <job>/predictions/  <run_id>.npz: what the last checkpoint of a run says about each test example
     <job>/ended.jsonl   while a stage of the job runs: its runs that have ended, one a line, and their curves
     <job>/share-<k>/    of a job that lanes_per_job splits, while it runs: ended.jsonl and checkpoints of each share
@@ -25,7 +27,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -38,20 +40,30 @@ from runner.files import append_line, read_csv, write_atomic
 CHECKPOINT = tuple(
     f"{split}_{metric}" for split in ("train", "val", "test") for metric in ("loss", "acc")
 )  # fmt: skip
+REGRESSION = ("train_r2", "val_r2", "test_r2", "gap_r2", "test_rmse")  # in the place of the accuracies
 CALIBRATION = ("test_brier", "test_ece", "test_ece_null", "test_nll_t", "temperature")
 COLUMNS = (
     "run_id", "study", "job", "dataset", "model", "setting", "method", "family", "strength", "strength_name",
     "strength_idx", "strengths", "seed", "role", "protocol", "selected", "split_mode", "split_hash", "status", "error",
     "epochs", "steps", "batch_size", "lr", "optimizer", "schedule", "penalize_biases", "n_train", "n_train_eval",
-    "n_val", "n_test", "n_params",
+    "n_val", "n_test", "n_classes", "n_params",
     *(f"{c}_{name}" for c in ("last", "best") for name in ("epoch", *CHECKPOINT, "gap_loss", "gap_acc", *CALIBRATION)),
     "label_noise", "last_train_acc_clean", "best_train_acc_clean",
-    "bayes_acc", "teacher_acc",
-    "w_l2", "w_l1", "w_dist_init", "w_near_zero", "w_zero", "w_dead_inputs",
+    "bayes_acc", "teacher_acc", "last_corrupted_acc", "last_fgsm_acc", "last_pgd_acc",
+    "task", *(f"{c}_{name}" for c in ("last", "best") for name in REGRESSION), "bayes_r2", "teacher_r2",
+    "w_l2", "w_l1", "w_dist_init", "w_near_zero", "w_zero", "w_dead_inputs", "clipped_share",
     "train_s", "s_per_step", "lanes", "mapped", "threads", "peak_mem_mb", "device", "dtype", "deterministic", "torch",
     "regrun", "git_sha", "started_at",
 )  # fmt: skip
 CURVE_COLUMNS = ("run_id", "epoch", "step", "split", "metric", "value")
+# The tables that a job has only where they are asked for, by the name of their file.
+ASKED = {
+    "corruptions": ("run_id", "kind", "severity", "acc"),
+    "measures": (
+        "run_id", "param_norm", "dist_init", "dist_init_spec", "log_prod_frob", "log_prod_spec", "margin",
+        "log_prod_spec_margin", "path_norm", "sharpness", "pac_bayes_sigma", "pac_bayes_mag_sigma", "hessian_top",
+    ),
+}  # fmt: skip
 
 Row = dict[str, Any]
 
@@ -81,13 +93,21 @@ def as_text(columns: Sequence[str], row: Row) -> Row:
     return {column: _cell(row.get(column)) for column in columns}
 
 
-def write_ended(folder: Path, row: Row, curve: Sequence[Row]) -> None:
-    """Add a run that has ended, and its curve, both as text, to `<folder>/ended.jsonl`."""
-    append_line(folder / "ended.jsonl", json.dumps([row, curve]))
+class Ended(NamedTuple):
+    """What a run that has ended leaves in the tables, all of it as text."""
+
+    row: Row
+    curve: list[Row]
+    asked: dict[str, list[Row]]  # what was asked for and has several rows, by table of ASKED
 
 
-def read_ended(folder: Path, say: Callable[[str], None] | None) -> list[tuple[Row, list[Row]]]:
-    """The rows and curves in `<folder>/ended.jsonl`; lines that are torn are left out, there too, and said.
+def write_ended(folder: Path, ended: Ended) -> None:
+    """Add a run that has ended to `<folder>/ended.jsonl`."""
+    append_line(folder / "ended.jsonl", json.dumps(ended))
+
+
+def read_ended(folder: Path, say: Callable[[str], None] | None) -> list[Ended]:
+    """The runs in `<folder>/ended.jsonl`; lines that are torn are left out, there too, and said.
 
     With None for `say` the file is left as it is: another process may be writing its next line.
     """
@@ -98,9 +118,12 @@ def read_ended(folder: Path, say: Callable[[str], None] | None) -> list[tuple[Ro
     found, sound = [], []
     for line in lines[:-1]:
         try:
-            row, curve = json.loads(line)
-            found.append((dict(row), [dict(point) for point in curve]))
-        except (ValueError, TypeError):
+            row, curve, asked = json.loads(line)
+            points = [dict(point) for point in curve]
+            found.append(
+                Ended(dict(row), points, {name: [dict(more) for more in rows] for name, rows in asked.items()})
+            )
+        except (ValueError, TypeError, AttributeError):
             continue
         sound.append(line + b"\n")
     if say and (len(sound) < len(lines) - 1 or lines[-1]):

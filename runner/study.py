@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from omegaconf import OmegaConf
 
-from runner import records
+from runner import extending, records
 from runner.asking import Asking
 from runner.config import Job, flatten
 from runner.engine.checkpoint import Checkpoints
@@ -35,7 +35,7 @@ from runner.errors import Refusal
 from runner.files import clear_parts, held, write_atomic
 from runner.grid import Run
 from runner.methods.base import ranges
-from runner.records import Row
+from runner.records import Ended, Row
 
 Say = Callable[[str], None]
 
@@ -72,6 +72,7 @@ def admit(jobs: Sequence[Job], axes: Sequence[str], folder: Path) -> None:
                 f"study {folder.name!r} was begun with margins {_said(fixed)} and this command says "
                 f"{_said(job.margins)}; verdicts under other margins: regrun-report {folder} --margin acc=..."
             )
+    extending.refuse(jobs, folder)
     _writable(folder)
 
 
@@ -79,17 +80,20 @@ def _said(margins: Mapping[str, float]) -> str:
     return ", ".join(f"{name}={value:g}" for name, value in margins.items())
 
 
-def begin(jobs: Sequence[Job], axes: Sequence[str], folder: Path) -> None:
-    """Write down what the study's jobs share; a study that stands gains the data sets, models and axes that are new."""
+def begin(jobs: Sequence[Job], axes: Sequence[str], folder: Path, command: Sequence[str]) -> None:
+    """Write down what the study's jobs share; a study that stands gains the data sets, models and axes that are new.
+
+    Report seeds that `command` adds to jobs that have some are put on record.
+    """
     try:
         with held(folder, f"{folder}: another process begins it; waits for that", records.to_stderr):
             admit(jobs, axes, folder)  # again: another process may have begun it in the meantime
-            _note(jobs, axes, folder)
+            _note(jobs, axes, folder, command)
     except OSError as error:  # the first thing that a study writes, where permissions did not say no
         raise Refusal(f"out is {str(folder.parent)!r}, which cannot be written to: {error} (out=...)") from error
 
 
-def _note(jobs: Sequence[Job], axes: Sequence[str], folder: Path) -> None:
+def _note(jobs: Sequence[Job], axes: Sequence[str], folder: Path, command: Sequence[str]) -> None:
     standing = _standing(folder)
     settings = {f"{job.dataset}/{job.model}": _comparable(job) for job in jobs} | dict(standing.get("settings", {}))
     noted = {
@@ -97,10 +101,18 @@ def _note(jobs: Sequence[Job], axes: Sequence[str], folder: Path) -> None:
         "margins": standing.get("margins", dict(jobs[0].margins)),
         "settings": settings,
     }
+    extensions = extending.entries(jobs, folder, standing.get("extensions", ()), command)
+    if extensions:
+        noted["extensions"] = extensions
     if noted != {key: standing.get(key) for key in noted}:
         begun = standing.get("begun_at", records.now())
         text = json.dumps({"begun_at": begun, **noted}, indent=1) + "\n"
         write_atomic(folder / "study.json", text)
+
+
+def granted(job: Job, folder: Path) -> Job:
+    """The job with as many report seeds as its study was extended to; `begin` comes first."""
+    return extending.granted(job, _standing(folder).get("extensions", ()))
 
 
 def run_job(job: Job, folder: Path, command: Sequence[str], say: Say, watch: Callable[[Progress], None]) -> list[Row]:
@@ -114,6 +126,9 @@ def run_job(job: Job, folder: Path, command: Sequence[str], say: Say, watch: Cal
     place = folder / job.name
     mine = place if job.share is None else place / f"share-{job.share}"
     waits = "another process has it; waits for that to end"
+    asked, job = len(job.seeds), granted(job, folder)
+    if len(job.seeds) > asked:
+        say(f"{job.name}: {len(job.seeds)} report seeds, to which the study was extended")
     try:
         if job.share is not None:
             with held(mine, f"{job.name}, share {job.share}: {waits}", say), _failing(job, place, command):
@@ -153,30 +168,37 @@ def _run_held(
     torch.set_num_threads(planned.threads or threads(planned.experiment.shaped(planned.points[0])))
     for written in (place, place / "predictions"):
         clear_parts(written)
-    rows, curves = _recorded(planned, place, say)
+    rows, curves, asked = _recorded(planned, place, say)
     present = {row["run_id"] for row in rows}
     ended = _new(present, [one for part in (place, *_shares(place)) for one in records.read_ended(part, say)])
     write_atomic(place / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(planned.settings))))
     complete, chosen = records.read_status(place).get("state") == "complete", None
+    notes = list(planned.experiment.data.notes)
+    for note in notes:
+        records.to_stderr(f"{planned.name}: {note}")  # a warning, whether or not progress is shown
     for job, stage in _stages(planned, place, rows):
         wanted = job.tuning() if stage == "tune" else job.reporting(chosen)
         order = {run_id_of(job, run): number for number, run in enumerate(wanted)}
-        present = {row["run_id"] for row in rows} | {row["run_id"] for row, _ in ended}
+        present = {row["run_id"] for row in rows} | {one.row["run_id"] for one in ended}
         missing = [run for run in wanted if run_id_of(job, run) not in present]
         if missing:
-            records.write_status(place, "running", method=job.method, command=list(command))
+            records.write_status(place, "running", method=job.method, command=list(command), notes=notes)
             ended += _trained(job, folder, place, wanted, missing, say, watch)
-        moved = [one for one in ended if one[0]["run_id"] in order or stage == "report"]
-        moved.sort(key=lambda one: order.get(one[0]["run_id"], len(order)))
-        rows += [row for row, _ in moved]
+        moved = [one for one in ended if one.row["run_id"] in order or stage == "report"]
+        moved.sort(key=lambda one: order.get(one.row["run_id"], len(order)))
+        rows += [one.row for one in moved]
         if stage == "tune" and job.tunes:
             chosen = choose(job, rows)
             for row in rows:
                 row["selected"] = str(row["role"] == "report" or int(row["strength_idx"]) == chosen).lower()
         if moved:
             complete, ended = False, [one for one in ended if one not in moved]
-            curves += [point for _, curve in moved for point in curve]
+            curves += [point for one in moved for point in one.curve]
             records.write_table(place / "curves.csv", records.CURVE_COLUMNS, curves)
+            for name, lines in asked.items():
+                lines += [line for one in moved for line in one.asked.get(name, ())]
+                if lines:
+                    records.write_table(place / f"{name}.csv", records.ASKED[name], lines)
             records.write_table(place / "runs.csv", records.COLUMNS, rows)
             if not ended:
                 (place / "ended.jsonl").unlink(missing_ok=True)
@@ -185,7 +207,7 @@ def _run_held(
     if complete:
         say(f"{planned.name}: complete, nothing to run")
     else:
-        records.write_status(place, "complete", method=planned.method, command=list(command), error=None)
+        records.write_status(place, "complete", method=planned.method, command=list(command), notes=notes, error=None)
         (place / "error.txt").unlink(missing_ok=True)  # of an attempt before this one
     return rows
 
@@ -208,7 +230,7 @@ def _stages(job: Job, place: Path, rows: Sequence[Row]) -> Iterator[tuple[Job, s
     yield job, "report"
 
 
-def asked(job: Job, place: Path) -> Job:
+def searched(job: Job, place: Path) -> Job:
     """The job with all points that a search has asked for; the job itself if it asks for none."""
     if job.space is None or not (place / "optuna.db").is_file():
         return job
@@ -231,7 +253,8 @@ def _run_share(
         say(f"{job.name}, share {job.share}: complete, nothing to run")
         return rows
     write_atomic(place / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(job.settings))))
-    records.write_status(place, "running", method=job.method, command=list(command))
+    notes = list(job.experiment.data.notes)
+    records.write_status(place, "running", method=job.method, command=list(command), notes=notes)
     for _ in _trained(job, folder, mine, stage, missing, say, watch):
         pass
     return _found(job, place)
@@ -241,12 +264,12 @@ def _found(job: Job, place: Path) -> list[Row]:
     """The rows of a job in its tables and of what has ended in any of its shares, read while others write."""
     rows = _recorded(job, place, lambda line: None)[0]
     ended = [one for part in (place, *_shares(place)) for one in records.read_ended(part, None)]
-    return rows + [row for row, _ in _new({row["run_id"] for row in rows}, ended)]
+    return rows + [one.row for one in _new({row["run_id"] for row in rows}, ended)]
 
 
-def _new(present: Collection[str], ended: Sequence[tuple[Row, list[Row]]]) -> list[tuple[Row, list[Row]]]:
+def _new(present: Collection[str], ended: Sequence[Ended]) -> list[Ended]:
     """Those that have ended and are not present, each once."""
-    return list({one[0]["run_id"]: one for one in ended if one[0]["run_id"] not in present}.values())
+    return list({one.row["run_id"]: one for one in ended if one.row["run_id"] not in present}.values())
 
 
 def _shares(place: Path) -> list[Path]:
@@ -267,21 +290,34 @@ def _lacks(job: Job, rows: Sequence[Row]) -> bool:
     return any(run_id_of(job, run) not in present for run in _open_stage(job, rows))
 
 
-def _recorded(job: Job, place: Path, say: Say) -> tuple[list[Row], list[Row]]:
-    """The rows of a job that are whole, and the points of their curves."""
+def _recorded(job: Job, place: Path, say: Say) -> tuple[list[Row], list[Row], dict[str, list[Row]]]:
+    """The rows of a job that are whole, the points of their curves, and what else was asked for, by table."""
     torn: list[str] = []
     rows = records.read_table(place / "runs.csv", say)
     points = records.read_table(place / "curves.csv", torn.append)
+    asked = {name: records.read_table(place / f"{name}.csv", torn.append) for name in records.ASKED}
     for line in torn:
         say(line)
     curves: dict[str, list[Row]] = {row["run_id"]: [] for row in rows}
     for point in points:
-        if point["run_id"] in curves:  # a process that was ended between the two tables leaves curves without a row
+        if point["run_id"] in curves:  # a process that was ended between two tables leaves curves without a row
             curves[point["run_id"]].append(point)
     every = job.experiment.budget.evaluate_every
     if torn:
-        rows = [row for row in rows if _is_whole(curves[row["run_id"]], int(row["epochs"]), every)]
-    return rows, [point for row in rows for point in curves[row["run_id"]]]
+        known = [Counter(line["run_id"] for line in lines) for lines in asked.values()]
+        most = [max(count.values(), default=0) for count in known]
+        rows = [
+            row
+            for row in rows
+            if _is_whole(curves[row["run_id"]], int(row["epochs"]), every)
+            and (row["status"] != "ok" or [count[row["run_id"]] for count in known] == most)
+        ]
+    kept = {row["run_id"] for row in rows}
+    return (
+        rows,
+        [point for row in rows for point in curves[row["run_id"]]],
+        {name: [line for line in lines if line["run_id"] in kept] for name, lines in asked.items()},
+    )
 
 
 def _is_whole(curve: Sequence[Row], epochs: int, every: int) -> bool:
@@ -298,10 +334,10 @@ def _trained(
     missing: Sequence[Run],
     say: Say,
     watch: Callable[[Progress], None],
-) -> Iterator[tuple[Row, list[Row]]]:
-    """The rows and curves of the missing runs of a stage, each written down, in `mine`, before it is given."""
+) -> Iterator[Ended]:
+    """The missing runs of a stage, each written down, in `mine`, before it is given."""
     place, began = folder / job.name, records.now()
-    if job.one_by_one:
+    if job.one_by_one and len(missing) > 1:
         say(f"{job.name}: runs go one by one, not side by side: {job.one_by_one}")
     workers = job.workers or worth(job.experiment, len(missing))
     lanes = job.experiment.lanes or width(job.experiment, wanted, workers)
@@ -315,8 +351,9 @@ def _trained(
             used = {"mapped": lanes != 1, "threads": 1 if workers > 1 else torch.get_num_threads()}
             row = records.as_text(records.COLUMNS, row_of(job, folder.name, outcome, began) | used)
             curve = [records.as_text(records.CURVE_COLUMNS, point) for point in curve_of(job, outcome)]
-            records.write_ended(mine, row, curve)
-            yield row, curve
+            ended = Ended(row, curve, asked_of(job, outcome))
+            records.write_ended(mine, ended)
+            yield ended
         keeper.clear()
         keeper.check()
 
@@ -324,6 +361,7 @@ def _trained(
 def choose(job: Job, rows: Sequence[Mapping[str, Any]]) -> int:
     """The point with the best mean validation figure over the tune seeds; ties go to the weaker strength.
 
+    Of points with one strength and several learning rates, say, ties go to the one that is listed first.
     Only validation columns are read. A point that diverged on any seed is chosen only if all did.
     """
     means = _means(job, rows)
@@ -332,7 +370,8 @@ def choose(job: Job, rows: Sequence[Mapping[str, Any]]) -> int:
 
 def _means(job: Job, rows: Sequence[Mapping[str, Any]]) -> dict[int, float]:
     """The mean validation figure of each point that has been tuned, the more the better; -inf if it diverged."""
-    column, sign = f"last_{job.protocol.select}", 1 if job.protocol.select == "val_acc" else -1
+    less = job.protocol.select == "val_loss"
+    column, sign = "last_val_loss" if less else f"last_val_{job.experiment.data.score}", -1 if less else 1
     means: dict[int, float] = {}
     for index in range(len(job.points)):
         mine = [row for row in rows if row["role"] == "tune" and int(row["strength_idx"]) == index]
@@ -391,7 +430,9 @@ def row_of(job: Job, study: str, outcome: Outcome, began: str) -> Row:
         if f"{name}.{field}" in run.point or field == next(iter(ranges(method)))
     }
     optimizer = {p: v for p, v in run.point.items() if p.startswith("optimizer.")}
-    setting = " ".join([job.setting] * bool(job.setting) + [f"{p}={v:g}" for p, v in optimizer.items()])
+    # What is tuned for each method is part of its configuration; what is not makes a comparison of its own.
+    tuned, apart = (optimizer, {}) if job.protocol.tune_seeds else ({}, optimizer)
+    setting = " ".join([job.setting] * bool(job.setting) + [f"{p}={v:g}" for p, v in apart.items()])
     sound = outcome.status == "ok"
     figures = outcome.figures if sound else {}
     return {
@@ -406,7 +447,7 @@ def row_of(job: Job, study: str, outcome: Outcome, began: str) -> Row:
         "strength": strengths.get(strength_name),
         "strength_name": strength_name,
         "strength_idx": run.index,
-        "strengths": " ".join(f"{path}={value:g}" for path, value in strengths.items()),
+        "strengths": " ".join(f"{path}={value:g}" for path, value in (strengths | tuned).items()),
         "seed": run.seed,
         "role": run.role,
         "protocol": job.protocol.name,
@@ -415,6 +456,7 @@ def row_of(job: Job, study: str, outcome: Outcome, began: str) -> Row:
         "status": outcome.status,
         "error": None if sound else f"loss not finite by epoch {outcome.epochs}",
         "split_hash": outcome.split_hash,
+        "task": experiment.data.task,
         "epochs": outcome.epochs,
         "steps": outcome.steps,
         "batch_size": experiment.budget.batch_size,
@@ -423,6 +465,7 @@ def row_of(job: Job, study: str, outcome: Outcome, began: str) -> Row:
         "schedule": type(experiment.schedule).__name__.lower(),
         "penalize_biases": job.settings["penalize_biases"],
         "n_train_eval": outcome.counts["n_train"],
+        "n_classes": experiment.data.classes,
         **outcome.counts,
         **figures,
         "train_s": outcome.train_s,
@@ -445,6 +488,16 @@ def curve_of(job: Job, outcome: Outcome) -> list[Row]:
         for point in outcome.curve
         for name, value in point.figures.items()
     ]
+
+
+def asked_of(job: Job, outcome: Outcome) -> dict[str, list[Row]]:
+    """A run's rows of the tables that were asked for, as text."""
+    run_id = run_id_of(job, outcome.run)
+    return {
+        name: [records.as_text(records.ASKED[name], {"run_id": run_id, **row}) for row in rows]
+        for name, rows in outcome.tables.items()
+        if outcome.status == "ok"
+    }
 
 
 def _peak_memory(device: torch.device) -> float:

@@ -33,11 +33,13 @@ class Launch(NamedTuple):
     overrides: list[str]
 
 
-def plan(compose: Compose, jobs: Sequence[Sequence[str]], axes: Sequence[str]) -> tuple[Path, list[Planned]]:
+def plan(
+    compose: Compose, jobs: Sequence[Sequence[str]], axes: Sequence[str], command: Sequence[str]
+) -> tuple[Path, list[Planned]]:
     """The study's folder and every job to run, in order: checked, each once, the baselines first.
 
-    `jobs` are lists of overrides, "method=dropout", "epochs=5"; `axes` are the keys that the sweep varies. Refuses
-    the whole sweep, and writes nothing, if any job is refused.
+    `jobs` are lists of overrides, "method=dropout", "epochs=5"; `axes` are the keys that the sweep varies;
+    `command` is put on record. Refuses the whole sweep, and writes nothing, if any job is refused.
     """
     from runner import study, trackers
     from runner.config import OUTSIDE, read
@@ -73,7 +75,7 @@ def plan(compose: Compose, jobs: Sequence[Sequence[str]], axes: Sequence[str]) -
     named = first.study or stamp("sweep")
     folder = first.out / named
     study.admit([checked for _, checked in kept], known, folder)
-    study.begin([checked for _, checked in kept], known, folder)
+    study.begin([checked for _, checked in kept], known, folder, command)
     trackers.begin(first.trackers, folder)
     return folder, [
         Planned(
@@ -81,7 +83,7 @@ def plan(compose: Compose, jobs: Sequence[Sequence[str]], axes: Sequence[str]) -
             checked.name,
             checked.method,
             checked.trackers,
-            checked.shares,
+            study.granted(checked, folder).shares,
         )
         for job, checked in kept
     ]

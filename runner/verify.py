@@ -20,7 +20,7 @@ from runner.engine.loop import train
 from runner.errors import Refusal
 from runner.grid import Run, runs
 from runner.paths import conf_dir
-from runner.study import asked, curve_of, row_of, run_id_of
+from runner.study import asked_of, curve_of, row_of, run_id_of, searched
 
 # Cost, and where and when a run was trained: what a second run of the same may change.
 MOVING = (
@@ -41,14 +41,17 @@ def verify(folder: Path, seed: int | None, allow: Sequence[str]) -> tuple[bool, 
     if not recorded:
         raise Refusal(f"{folder} has no runs to verify (studies are the folders in outputs/)")
     place, row = random.Random(drawn).choice(recorded)
-    job = asked(stored_job(place, allow), place)
+    job = searched(stored_job(place, allow), place)
     run = _run(job, row)
-    mine, points, predicted = _again(job, run, row)
+    mine, points, asked, predicted = _again(job, run, row)
     apart = [name for name in records.COLUMNS if name not in MOVING and name in row and mine[name] != row[name]]
     apart = [name for name in apart if name not in ("selected", "study")]  # of the study, not of the run
     curves = records.read_table(place / "curves.csv")
     theirs = [point for point in curves if point["run_id"] == row["run_id"]]
     apart += ["curve"] * (points != theirs)
+    for name, lines in asked.items():
+        stored = records.read_table(place / f"{name}.csv")
+        apart += [name] * (lines != [line for line in stored if line["run_id"] == row["run_id"]])
     apart += ["predictions"] * (not _same_predictions(place, row["run_id"], predicted))
     what = f"run {row['run_id']} of {place.name} ({row['role']}, seed {row['seed']}; --seed {drawn})"
     other = [f"{name} {mine[name]}, then {row[name]}" for name in WITH if row.get(name) != mine[name]]
@@ -75,6 +78,7 @@ def stored_job(place: Path, allow: Sequence[str] = ()) -> Job:
         assert isinstance(stored, dict)
         assert isinstance(stored["data"], dict)
         assert isinstance(stored["evaluate"], dict)
+        assert isinstance(stored["protocol"], dict)
     except (OSError, ValueError, yaml.YAMLError, AssertionError, LookupError, AttributeError, RecursionError) as error:
         raise Refusal(
             f"{path} is not a configuration that regrun has stored: {' '.join(str(error).split())[:200]}"
@@ -82,8 +86,9 @@ def stored_job(place: Path, allow: Sequence[str] = ()) -> Job:
     outside = {key: defaults[key] for key in OUTSIDE} | {"progress": False, "allow": list(allow), "axes": axes}
     outside["evaluate"] = {**defaults["evaluate"], **stored["evaluate"]}
     data = {key: value for key, value in stored["data"].items() if key != "content"} | {"smoke": None}
+    protocol = {**stored["protocol"], "tune": []}  # what it named is stored as the lists that it stood for
     overrides = [f"allow=[{','.join(allow)}]"] if allow else []
-    job = read(OmegaConf.create({**stored, **outside, "data": data}), overrides)
+    job = read(OmegaConf.create({**stored, **outside, "data": data, "protocol": protocol}), overrides)
     method, _, digest = place.name.rpartition("-")
     if job.name.rpartition("-")[2] != digest:
         raise Refusal(
@@ -102,8 +107,13 @@ def _run(job: Job, row: records.Row) -> Run:
     raise Refusal(f"{job.name} has no run {row['run_id']}; its runs.csv is not what it was")
 
 
-def _again(job: Job, run: Run, row: records.Row) -> tuple[records.Row, list[records.Row], Any]:
-    """The run's row, curve and predictions, trained again as it was: mapped or not, on as many threads."""
+def _again(
+    job: Job, run: Run, row: records.Row
+) -> tuple[records.Row, list[records.Row], dict[str, list[records.Row]], Any]:
+    """The run's row, curve, tables that were asked for and predictions, trained again as it was.
+
+    That is mapped or not, and on as many threads.
+    """
     if row.get("threads"):
         torch.set_num_threads(int(row["threads"]))
     mapped = row["mapped"] == "true" if row.get("mapped") else int(row["lanes"]) > 1
@@ -112,7 +122,7 @@ def _again(job: Job, run: Run, row: records.Row) -> tuple[records.Row, list[reco
     outcome = next(train(replace(job.experiment, lanes=None if mapped else 1), pack))
     mine = records.as_text(records.COLUMNS, row_of(job, row["study"], outcome, ""))
     points = [records.as_text(records.CURVE_COLUMNS, point) for point in curve_of(job, outcome)]
-    return mine, points, (outcome.hits, outcome.confidence)
+    return mine, points, asked_of(job, outcome), (outcome.hits, outcome.confidence)
 
 
 def _same_predictions(place: Path, run_id: str, mine: tuple[torch.Tensor, torch.Tensor]) -> bool:

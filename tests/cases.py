@@ -19,6 +19,7 @@ from runner.methods import augment, dropping, normalization, penalties, placebo,
 
 BRIEF: Mapping[str, Case] = {
     "placebo": Case(placebo.Placebo(1.0), trains=False),
+    "placebo_seeded": Case(placebo.SeededPlacebo(1), ("image", "signal", "table")),
     "l1": Case(penalties.L1(0.05, "proximal", False)),
     "l1_subgradient": Case(penalties.L1(1e-3, "subgradient", False)),
     "l1_biases": Case(penalties.L1(0.05, "proximal", True)),

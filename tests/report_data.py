@@ -35,11 +35,12 @@ class Plan:
     baseline: bool = True
     split_mode: str = "train_val"
     epochs: int = 20
+    rates: Sequence[float] = ()  # learning rates that every method tunes too; the best depends on the method
     predictions: bool = False  # whether runs have the figures of calibration, and files of predictions
 
 
 def _run(
-    plan: Plan, group: tuple[str, str, str], method: str, strength: float, seed: int, role: str
+    plan: Plan, group: tuple[str, str, str], method: str, strength: float, seed: int, role: str, rate: float = 0.01
 ) -> dict[str, object]:
     """One row; test accuracy = 72 + effect + split effect of the seed + noise, in percent, then as a fraction."""
     dataset, model, setting = group
@@ -51,23 +52,26 @@ def _run(
     position = math.log10(level) + 2 if level > 0 else 0.0
     effect = 0.0 if index < 0 or "placebo" in method else 1.6 * math.cos(index) + 0.5 - 0.4 * position**2
     shrink = 0.0 if index < 0 or "placebo" in method else 2.0 + 1.5 * (index % 5) + 1.2 * position
+    effect -= 1.5 * abs(math.log10(rate) + (2.5 if index < 0 else 1.5)) * bool(plan.rates)
     test = (72.0 + effect + shared + random.normal(0, 0.35)) / 100
     gap = (27.5 - shrink + 0.3 * shared + random.normal(0, 0.3)) / 100
     val = test + random.normal(0, 0.004)
     failed = (method, role, seed) in plan.diverged
     known = method != "none" and not math.isnan(strength)
     strengths = " ".join(f"{name}.rate={strength:g}" for name in names) if known else ""
+    if plan.rates:
+        strengths = f"{strengths} optimizer.lr={rate:g}".strip()
     row: dict[str, object] = {
-        "run_id": f"{dataset}-{setting}-{method}-{strength:g}-{role}-{seed}", "study": "synthetic", "job": method,
-        "dataset": dataset, "model": model, "setting": setting, "method": method,
-        "family": FAMILIES.get(names[0], "penalty"), "strength": "" if not strengths else strength,
-        "strength_name": f"{names[0]}.rate" if strengths else "", "strength_idx": "", "strengths": strengths,
+        "run_id": f"{dataset}-{setting}-{method}-{strength:g}-{rate:g}-{role}-{seed}", "study": "synthetic",
+        "job": method, "dataset": dataset, "model": model, "setting": setting, "method": method,
+        "family": FAMILIES.get(names[0], "penalty"), "strength": strength if known else "",
+        "strength_name": f"{names[0]}.rate" if known else "", "strength_idx": "", "strengths": strengths,
         "seed": seed, "role": role, "protocol": plan.protocol, "selected": False, "split_mode": plan.split_mode,
         "split_hash": "h" if plan.split_mode == "none" else f"h{seed}",
         "status": "diverged" if failed else "ok", "error": "loss is nan" if failed else "",
-        "epochs": plan.epochs, "steps": 100, "batch_size": 64, "lr": 0.01, "optimizer": "sgd", "n_train": 1000,
+        "epochs": plan.epochs, "steps": 100, "batch_size": 64, "lr": rate, "optimizer": "sgd", "n_train": 1000,
         "n_train_eval": 1000,
-        "n_val": 200, "n_test": 1000, "n_params": 5000,
+        "n_val": 200, "n_test": 1000, "n_classes": 10, "n_params": 5000,
         "train_s": 2.0 * (1.1 if method != "none" else 1.0) * (1 + 0.02 * random.random()),
         "started_at": "2025-01-01T00:00:00",
     }  # fmt: skip
@@ -102,6 +106,24 @@ def _curves(plan: Plan, row: dict[str, object]) -> list[dict[str, object]]:
     return rows
 
 
+def _rows_of_two_axes(
+    plan: Plan, group: tuple[str, str, str], method: str, grid: Sequence[float]
+) -> list[dict[str, object]]:
+    """As `job_rows` in protocol tuned, over strengths and learning rates."""
+    points = [(strength, rate) for strength in grid for rate in plan.rates]
+    tune = {
+        point: [_run(plan, group, method, point[0], seed, "tune", point[1]) for seed in range(plan.tune)]
+        for point in points
+    }
+    best = max(points, key=lambda point: float(np.mean([float(str(row["last_val_acc"])) for row in tune[point]])))
+    seeds = range(plan.tune, plan.tune + plan.report)
+    fresh = [_run(plan, group, method, best[0], seed, "report", best[1]) for seed in seeds]
+    rows = [row for point in points for row in tune[point]] + fresh
+    for row in rows:
+        row["selected"] = row["strengths"] == fresh[0]["strengths"]
+    return rows
+
+
 def example_predictions(row: dict[str, object]) -> dict[str, np.ndarray[tuple[int], np.dtype[np.generic]]]:
     """What a run says about its 1,000 examples: the hard ones are hard for all runs, with noise of the run's own."""
     random = np.random.default_rng([17, int(str(row["seed"])), len(str(row["run_id"]))])
@@ -122,6 +144,8 @@ def _write(path: Path, rows: Sequence[dict[str, object]]) -> None:
 def job_rows(plan: Plan, group: tuple[str, str, str], method: str) -> list[dict[str, object]]:
     """The rows of one job; in protocol tuned the strength with the best mean validation is the chosen one."""
     grid = [math.nan] if method == "none" or not plan.strengths else list(plan.strengths)
+    if plan.rates:
+        return _rows_of_two_axes(plan, group, method, grid)
     if plan.protocol != "tuned" or method == "none":
         first = plan.tune if plan.protocol == "tuned" else 0
         seeds = range(first, first + plan.report)

@@ -18,7 +18,7 @@ from torch import Tensor
 from torchvision.ops import drop_block2d, stochastic_depth
 from torchvision.transforms import v2
 
-from runner.engine.step import cross_entropy
+from runner.engine.step import mean_loss
 from runner.keys import Key
 from runner.methods.base import Batch, Now, Site
 from runner.methods.mixing import CutMix, Mixup, RandomErasing
@@ -52,7 +52,7 @@ def _seeded() -> None:
 def test_label_smoothing_is_torchs(rate: float) -> None:
     logits, labels = torch.randn(50, 7), torch.randint(7, (50,))
     y = LabelSmoothing(rate).batch(Batch(torch.zeros(50, 1), F.one_hot(labels, 7).float()), NOW).y
-    torch.testing.assert_close(cross_entropy(logits, y), F.cross_entropy(logits, labels, label_smoothing=rate))
+    torch.testing.assert_close(mean_loss(logits, y), F.cross_entropy(logits, labels, label_smoothing=rate))
 
 
 @pytest.mark.parametrize("rate", [0.05, 0.2, 0.5])

@@ -56,6 +56,9 @@ def test_labels_of_any_type_and_a_test_set(tmp_path: Path) -> None:
     assert data.y.tolist() == [2, 0, 1] * 4 + [1, 2]
     assert data.official_test is not None
     assert data.official_test.tolist() == [12, 13]
+    assert data.notes == ()
+    again = load(tmp_path, x=x, y=Y, x_test=np.concatenate([x[:2], x[:1] + 1]), y_test=Y[:3])
+    assert again.notes[0].startswith("2 of 3 test examples")
     assert load(tmp_path, x=x, y=Y * 10 - 5).y.tolist() == Y.tolist()
     assert load(tmp_path, x=x, y=Y > 0).classes == 2
     gaps = np.where(x < 0.5, np.nan, x)
@@ -106,7 +109,7 @@ def test_files_that_are_none_are_refused(tmp_path: Path) -> None:
 
 
 def made(noise: float = 0.1, test: int = 20000) -> Data:
-    return teacher(1000, test, 12, 6, 8, 4, noise, 0)
+    return teacher(1000, test, 12, 6, 8, 4, noise, 0, "classification")
 
 
 def test_the_teacher_errs_as_often_as_the_labels_are_wrong_and_no_class_is_rare() -> None:
@@ -115,7 +118,10 @@ def test_the_teacher_errs_as_often_as_the_labels_are_wrong_and_no_class_is_rare(
     wrong = data.y != data.truth
     assert wrong.double().mean().item() == pytest.approx(0.1, abs=0.0065)  # 3 sd of 21,000 draws
     assert data.bayes_error == 0.1
-    assert (torch.bincount(data.truth, minlength=4) / len(data.y)).min() > 0.1
+    for seed in range(5):
+        truth = teacher(1000, 20000, 12, 6, 8, 4, 0.1, seed, "classification").truth
+        assert truth is not None
+        assert (torch.bincount(truth, minlength=4) / len(truth)).tolist() == pytest.approx([0.25] * 4, abs=0.02)
     steps = torch.bincount((data.y - data.truth)[wrong] % 4, minlength=4) / wrong.sum()
     assert steps.tolist() == pytest.approx([0, 1 / 3, 1 / 3, 1 / 3], abs=0.03)
 
@@ -127,7 +133,7 @@ def test_the_truth_is_a_function_of_the_relevant_inputs_and_the_same_at_every_no
     assert torch.equal(clean.y, clean.truth)
     assert torch.equal(clean.truth, noisy.truth)
     assert torch.equal(clean.x, noisy.x)
-    more = teacher(1000, 20000, 12, 6, 8, 4, 0.0, 1)
+    more = teacher(1000, 20000, 12, 6, 8, 4, 0.0, 1, "classification")
     assert not torch.equal(more.truth if more.truth is not None else more.y, clean.truth)
 
 

@@ -143,6 +143,7 @@ def test_an_ensemble_is_judged_by_the_mean_probability() -> None:
     rows = {"train": torch.tensor([[0]]), "val": torch.arange(2, 36)[None], "test": torch.tensor([[0, 1]])}
     for mapped in (False, True):
         seen = examine(nn.Linear(1, 2), params, pool, rows, mapped, members=2)
+        assert seen.calibrated is not None
         brier = (2 * (5 / 8) ** 2 + 2 * (3 / 8) ** 2) / 2
         assert seen.calibrated.test_brier.tolist() == pytest.approx([brier])
         assert seen.calibrated.temperature.tolist() == pytest.approx([0.5], rel=1e-5)
@@ -187,5 +188,6 @@ def test_weights_that_are_not_numbers_are_examined_to_the_end() -> None:
     pool = Pool(torch.ones(4, 1), torch.tensor([0, 1, 0, 1]), torch.zeros(1, 1), torch.ones(1, 1))
     rows = {split: torch.arange(4)[None] for split in ("train", "val", "test")}
     seen = examine(nn.Linear(1, 2), params, pool, rows, mapped=True)
+    assert seen.calibrated is not None
     assert math.isnan(seen.calibrated.test_brier.item())
     assert math.isnan(seen.calibrated.temperature.item())

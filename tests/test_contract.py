@@ -132,7 +132,7 @@ def test_it_leaves_its_arguments_alone(name: str) -> None:
     stack.weights(state.params, now)
     stack.project(state.params, now)
     stack.gradient(lambda params: {n: w.clone() for n, w in params.items()}, state.params, NOW)
-    stack.remember(state.params, replace(NOW, memory=state.memory))
+    stack.remember(state.params, replace(NOW, memory=state.memory, gradient=state.params))
     stack.average(state.params, replace(NOW, memory=state.memory))
     assert torch.equal(batch.x, before[0].x)
     assert torch.equal(batch.y, before[0].y)

@@ -21,6 +21,7 @@ from runner.grid import Run, crossed, runs
 from runner.methods.augment import Augment
 from runner.methods.base import Batch, Method, Now, Params
 from runner.methods.dropping import Dropout
+from runner.methods.gradients import ClipNorm, ClipValue, GradientNoise
 from runner.methods.mixing import CutMix, Mixup
 from runner.methods.normalization import BatchNorm
 from runner.methods.penalties import L1, L2
@@ -345,6 +346,27 @@ def test_summary_of_weights() -> None:
     assert found == pytest.approx(
         {"w_l2": 5.0, "w_l1": 7.0, "w_dist_init": 4.0, "w_near_zero": 0.5, "w_zero": 0.5, "w_dead_inputs": 0.5}
     )
+
+
+@pytest.mark.parametrize("lanes", [1, None])
+def test_clipped_steps_are_counted(lanes: int | None) -> None:
+    limits = [1e-3, 0.4, 1e3]
+    stack = Stack({"clip_norm": ClipNorm(limit=1.0)})
+    shares = [
+        outcome.figures["clipped_share"]
+        for outcome in outcomes(replace(experiment(stack), lanes=lanes), 1, clip_norm__limit=limits)
+    ]
+    assert (shares[0], shares[2]) == (1, 0)
+    assert 0 < shares[1] < 1
+
+
+def test_a_count_of_clipped_steps_needs_clipping_last() -> None:
+    clip, noise = ClipValue(limit=0.1), GradientNoise(variance=0.01, decay=0.55)
+    assert Stack({"noise": noise, "clip_value": clip}).clips == "clip_value"
+    later = Stack({"clip_value": clip, "noise": noise})
+    assert later.clips is None
+    (outcome,) = outcomes(experiment(later), 1)
+    assert "clipped_share" not in outcome.figures
 
 
 def test_l1_makes_weights_exactly_zero() -> None:

@@ -47,7 +47,8 @@ def test_a_table_torn_at_any_byte_of_its_last_line_keeps_the_rest(tmp_path: Path
 
 def test_what_has_ended_is_kept_but_for_a_torn_line(tmp_path: Path) -> None:
     for number in range(3):
-        records.write_ended(tmp_path, {"run_id": str(number)}, [{"epoch": "1"}])
+        asked = {"measures": [{"margin": "0.5"}]}
+        records.write_ended(tmp_path, records.Ended({"run_id": str(number)}, [{"epoch": "1"}], asked))
     path = tmp_path / "ended.jsonl"
     raw = path.read_bytes()
     whole = records.read_ended(tmp_path, pytest.fail)

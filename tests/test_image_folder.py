@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -21,7 +22,7 @@ from runner.data.image_folder import decoded, image_folder
 from runner.errors import Refusal
 from runner.records import read_table
 
-CIFAR = Path("/work/shared/data/cifar10-jpeg.zip")
+CIFAR = Path(__file__).resolve().parents[2] / "shared" / "data" / "cifar10-jpeg.zip"
 
 
 @pytest.fixture(autouse=True)
@@ -46,9 +47,9 @@ def split_folder(root: Path) -> None:
         picture(root / "test" / label / "4.png", 100 * c + 4)
 
 
-def load(root: Path, size: int = 6, channels: int = 3) -> Data:
+def load(root: Path, size: int = 6, channels: int = 3, on_error: str = "refuse") -> Data:
     folders._load.cache_clear()  # as another process would
-    return image_folder(str(root), size, channels)
+    return image_folder(str(root), size, channels, on_error)
 
 
 def test_train_and_val_make_the_pool_and_test_the_test_set(tmp_path: Path) -> None:
@@ -162,7 +163,7 @@ here, other = map(pathlib.Path, sys.argv[2:])
 here.touch()
 while not other.exists():
     time.sleep(0.001)
-print(folders.image_folder(sys.argv[1], 6, 3).content, len(count))
+print(folders.image_folder(sys.argv[1], 6, 3, "refuse").content, len(count))
 """
 
 
@@ -241,6 +242,31 @@ def test_a_corrupt_image_is_named_and_leaves_no_cache(tmp_path: Path, cache: Pat
         load(tmp_path / "pets")
     assert "\n" not in str(refused.value)
     assert not [*cache.glob("*.bin"), *cache.glob("*.part")]
+
+
+def test_corrupt_images_are_left_out_and_counted_if_asked(tmp_path: Path, cache: Path) -> None:
+    split_folder(tmp_path / "pets")
+    (tmp_path / "pets" / "train" / "dog" / "1.png").write_bytes(b"no image")
+    (tmp_path / "pets" / "test" / "cat" / "4.png").write_bytes(b"")
+    with pytest.raises(Refusal, match="cannot be read as an image"):
+        load(tmp_path / "pets")
+    for _ in range(2):  # decoded, and then from the cache
+        data = load(tmp_path / "pets", on_error="skip")
+        assert data.notes == ("2 of 10 images cannot be read and are left out, the first test/cat/4.png",)
+        assert data.official_test is not None
+        assert data.y[data.official_test].tolist() == [1]
+        assert data.y.bincount().tolist() == [4, 4]
+        assert sorted(data.x[:, 0, 0, 0].tolist()) == [0, 1, 2, 3, 100, 102, 103, 104]
+    with pytest.raises(Refusal, match=r"data\.on_error is 'ignore'"):
+        load(tmp_path / "pets", on_error="ignore")
+
+
+def test_test_images_that_are_also_trained_on_are_counted(tmp_path: Path) -> None:
+    split_folder(tmp_path / "pets")
+    assert load(tmp_path / "pets").notes == ()
+    shutil.copy(tmp_path / "pets" / "val" / "dog" / "3.png", tmp_path / "pets" / "test" / "dog" / "other.png")
+    (note,) = load(tmp_path / "pets").notes
+    assert note.startswith("1 of 3 test examples stand among the others")
 
 
 def test_floating_point_pixels_are_refused(tmp_path: Path) -> None:

@@ -343,7 +343,7 @@ def test_studies_from_before_have_no_such_tables(tmp_path: Path) -> None:
         table.to_csv(job / "runs.csv", index=False)
     runs = read_runs(collect(study))
     others = tuple(secondary(runs))
-    shown = page.render(page.Study(study, runs, headline(runs), others, None, None, (), ()), [])
+    shown = page.render(page.Study(study, runs, headline(runs), others, None, None, (), (), ()), [])
     assert shown.count('data-name="last test_brier"') == 1
     assert shown.count('data-name="last test_loss"') == 2
     brier = next(frame for frame in others if frame["metric"].iloc[0] == "test_brier")

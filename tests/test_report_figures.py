@@ -1,6 +1,8 @@
 """The figures of differences, single runs and data sets; leave-one-seed-out and pooling behind them."""
 
+import itertools
 import math
+from collections.abc import Hashable
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +13,12 @@ from matplotlib.ticker import FixedLocator
 from report_data import METHODS, Plan, write_study
 from test_report_tables import by_hand
 
-from runner.report import comparisons, datasets, spread
+from runner.report import comparisons, datasets, figures, spread
 from runner.report.build import build
 from runner.report.collect import collect
 from runner.report.loso import choices, leave_one_seed_out, loso_caption
 from runner.report.sheet import Drawing, in_view
-from runner.report.tables import headline, in_order, read_runs, without_tests
+from runner.report.tables import by_strength, headline, in_order, read_runs, without_tests
 from runner.report.writers import to_markdown
 
 
@@ -230,7 +232,7 @@ def rank_frame(sets: int) -> pd.DataFrame:
         values = {"none": 0.5 + jitter, "other": 0.5 + 0.002 * (at % 2), "good": 0.6 + jitter}
         for name, value in values.items():
             rows.append({"dataset": f"d{at}", "model": "m", "setting": "", "method": name, "strengths": "",
-                         "family": "penalty", "mean": value})  # fmt: skip
+                         "family": "penalty", "metric": "test_acc", "mean": value})  # fmt: skip
     return pd.DataFrame(rows)
 
 
@@ -257,3 +259,56 @@ def test_cliques_by_hand() -> None:
     assert datasets.cliques("abcd", apart) == [(0, 1), (1, 2), (2, 3)]
     assert datasets.cliques("abc", set()) == [(0, 2)]
     assert datasets.cliques("ab", {frozenset("ab")}) == []
+
+
+def test_forty_methods_name_the_ends_of_the_times_and_no_more(tmp_path: Path) -> None:
+    stacks = [f"{one}+{other}" for one, other in zip(METHODS, METHODS[3:], strict=False)]
+    plan = Plan(methods=[*METHODS, *stacks][:40], report=3, tune=2, strengths=(0.1, 1.0))
+    runs, frame = frames(tmp_path, plan)
+    drawing = comparisons.cost_benefit(runs, frame)
+    assert drawing is not None
+    shown = {text.replace("\n", "") for text in texts_inside(drawing)}
+    named = [name for name in plan.methods if name in shown]
+    # 14 beside the times, and at most 5 beside the curves that are not among them
+    assert comparisons.NAMED <= len(named) <= comparisons.NAMED + comparisons.LEADING
+    others = frame[frame["method"] != "none"]
+    for column in ("diff", "time_ratio"):
+        ordered = others.sort_values(column)["method"]
+        assert {ordered.iloc[0], ordered.iloc[-1]} <= set(named)
+    assert len(drawing.data[drawing.data["panel"] == "time"]) == 40
+
+
+def test_the_rows_of_a_stack_show_all_its_strengths() -> None:
+    row: dict[Hashable, object] = {
+        "method": "l2+dropout",
+        "strengths": "l2.rate=0.01 dropout.rate=0.3 optimizer.lr=0.01",
+        "n_failed": 0,
+    }
+    assert comparisons._row_names([row]) == ["l2+dropout  (0.01, 0.3,\nlr=0.01)"]
+
+
+def test_the_titles_of_three_panels_do_not_meet(tmp_path: Path) -> None:
+    plan = Plan(methods=("l2", "mixup+dropout", "dropout"), rates=(0.01, 0.03), report=3)
+    runs, frame = frames(tmp_path, plan)
+    drawing = figures.strength_curves(runs, frame, by_strength(runs))
+    assert drawing is not None
+    drawing.figure.draw_without_rendering()
+    boxes = [
+        axes._left_title.get_window_extent()  # type: ignore[attr-defined]  # titles stand on the left
+        for axes in drawing.figure.axes
+    ]
+    assert all(one.x1 < other.x0 for one, other in itertools.pairwise(boxes))
+
+
+def test_curves_over_strengths_say_at_which_learning_rate_they_are(tmp_path: Path) -> None:
+    for rates in ((0.01, 0.03), ()):
+        runs, frame = frames(tmp_path / str(len(rates)), Plan(methods=("l2",), rates=rates, report=3))
+        strengths = by_strength(runs)
+        for line, drawing in (
+            ("path", figures.gap_vs_test(frame, strengths)),
+            ("curve", figures.strength_curves(runs, frame, strengths)),
+        ):
+            assert drawing is not None
+            words = " ".join(" ".join(text.get_text() for text in drawing.figure.texts).split())
+            said = f"Each {line} at the learning rate that was chosen for its method." in words
+            assert said == bool(rates)

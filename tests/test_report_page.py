@@ -115,9 +115,9 @@ def test_names_are_escaped(tmp_path: Path) -> None:
 def test_a_heavy_figure_becomes_a_picture(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files = {path.suffix: path for path in (study / "report" / "figures").glob("forest.*")}
     shown = Shown("forest-group_1", "group 1", files)
-    light = _figure(shown, 0)
+    light = _figure(shown, 0, "accuracy")
     monkeypatch.setattr("runner.report.page.HEAVY", len(files[".svg"].read_text()) - 1)
-    heavy = _figure(shown, 0)
+    heavy = _figure(shown, 0, "accuracy")
     assert (light["png"], heavy["svg"]) == (None, None)
     assert str(heavy["png"]) == base64.b64encode(files[".png"].read_bytes()).decode()
     assert str(heavy["alt"]).endswith("group 1.")
@@ -204,12 +204,12 @@ def test_margins_come_from_the_study(tmp_path: Path) -> None:
 
 def test_a_placebo_that_wins_is_a_warning() -> None:
     quiet = by_hand(none=[0.70, 0.71, 0.72], placebo=[0.71, 0.70, 0.72]).assign(family=["baseline", "placebo"])
-    assert "False-positive check: placebo, which does nothing, came out inconclusive (Δ 0.0 [" in caption(quiet)
+    assert "False-positive check: placebo, which has no effect, came out inconclusive (Δ 0.0 [" in caption(quiet)
     same = by_hand(none=[0.70, 0.71, 0.72], placebo=[0.70, 0.71, 0.72]).assign(family=["baseline", "placebo"])
     assert "gave the runs of none again, as it must" in caption(same)
     frame = by_hand(none=[0.70, 0.71, 0.72], placebo=[0.72, 0.731, 0.739])
     told = caption(frame.assign(family=["baseline", "placebo"]))
-    assert "False-positive check failed: placebo, which does nothing, came out better (Δ +2." in told
+    assert "False-positive check failed: placebo, which has no effect, came out better (Δ +2." in told
 
 
 CLICK = """<script>

@@ -10,6 +10,7 @@ import pytest
 from report_data import Plan, write_study
 from rich.console import Console
 
+from runner.report.answers import answers
 from runner.report.collect import collect
 from runner.report.figures import gap_vs_test
 from runner.report.tables import (
@@ -295,7 +296,8 @@ def test_markdown_golden() -> None:
 
 
 def test_latex_golden() -> None:
-    lines = to_latex(headline(THREE)).splitlines()
+    package, *lines = to_latex(headline(THREE)).splitlines()
+    assert package.startswith("% \\usepackage{booktabs}")
     assert lines[0].startswith("% digits · mlp: Test accuracy (%)")
     assert lines[1:4] == [
         "\\begin{tabular}{llrrrrrrrl}",
@@ -459,3 +461,33 @@ def test_columns_that_are_missing_are_named(tmp_path: Path) -> None:
     (tmp_path / "runs.csv").write_text("run_id,seed\na,1\n")
     with pytest.raises(ValueError, match="lacks the columns dataset, model"):
         read_runs(tmp_path / "runs.csv")
+
+
+def test_the_worst_case_of_failed_runs_by_hand() -> None:
+    # seed 1 of the method failed, seed 2 of none: the one pair that is left is 0.71 - 0.70
+    values = {"none": [0.70, 0.72, math.nan], "l_2": [0.71, math.nan, 0.77], "l_1": [0.71, 0.74, 0.75]}
+    frame = headline(by_hand(values, n_classes=10)).set_index("method")
+    row = frame.loc["l_2"]
+    assert row["diff"] == pytest.approx(0.01)
+    # chance is 0.1: 0.01, 0.1 - 0.72, 0.77 - 0.1, with mean 0.06 / 3
+    assert (row["worst_value"], row["diff_worst"]) == pytest.approx((0.1, 0.02))
+    # sd 0.645058, half-width 4.30265 * 0.645058 / sqrt(3) = 1.602413
+    assert row["diff_worst_lo"] == pytest.approx(0.02 - 1.602413, abs=1e-5)
+    # 0.01, 0.02, 0.75 - 0.1
+    assert frame.loc["l_1", "diff_worst"] == pytest.approx(0.68 / 3)
+    assert frame["diff_worst"].isna().tolist() == [True, False, False]
+    text = to_markdown(frame.reset_index())
+    assert "worst case +2.0 |" in text
+    assert "counted as 10 % (chance, or the lowest run of the two if that is lower): Δ test l_1 +23 [" in text
+    told = dict(answers(frame.reset_index()))["digits · mlp"]
+    assert "Worst case, every failed run" in told
+
+
+def test_a_run_below_chance_is_the_worst_plausible_one() -> None:
+    values = {"none": [0.70, 0.72, 0.74], "l_2": [0.05, math.nan, 0.77]}
+    assert headline(by_hand(values, n_classes=10)).iloc[1]["worst_value"] == pytest.approx(0.05)
+    # without the number of classes on record nothing is ruled out
+    assert headline(by_hand(values)).iloc[1]["worst_value"] == 0.0
+    assert headline(by_hand({"none": [0.7, 0.72], "l_2": [0.71, 0.74]}))["diff_worst"].isna().all()
+    assert without_tests(headline(by_hand(values)))["diff_worst"].isna().all()
+    assert headline(by_hand(values), metric="test_loss")["diff_worst"].isna().all()

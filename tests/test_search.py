@@ -126,6 +126,46 @@ def test_the_baseline_of_a_search_has_nothing_to_draw() -> None:
     assert composed("protocol=search", *SMALL).points == [{}]
 
 
+def test_a_search_draws_the_learning_rate_too_the_same_at_a_trial_for_every_stack() -> None:
+    tune = ["protocol=search", "protocol.trials=6", "protocol.tune=[optimizer.lr]", *SMALL]
+    jobs = {name: composed(f"method={name}", *tune) for name in ("none", "l2", "[l2,dropout]")}
+    rates = {name: [point["optimizer.lr"] for point in job.points] for name, job in jobs.items()}
+    assert rates["none"] == rates["l2"] == rates["[l2,dropout]"]
+    assert len(set(rates["none"])) == 6
+    assert all(0.003 <= rate <= 0.03 for rate in rates["none"])  # conf/optimizer/adam.yaml
+    assert jobs["none"].tunes
+    assert [set(point) for point in jobs["none"].points] == [{"optimizer.lr"}] * 6
+    assert [set(point) for point in jobs["l2"].points] == [{"optimizer.lr", "l2.rate"}] * 6
+    # the strengths are those of the search that leaves the rate alone, and a list takes the place of the grid
+    plain = composed("method=l2", "protocol=search", "protocol.trials=6", *SMALL)
+    assert [point["l2.rate"] for point in plain.points] == [point["l2.rate"] for point in jobs["l2"].points]
+    assert plain.name != jobs["l2"].name
+    listed = composed("method=l2", *tune, "optimizer.lr=[0.1,0.2]")
+    assert all(0.1 <= point["optimizer.lr"] <= 0.2 for point in listed.points)
+    same = composed("method=l2", "protocol=search", "protocol.trials=6", "optimizer.lr=[0.003,0.01,0.03]", *SMALL)
+    assert (same.name, same.points) == (jobs["l2"].name, jobs["l2"].points)
+
+
+def test_a_search_reports_the_drawn_rate_of_each_method_in_one_comparison(regrun: Regrun, tmp_path: Path) -> None:
+    rate = ["protocol.tune=[optimizer.lr]", "protocol.trials=3", "protocol.tune_seeds=2"]
+    told = regrun("-m", "method=l2", "protocol=search", *rate, "seeds=2", "study=s", "batch_size=50", *SMALL)
+    assert told.code == 0, told.err
+    study = tmp_path / "outputs" / "s"
+    rows = read_table(study / "runs.csv")
+    assert {row["setting"] for row in rows} == {""}
+    for method in ("none", "l2"):
+        tune = [row for row in rows if (row["method"], row["role"]) == (method, "tune")]
+        assert len(tune) == 6
+        assert len({row["lr"] for row in tune}) == 3
+        (chosen,) = {row["strengths"] for row in rows if (row["method"], row["role"]) == (method, "report")}
+        assert chosen in {row["strengths"] for row in tune}
+        assert "optimizer.lr=" in chosen
+    text = (study / "report" / "headline.md").read_text()
+    assert "strengths and the learning rate of each method chosen" in text
+    assert "(6 tuning runs per method, 6 runs for none)" in text
+    assert not (study / "report" / "figures" / "strength_curves.pdf").exists()  # no two points share a rate
+
+
 NAMED = [name for name in options("method") if stacked(name) != [name]]
 
 

@@ -33,7 +33,7 @@ def people(n: int = ROWS) -> pd.DataFrame:
 
 
 def read(path: Path, target: str = "kind", test: Path | None = None, drop: Sequence[str] = (), most: int = 100) -> Data:
-    return table(str(path), target, None if test is None else str(test), drop, most)
+    return table(str(path), target, None if test is None else str(test), drop, most, "classification")
 
 
 def written(folder: Path, text: str, name: str = "my.csv") -> Path:
@@ -200,3 +200,16 @@ def test_a_table_is_trained_on_and_a_changed_one_is_not_mixed_with_it(regrun: Re
     told = regrun(*command, "progress=false")
     assert told.code == 2
     assert "data.content" in told.err
+
+
+def test_a_test_file_with_rows_to_train_on_is_said_and_told(regrun: Regrun, tmp_path: Path) -> None:
+    people().to_csv(tmp_path / "all.csv", index=False)
+    people()[5:10].to_csv(tmp_path / "part.csv", index=False)
+    told = regrun(
+        "data=table", "data.path=all.csv", "data.test_path=part.csv", "data.target=kind", "data.test_size=null",
+        "protocol=smoke", "method=l2", "model=linear", "study=s", "progress=false", "batch_size=4", "-m",
+    )  # fmt: skip
+    assert told.code == 0, told.err
+    assert "5 of 5 test examples stand among the others" in told.err
+    page = (tmp_path / "outputs" / "s" / "report" / "report.html").read_text()
+    assert "5 of 5 test examples stand among the others" in page

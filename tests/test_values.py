@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import copy
+import itertools
 import math
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from runner.engine.step import cross_entropy
+from runner.engine.step import mean_loss
+from runner.engine.weights import initial
 from runner.keys import Key
 from runner.methods.augment import Augment
 from runner.methods.base import Batch, Now, Params, Seen, Site
 from runner.methods.dropping import Dropout
 from runner.methods.normalization import BatchNorm
 from runner.methods.penalties import L1, L2, WeightDecay
-from runner.methods.placebo import Placebo
+from runner.methods.placebo import Placebo, SeededPlacebo
 from runner.methods.stopping import EarlyStopping
 from runner.nets.dense import mlp
 from runner.nets.norms import BatchNormLayer
@@ -34,7 +37,7 @@ def site(kind: str = "hidden") -> Site:
 
 def test_cross_entropy_of_soft_targets() -> None:
     # logits 0, ln 3 give p = 1/4, 3/4; with y = 1/2, 1/2: -(ln 1/4 + ln 3/4) / 2 = ln 4 - ln(3) / 2 = 0.836988
-    loss = cross_entropy(torch.tensor([[0.0, math.log(3)]]), torch.tensor([[0.5, 0.5]]))
+    loss = mean_loss(torch.tensor([[0.0, math.log(3)]]), torch.tensor([[0.5, 0.5]]))
     assert loss.item() == pytest.approx(math.log(4) - math.log(3) / 2)
 
 
@@ -180,3 +183,17 @@ def test_scale_noise_and_swap() -> None:
     table = torch.arange(4000.0)[:, None].expand(4000, 3).contiguous()
     swapped = augmented(table, 1.0, swap=0.2)
     assert (swapped != table).float().mean().item() == pytest.approx(0.2, abs=0.02)
+
+
+def test_a_seeded_placebo_draws_other_weights_and_computes_the_same() -> None:
+    plain = nn.Sequential(nn.Linear(3, 2), nn.ReLU(), nn.Linear(2, 4))
+    net = SeededPlacebo(2).build(copy.deepcopy(plain))
+    x = torch.randn(5, 3)
+    assert torch.equal(net(x), plain(x))
+    assert SeededPlacebo(0).build(plain) is plain
+    draws = [list(initial(SeededPlacebo(k).build(copy.deepcopy(plain)), [7]).values()) for k in (0, 1, 2, 2)]
+    assert all(torch.equal(one, again) for one, again in zip(draws[2], draws[3], strict=True))
+    for one, other in itertools.combinations(draws[:3], 2):
+        assert all(not torch.equal(a, b) for a, b in zip(one, other, strict=True))
+    # of the same distribution: uniform up to 1 / sqrt(3) for the first layer
+    assert all(draw[0].abs().max() <= 3**-0.5 for draw in draws)

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from scipy import stats
 from torch import Tensor, nn
 
-from runner.engine.step import cross_entropy, sites
+from runner.engine.step import mean_loss, sites
 from runner.errors import Refusal
 from runner.keys import Key
 from runner.methods.base import Batch, Method, Now, Seen
@@ -59,7 +59,7 @@ def test_disturb_label_makes_its_share_of_labels_wrong() -> None:
 
 def bootstrapped(method: Bootstrap, logits: Tensor, y: Tensor) -> Tensor:
     seen = Seen({}, Batch(torch.zeros(len(y), 1), y), logits, (), lambda x, key: x)
-    return cross_entropy(logits, y) + method.penalty(seen, NOW)
+    return mean_loss(logits, y) + method.penalty(seen, NOW)
 
 
 def test_bootstrap_replaces_a_share_of_the_targets_by_predictions() -> None:

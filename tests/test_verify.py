@@ -27,6 +27,8 @@ def verified(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, 
         "method=l2 optimizer.lr=0.02,0.05 seeds=2 -m",
         "method=ema protocol=tuned protocol.tune_seeds=1 method.ema.decay=[0.9,0.99] seeds=1",
         "method=cocktail seeds=2",
+        "method=l2 method.l2.rate=[0.001,0.1] protocol=tuned protocol.tune_seeds=1 protocol.tune=[optimizer.lr]",
+        "method=l2 seeds=2 evaluate.corruptions=true evaluate.measures=true",
     ],
 )
 def test_a_run_is_the_same_again(regrun: Regrun, capsys: pytest.CaptureFixture[str], command: str) -> None:
@@ -43,7 +45,7 @@ def test_a_run_is_the_same_again(regrun: Regrun, capsys: pytest.CaptureFixture[s
 
 
 def test_a_figure_that_was_changed_is_found(regrun: Regrun, capsys: pytest.CaptureFixture[str]) -> None:
-    assert regrun("method=l2", "seeds=1", *SMALL).code == 0
+    assert regrun("method=l2", "seeds=1", "evaluate.measures=true", *SMALL).code == 0
     job = job_of(STUDY, "l2")
     path, (row,) = job / "runs.csv", rows_of(STUDY)
     sound = path.read_text()
@@ -57,6 +59,10 @@ def test_a_figure_that_was_changed_is_found(regrun: Regrun, capsys: pytest.Captu
     (job / "curves.csv").write_text(curves.replace("train,acc,", "train,acc,1", 1))
     assert "curve not the same" in verified(capsys)[1]
     (job / "curves.csv").write_text(curves)
+    measures = (job / "measures.csv").read_text()
+    (job / "measures.csv").write_text(measures.replace(",", ",1", 20))
+    assert "measures not the same" in verified(capsys)[1]
+    (job / "measures.csv").write_text(measures)
     (predictions,) = (job / "predictions").iterdir()
     predictions.write_bytes(b"")
     assert "predictions not the same" in verified(capsys)[1]

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from runner.data.base import KINDS, Data
+from runner.data.base import KINDS, Data, overlap, prints
 from runner.errors import Refusal
 
 NAMES = ("x", "y", "x_test", "y_test")
@@ -57,15 +57,18 @@ def _load(path: str, digest: str, kind: str | None) -> Data:
             raise Refusal(f"{path}: y_test has the class {str(foreign[0])!r}, which y has not")
         test = torch.arange(len(x), len(x) + len(x_test))
         x, y = np.concatenate([x, x_test]), np.concatenate([y, np.searchsorted(values, labels)])
+    inputs: torch.Tensor = torch.from_numpy(x)
+    notes = overlap(prints(inputs), test) if test is not None else ()
     return Data(
         Path(path).stem,
         kind,
-        torch.from_numpy(x),
+        inputs,
         torch.from_numpy(y.astype(np.int64)),
         len(values),
         test,
         None,
         digest,
+        notes=notes,
     )
 
 

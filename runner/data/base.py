@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -19,31 +20,56 @@ from runner.errors import Refusal
 from runner.keys import Key
 
 KINDS = ("signal", "image", "table")
+TASKS = ("classification", "regression")
 NUMBERS = 2**24  # numbers that are worked on at a time, where all examples at once would not fit in memory
 
 
 @dataclass(frozen=True, eq=False)
 class Data:
-    """A classification data set before any split."""
+    """A data set before any split: examples of classes, or with numbers to predict (`task`)."""
 
     name: str
     kind: str  # one of KINDS: x is [N, C, T], [N, C, H, W] or [N, F]
     x: Tensor  # float32, NaN where a table's number is missing; or uint8 for images
-    y: Tensor  # int64 [N], in 0..classes-1
-    classes: int
+    y: Tensor  # int64 [N], in 0..classes-1; of a regression float32 [N], in its own units
+    classes: int  # outputs of a net: 1 of a regression
     official_test: Tensor | None  # int64 rows that are the official test set; None: drawn per seed
     indicators: Tensor | None = None  # bool [F]: the columns that are 1 for one category and 0 for the others
     content: str = ""  # of a user's files: the same for the same content
-    truth: Tensor | None = None  # int64 [N]: what the best classifier says, where it is known
-    bayes_error: float | None = None  # its expected share of errors
+    truth: Tensor | None = None  # [N]: what the best predictor says, where it is known
+    bayes_error: float | None = None  # its expected share of errors, or of the variance
+    task: str = "classification"  # one of TASKS
+    notes: tuple[str, ...] = ()  # what its user should know of it, a line each
 
     def __post_init__(self) -> None:
+        if self.regression:
+            if len(self.x) != len(self.y) or self.classes != 1 or not bool(self.y.isfinite().all()):
+                raise Refusal(
+                    f"{self.name} has {len(self.x)} examples and {len(self.y)} numbers to predict; there must be as "
+                    "many, one for each example, and none missing or infinite"
+                )
+            return
         least, most = (int(self.y.min()), int(self.y.max())) if len(self.y) else (0, 0)
         if len(self.x) != len(self.y) or not 0 <= least <= most < self.classes:
             raise Refusal(
                 f"{self.name} has {len(self.x)} examples and {len(self.y)} labels from {least} to {most}; there must "
                 f"be as many, and labels from 0 to {self.classes - 1} for its {self.classes} classes"
             )
+
+    @property
+    def regression(self) -> bool:
+        """Whether a number is to be predicted, and no class."""
+        return self.task == "regression"
+
+    @property
+    def score(self) -> str:
+        """What stands beside the loss: "acc", the accuracy, or "r2", the share of the variance explained."""
+        return "r2" if self.regression else "acc"
+
+    @property
+    def strata(self) -> Tensor:
+        """What every set has its share of, int64 [N]: the classes; of a regression all examples are alike."""
+        return torch.zeros(len(self.y), dtype=torch.int64) if self.regression else self.y
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -64,16 +90,47 @@ class Data:
         return outside.nonzero()[:, 0]
 
 
+def tasked(task: str) -> str:
+    """The task, which must be one of TASKS."""
+    if task not in TASKS:
+        raise Refusal(f"data.task is {task!r}; it must be {' or '.join(TASKS)} (data.task=...)")
+    return task
+
+
 class Split(NamedTuple):
     """The rows of one run's three sets, disjoint, its labels, and the statistics of its training inputs."""
 
     train: Tensor  # int64 [n_train]
     val: Tensor  # int64 [n_val]
     test: Tensor  # int64 [n_test]
-    y: Tensor  # int64 [N]: the labels as this run is told them
+    y: Tensor  # int64 [N]: the labels as this run is told them; of a regression float32, standardized
     mean: Tensor  # float32, [C, 1, ...] per channel or [F] per column
     std: Tensor  # likewise, above 0; infinite for a column that has one value in training, and so is 0 everywhere
     fill: Tensor  # likewise: what stands for a missing number, standardized
+    unit: Tensor  # []: of a regression the standard deviation of the training targets, else 1
+
+
+def prints(x: Tensor) -> list[bytes]:
+    """A fingerprint of each example of x [N, ...]: the same for the same bits."""
+    return [fingerprint(row.tobytes()) for row in x.numpy()]
+
+
+def fingerprint(example: bytes) -> bytes:
+    """16 bytes that tell an example from any other."""
+    return hashlib.blake2b(example, digest_size=16).digest()
+
+
+def overlap(examples: Sequence[bytes], test: Tensor | None) -> tuple[str, ...]:
+    """A line that counts the test examples, rows `test` of the fingerprints, that stand among the others; or no line.
+
+    >>> overlap([b"a", b"b", b"b", b"c"], torch.tensor([2, 3]))
+    ('1 of 2 test examples stand among the others, too, from which training sets are drawn',)
+    """
+    tested = set() if test is None else set(test.tolist())
+    others = {example for row, example in enumerate(examples) if row not in tested}
+    count = sum(examples[row] in others for row in tested)
+    what = "test examples stand among the others, too, from which training sets are drawn"
+    return (f"{count} of {len(tested)} {what}",) if count else ()
 
 
 @dataclass(frozen=True)
@@ -105,7 +162,10 @@ class Splitter:
                 )
             test = len(data.official_test)
         elif self.test_size is None:
-            raise Refusal(f"data.test_size is null; {data.name} has no official test set, so give a number or a share")
+            raise Refusal(
+                f"data.test_size is null; {data.name} has no official test set, so give a number or a share "
+                "(data.test_size=0.2)"
+            )
         else:
             test = _count("data.test_size", self.test_size, total)
         pool = total - test
@@ -126,17 +186,19 @@ class Splitter:
         if data.official_test is not None:
             test, pool = data.official_test, data.outside_test
         else:
-            rows = _stratified(data.y, torch.arange(len(data.y)), key.fold("test"))
+            rows = _stratified(data.strata, torch.arange(len(data.y)), key.fold("test"))
             test, pool = rows[:n_test], rows[n_test:].sort().values
-        rows = _stratified(data.y, pool, key.fold("pool"))
+        rows = _stratified(data.strata, pool, key.fold("pool"))
         val, rest = rows[:n_val], rows[n_val:]
         train = rest[:asked] if self.imbalance == 1 else _first_of_each(data.y, rest, self._profile(data, asked))
-        y = data.y
+        y, unit = data.y, torch.tensor(1.0)
+        if data.regression:
+            y, unit = _standardized(data.y, train)
         if self.noise.present:
             noisy = torch.cat([train, val]) if self.noise.on_val else train
             wrong = self.noise.of(data.y, data.classes, root.fold("label_noise"))
             y = data.y.index_copy(0, noisy, wrong[noisy])
-        return Split(train, val, test, y, *_statistics(data, train, self.standardize))
+        return Split(train, val, test, y, *_statistics(data, train, self.standardize), unit)
 
     def _profile(self, data: Data, train: int) -> Tensor:
         """How many of `train` examples are kept of each class: int64 [classes].
@@ -149,6 +211,13 @@ class Splitter:
         kept = (train * there / there.sum() * keeps).round().long()
         one_each = torch.where(there > 0, kept.clamp_min(1), kept)
         return one_each if one_each.sum() <= train else kept
+
+
+def _standardized(y: Tensor, train: Tensor) -> tuple[Tensor, Tensor]:
+    """Targets y [N] by the mean and standard deviation of the training rows: float32 [N], and the latter []."""
+    told = y[train].double()
+    sd = told.std(unbiased=False) if bool((told != told[0]).any()) else torch.ones((), dtype=torch.float64)
+    return ((y.double() - told.mean()) / sd).float(), sd
 
 
 def _first_of_each(y: Tensor, rows: Tensor, counts: Tensor) -> Tensor:

@@ -27,15 +27,16 @@ from filelock import FileLock
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from runner.data.base import Data, cache_folder
+from runner.data.base import Data, cache_folder, fingerprint, overlap
 from runner.errors import Refusal
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")
 PARTS = ("train", "val", "test")
 LIKE_VAL = ("valid", "validation", "dev")  # what others call val; as classes they would be a mistake
 MODES = {1: "L", 3: "RGB"}  # of Pillow, by the number of channels
-FORM = 1  # of the cache file; another number makes it anew
+FORM = 2  # of the cache file; another number makes it anew
 DIGEST = 32  # bytes at its end that tell its content
+BROKEN = bytes(16)  # in the place of the fingerprint of an image that cannot be read
 CHUNK = 500  # images decoded before they are written
 
 
@@ -49,41 +50,51 @@ class Listed(NamedTuple):
     changed: int  # nanoseconds
 
 
-def image_folder(path: str, size: int, channels: int) -> Data:
+def image_folder(path: str, size: int, channels: int, on_error: str) -> Data:
     """The images below `path` as uint8 [N, channels, size, size]: the middle square of each, at that size.
 
     `path` has the folders train and test (and val, whose images join those of train: each seed draws its validation set
     from both), or one folder for each class, from which each seed draws its test set too. Refuses a folder without
-    classes, links to folders, and an image that cannot be decoded, which it names.
+    classes, links to folders, and an image that cannot be decoded, which it names; with `on_error` "skip" such images
+    are left out, and counted in the notes.
     """
+    if on_error not in ("refuse", "skip"):
+        raise Refusal(f"data.on_error is {on_error!r}; it must be refuse or skip (data.on_error=...)")
     if channels not in MODES:
         raise Refusal(f"data.channels is {channels}; it must be 1 (grey) or 3 (colour) (data.channels=...)")
     folder = Path(path)
     if not folder.is_dir():
         more = "; unpack it first" if folder.is_file() else ""
         raise Refusal(f"data.path is {path!r}, which is not a folder{more} (data.path=...)")
-    return _load(folder, tuple(_listed(folder)), size, channels)
+    return _load(folder, tuple(_listed(folder)), size, channels, on_error == "skip")
 
 
 @lru_cache(maxsize=1)
-def _load(folder: Path, found: Sequence[Listed], size: int, channels: int) -> Data:
+def _load(folder: Path, found: Sequence[Listed], size: int, channels: int, skip: bool) -> Data:
+    pixels, examples, digest = _cached(folder, found, size, channels, skip)
+    notes = []
+    if broken := [image.file for image, example in zip(found, examples, strict=True) if example == BROKEN]:
+        notes.append(f"{len(broken)} of {len(found)} images cannot be read and are left out, the first {broken[0]}")
+        found = [image for image, example in zip(found, examples, strict=True) if example != BROKEN]
+        examples = [example for example in examples if example != BROKEN]
     classes = sorted({image.label for image in found if image.part != "test"})
     for image in found:
         if image.label not in classes:
             raise Refusal(f"{folder / image.file} is of the class {image.label!r}, which {folder / 'train'} has not")
     if len(classes) < 2:
         raise Refusal(f"{folder} has images of one class only, {classes[0]!r}; there must be two")
-    pixels, digest = _cached(folder, found, size, channels)
     number = {label: i for i, label in enumerate(classes)}
     test = torch.tensor([row for row, image in enumerate(found) if image.part == "test"], dtype=torch.int64)
+    x = torch.from_numpy(pixels)
     return Data(
         name=folder.resolve().name,
         kind="image",
-        x=torch.from_numpy(pixels),
+        x=x,
         y=torch.tensor([number[image.label] for image in found]),
         classes=len(classes),
         official_test=test if len(test) else None,
         content=digest,
+        notes=(*notes, *overlap(examples, test)),
     )
 
 
@@ -143,49 +154,79 @@ def _no_link(path: Path) -> None:
         raise Refusal(f"{path} is a link to a folder, which is not followed; put the folder itself there")
 
 
-def _cached(folder: Path, found: Sequence[Listed], size: int, channels: int) -> tuple[NDArray[np.uint8], str]:
-    """The pixels of all images, and what tells their content; decoded if no earlier run has done so.
+def _cached(
+    folder: Path, found: Sequence[Listed], size: int, channels: int, skip: bool
+) -> tuple[NDArray[np.uint8], list[bytes], str]:
+    """The pixels of the images that can be read, a fingerprint of each that was found, and what tells their content.
 
-    A lock lets one process decode while others wait for it, and the file is put in place whole. Where the cache folder
-    cannot be written to, the pixels are kept in memory.
+    They are decoded if no earlier run has done so. A lock lets one process decode while others wait for it, and the
+    file is put in place whole: the pixels, the fingerprints, and a digest of it all. Where the cache folder cannot be
+    written to, the pixels are kept in memory.
     """
-    about = json.dumps([FORM, size, channels, found])
+    about = json.dumps([FORM, size, channels, skip, found])
     path = cache_folder() / f"images-{hashlib.sha256(about.encode()).hexdigest()[:24]}.bin"
-    shape = (len(found), channels, size, size)
-    whole = int(np.prod(shape)) + DIGEST
+    tail, each = len(found) * len(BROKEN) + DIGEST, channels * size * size
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{path}.lock"):
-            if not path.is_file() or path.stat().st_size != whole:
+            if not _is_whole(path, len(found), each):
                 with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as part:
                     try:
-                        _decode_all(folder, found, size, channels, part)
+                        _decode_all(folder, found, size, channels, skip, part)
                         os.replace(part.name, path)
                     except BaseException:
                         Path(part.name).unlink()
                         raise
     except OSError:
         memory = io.BytesIO()
-        _decode_all(folder, found, size, channels, memory)
+        _decode_all(folder, found, size, channels, skip, memory)
         raw = np.frombuffer(memory.getbuffer(), np.uint8)
     else:
         raw = np.memmap(path, np.uint8, "c")  # copied where it is written to, which nothing does
-    return raw[:-DIGEST].reshape(shape), raw[-DIGEST:].tobytes().hex()[:16]
+    examples = _prints(raw[-tail:-DIGEST].tobytes())
+    return raw[:-tail].reshape(-1, channels, size, size), examples, raw[-DIGEST:].tobytes().hex()[:16]
 
 
-def _decode_all(folder: Path, found: Sequence[Listed], size: int, channels: int, into: IO[bytes]) -> None:
-    """Write the pixels of all images one after the other, and then the digest of pixels and names."""
+def _is_whole(path: Path, count: int, each: int) -> bool:
+    """Whether the cache file has as many images of `each` bytes as it says of `count` found."""
+    tail = count * len(BROKEN) + DIGEST
+    if not path.is_file() or path.stat().st_size < tail:
+        return False
+    with path.open("rb") as file:
+        file.seek(-tail, os.SEEK_END)
+        examples = _prints(file.read(tail - DIGEST))
+    return path.stat().st_size == (count - examples.count(BROKEN)) * each + tail
+
+
+def _prints(raw: bytes) -> list[bytes]:
+    return [raw[i : i + len(BROKEN)] for i in range(0, len(raw), len(BROKEN))]
+
+
+def _decode_all(folder: Path, found: Sequence[Listed], size: int, channels: int, skip: bool, into: IO[bytes]) -> None:
+    """Write the pixels of all images that can be read, the fingerprints of all, and a digest of this and the names."""
     from rich.console import Console
     from rich.progress import track
 
+    def one(image: Listed) -> bytes:
+        try:
+            return decoded(folder / image.file, size, channels)
+        except Refusal:
+            if not skip:
+                raise
+            return b""
+
     digest = hashlib.sha256(json.dumps([image[:3] for image in found]).encode())
+    examples = bytearray()
     chunks = [found[i : i + CHUNK] for i in range(0, len(found), CHUNK)]
     console = Console(stderr=True)
     with ThreadPoolExecutor(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None) as pool:
         for chunk in track(chunks, f"decoding {folder}", console=console, disable=not sys.stderr.isatty()):
-            for pixels in pool.map(lambda image: decoded(folder / image.file, size, channels), chunk):
+            for pixels in pool.map(one, chunk):
                 into.write(pixels)
                 digest.update(pixels)
+                examples += fingerprint(pixels) if pixels else BROKEN
+    into.write(examples)
+    digest.update(examples)
     into.write(digest.digest())
     into.flush()
 

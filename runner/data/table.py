@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from runner.data.base import Data
+from runner.data.base import Data, overlap, prints, tasked
 from runner.errors import Refusal, unknown
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ MISSING = "?"  # beside what pandas takes for missing: how the tables of the UCI
 DATE = r"\d{4}-\d{2}-\d{2}.*"
 
 
-def table(path: str, target: str, test_path: str | None, drop: Sequence[str], most_categories: int) -> Data:
+def table(path: str, target: str, test_path: str | None, drop: Sequence[str], most_categories: int, task: str) -> Data:
     """The rows of `path`, and those of `test_path` as the official test set if it is given.
 
     Numbers are kept with their gaps, which each seed fills from its training rows. Every value of a text column becomes
@@ -41,7 +41,7 @@ def table(path: str, target: str, test_path: str | None, drop: Sequence[str], mo
     texts), columns of the same name, infinite numbers, missing or single classes.
     """
     files = tuple(_stamped("data." + key, file) for key, file in (("path", path), ("test_path", test_path)) if file)
-    return _load(files, target, tuple(drop or ()), most_categories)
+    return _load(files, target, tuple(drop or ()), most_categories, tasked(task))
 
 
 def _stamped(key: str, path: str) -> tuple[str, str]:
@@ -53,13 +53,13 @@ def _stamped(key: str, path: str) -> tuple[str, str]:
 
 
 @lru_cache(maxsize=2)
-def _load(files: Sequence[tuple[str, str]], target: str, drop: Sequence[str], most_categories: int) -> Data:
+def _load(files: Sequence[tuple[str, str]], target: str, drop: Sequence[str], most_categories: int, task: str) -> Data:
     path = files[0][0]
     frames = [_read(file) for file, _ in files]
     known = [str(name) for name in frames[0].columns]
-    for name in (target, *drop):
+    for key, name in (("target", target), *(("drop", name) for name in drop)):
         if name not in known:
-            raise unknown("column", str(name), known, path)
+            raise unknown("column", str(name), known, f"data.{key}=...; {path}")
     features = [name for name in known if name not in (target, *drop)]
     if not features:
         raise Refusal(f"{path} has no column besides {', '.join((target, *drop))}; nothing is left to learn from")
@@ -72,17 +72,21 @@ def _load(files: Sequence[tuple[str, str]], target: str, drop: Sequence[str], mo
         columns.append(encoded[0])
         indicators += [encoded[1]] * encoded[0][0].shape[1]
     x = np.concatenate([np.concatenate(parts, 1) for parts in zip(*columns, strict=True)])
-    y, classes = _classes([frame[target] for frame in frames], target, [file for file, _ in files])
+    read = _classes if task == "classification" else _targets
+    y, classes = read([frame[target] for frame in frames], target, [file for file, _ in files])
     first = len(frames[0])
+    test = torch.arange(first, len(y)) if len(files) > 1 else None
     return Data(
         name=Path(path).stem,
         kind="table",
         x=torch.from_numpy(x),
         y=torch.from_numpy(y),
         classes=classes,
-        official_test=torch.arange(first, len(y)) if len(files) > 1 else None,
+        official_test=test,
         indicators=torch.tensor(indicators),
         content="-".join(digest for _, digest in files),
+        task=task,
+        notes=overlap(prints(torch.from_numpy(x)), test) if test is not None else (),
     )
 
 
@@ -203,6 +207,27 @@ def _numbers(part: pd.Series, name: str, file: str, path: str) -> NDArray[np.flo
             f"column {name!r} of {file} has numbers that are infinite or above 3e38; mend or leave them blank"
         )
     return numbers.astype(np.float32)[:, None]
+
+
+def _targets(parts: Sequence[pd.Series], target: str, files: Sequence[str]) -> tuple[NDArray[np.float32], int]:
+    """The numbers to predict of all files, and 1, the outputs of a net; refuses what is missing or no number."""
+    import pandas as pd
+
+    read = []
+    for part, file in zip(parts, files, strict=True):
+        if not pd.api.types.is_numeric_dtype(part):
+            raise Refusal(f"data.target {target!r} of {file} is not all numbers, which data.task=regression predicts")
+        numbers = _numbers(part, target, file, files[0])[:, 0]
+        if np.isnan(numbers).any():
+            raise Refusal(
+                f"data.target {target!r} is missing in {np.isnan(numbers).sum()} of {len(part)} rows of {file}"
+            )
+        read.append(numbers)
+    if len(np.unique(read[0])) == 1:
+        raise Refusal(
+            f"data.target {target!r} is {read[0][0]:g} in every row of {files[0]}; nothing is to be predicted"
+        )
+    return np.concatenate(read), 1
 
 
 def _classes(parts: Sequence[pd.Series], target: str, files: Sequence[str]) -> tuple[NDArray[np.int64], int]:

@@ -34,6 +34,16 @@ def optdigits() -> Data:
     return replace(_table("digits"), name="optdigits")
 
 
+@lru_cache(maxsize=1)
+def diabetes() -> Data:
+    """Ten measurements of 442 patients and, to predict, a measure of their disease a year later (Efron et al. 2004)."""
+    from sklearn.datasets import load_diabetes  # slow to import: only when needed
+
+    bunch = load_diabetes(scaled=False)
+    x, y = torch.from_numpy(bunch.data).float(), torch.from_numpy(bunch.target).float()
+    return Data("diabetes", "table", x, y, 1, None, task="regression")
+
+
 def _table(name: str) -> Data:
     from sklearn import datasets  # slow to import: only when needed
 

@@ -48,7 +48,7 @@ class Point(NamedTuple):
 
     epoch: int
     step: int
-    figures: Mapping[str, float]  # train_loss, train_acc, val_loss, val_acc
+    figures: Mapping[str, float]  # train_loss, train_acc, val_loss, val_acc; of a regression r2 for acc
 
 
 class Kept(NamedTuple):

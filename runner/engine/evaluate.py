@@ -1,13 +1,12 @@
 """Measure a net as it would be used: clean data, evaluation mode, plain cross-entropy, the weights that are kept.
 
 No method acts here except through the net itself and the choice of its weights. This file is the only one that reads
-test rows.
+test rows, but for `robustness`, which changes them first.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -19,7 +18,7 @@ from torch.utils._pytree import tree_map
 
 from runner.engine.calibration import Marks, best_temperature, calibration_error, marks, null_draws, null_level
 from runner.engine.lanes import over_lanes
-from runner.methods.base import Params
+from runner.methods.base import Params, mean_prediction
 from runner.nets.norms import BatchNormLayer
 
 EXAMPLES = 500  # examples in one forward pass: what fits a cache well (15 lanes of a small MLP, measured)
@@ -29,26 +28,34 @@ NORM_EXAMPLES = 5000  # at most so many training examples measure the statistics
 class Measured(NamedTuple):
     """The clean metrics of a pack on one split."""
 
-    loss: Tensor  # mean cross-entropy in nats [L]
-    acc: Tensor  # share of correct predictions [L]
+    loss: Tensor  # mean cross-entropy in nats, or squared error in variances of the training targets [L]
+    acc: Tensor  # share of correct predictions, or R2, the share explained of the split's own variance [L]
 
 
 class Pool(NamedTuple):
     """All examples on the device, and for each lane the statistics that standardize them."""
 
     x: Tensor  # [N, ...]
-    y: Tensor  # int64 [N], or [L, N] where each lane has labels of its own
+    y: Tensor  # int64 [N], or [L, N] where each lane has labels of its own; of a regression float [L, N]
     mean: Tensor  # [L, ...]
     std: Tensor  # [L, ...]
     fill: Tensor | None = None  # [L, ...]: what stands for a missing number; None: none is missing
+    change: Callable[[Tensor], Tensor] | None = None  # what is done to inputs [L, B, ...] before they are standardized
 
     def inputs(self, rows: Tensor) -> Tensor:
         """Standardized inputs of rows [L, B]: [L, B, ...]."""
-        picked = (self.x[rows].to(self.mean.dtype) - self.mean[:, None]) / self.std[:, None]
+        raw = self.x[rows].to(self.mean.dtype)
+        raw = self.change(raw) if self.change else raw
+        picked = (raw - self.mean[:, None]) / self.std[:, None]
         return picked if self.fill is None else torch.where(picked.isnan(), self.fill[:, None], picked)
 
+    @property
+    def regression(self) -> bool:
+        """Whether the labels are numbers to predict."""
+        return self.y.is_floating_point()
+
     def labels(self, rows: Tensor) -> Tensor:
-        """Labels of rows [L, B]: int64 [L, B]."""
+        """Labels of rows [L, B], or standardized numbers to predict: [L, B]."""
         return self.y[rows] if self.y.ndim == 1 else self.y.gather(1, rows)
 
 
@@ -91,9 +98,9 @@ def measure_norms(net: nn.Module, params: Params, pool: Pool, train: Tensor, map
 class Chunk(NamedTuple):
     """What the lanes say about some of their rows."""
 
-    loss: Tensor  # cross-entropy in nats, summed [L]
-    hits: Tensor  # correct predictions [L]
-    logp: Tensor  # log-probabilities [L, B, C]
+    loss: Tensor  # summed [L]
+    hits: Tensor  # correct predictions [L]; of a regression 0
+    logp: Tensor  # log-probabilities [L, B, C]; of a regression predictions [L, B, 1]
     y: Tensor  # labels [L, B]
 
 
@@ -111,9 +118,9 @@ class Examined(NamedTuple):
     """A stored checkpoint of a pack, in all its figures."""
 
     measured: dict[str, Measured]  # by split
-    calibrated: Calibrated
-    hits: Tensor  # bool [L, n]: which test rows are predicted correctly
-    confidence: Tensor  # float64 [L, n]: the probability of the predicted class
+    calibrated: Calibrated | None  # None of a regression, which gives no probabilities
+    hits: Tensor  # bool [L, n]: which test rows are predicted correctly; [L, 0] of a regression
+    confidence: Tensor  # float64 [L, n]: the probability of the predicted class; likewise
 
 
 def chunks(
@@ -125,11 +132,9 @@ def chunks(
     """
 
     def one(params: Params, buffers: Params, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        each = [(params, buffers)]
-        if members > 1:
-            each = [tree_map(lambda leaf, m=m: leaf[m], (params, buffers)) for m in range(members)]
-        logp = torch.stack([functional_call(net, own, (x,)).float().log_softmax(1) for own in each])
-        together = logp.logsumexp(0) - math.log(members) if members > 1 else logp[0]
+        together = predicted(net, params, buffers, x, members)
+        if pool.regression:
+            return ((together[:, 0] - y) ** 2).sum(), torch.zeros_like(y[0]), together
         return F.nll_loss(together, y, reduction="sum"), (together.argmax(1) == y).sum(), together
 
     for some in rows.split(EXAMPLES, dim=1) if rows.shape[1] else ():
@@ -138,13 +143,35 @@ def chunks(
         yield Chunk(loss, hits, logp, y)
 
 
+def predicted(net: nn.Module, params: Params, buffers: Params, x: Tensor, members: int) -> Tensor:
+    """The log-probabilities [B, C] that one lane gives standardized inputs [B, ...]: those of its members' mean.
+
+    Of a single output, which predicts a number, that number: [B, 1].
+    """
+    each = [(params, buffers)]
+    if members > 1:
+        each = [tree_map(lambda leaf, m=m: leaf[m], (params, buffers)) for m in range(members)]
+    logits: list[Tensor] = [functional_call(net, own, (x,)).float() for own in each]
+    if members > 1:
+        return mean_prediction(torch.stack(logits))
+    alone = logits[0]
+    return alone if alone.shape[1] == 1 else alone.log_softmax(1)
+
+
 def measure(seen: Iterable[Chunk], rows: Tensor) -> Measured:
-    """Loss and accuracy of each lane, given its predictions on all of its rows [L, n]; NaN where n is 0."""
+    """Loss and accuracy of each lane, given its predictions on all of its rows [L, n]; NaN where n is 0.
+
+    Of a regression R2 in the place of accuracy: 1 less the squared errors over those of the rows' own mean.
+    """
     losses = torch.zeros(len(rows), dtype=torch.float64, device=rows.device)
-    hits = torch.zeros_like(losses)
+    hits, targets = torch.zeros_like(losses), []
     for chunk in seen:
         losses, hits = losses + chunk.loss, hits + chunk.hits
-    return Measured(losses / rows.shape[1], hits / rows.shape[1])
+        targets += [chunk.y.double()] * chunk.y.is_floating_point()
+    if not targets:
+        return Measured(losses / rows.shape[1], hits / rows.shape[1])
+    spread = torch.cat(targets, 1).var(1, unbiased=False)
+    return Measured(losses / rows.shape[1], 1 - losses / rows.shape[1] / spread)
 
 
 def evaluate(
@@ -154,8 +181,8 @@ def evaluate(
 
     The net is in evaluation mode while this runs, and in training mode after.
     """
-    with _evaluating(net):
-        buffers = _buffers(net, params, pool, rows["train"], mapped, members)
+    with evaluating(net):
+        buffers = buffers_of(net, params, pool, rows["train"], mapped, members)
         return {
             split: measure(chunks(net, params, buffers, pool, part, mapped, members), part)
             for split, part in rows.items()
@@ -169,9 +196,13 @@ def examine(
 
     The temperature is fitted to validation rows (NaN where there are none), and test rows are only read.
     """
-    with _evaluating(net):
-        buffers = _buffers(net, params, pool, rows["train"], mapped, members)
+    with evaluating(net):
+        buffers = buffers_of(net, params, pool, rows["train"], mapped, members)
         seen = {split: chunks(net, params, buffers, pool, part, mapped, members) for split, part in rows.items()}
+        if pool.regression:
+            none = torch.zeros(len(rows["test"]), 0)
+            measured = {split: measure(seen[split], part) for split, part in rows.items()}
+            return Examined(measured, None, none.bool(), none.double())
         known = list(seen["val"])
         temperature = _temperatures(known, rows["val"])
         marked: list[list[Marks]] = []  # by chunk and lane: what is left of it, so that no test set of logits is kept
@@ -211,7 +242,7 @@ def _temperatures(known: Sequence[Chunk], rows: Tensor) -> Tensor:
 
 
 @contextmanager
-def _evaluating(net: nn.Module) -> Iterator[None]:
+def evaluating(net: nn.Module) -> Iterator[None]:
     """The net in evaluation mode, without gradients, and in training mode after."""
     net.eval()
     try:
@@ -221,7 +252,7 @@ def _evaluating(net: nn.Module) -> Iterator[None]:
         net.train()
 
 
-def _buffers(net: nn.Module, params: Params, pool: Pool, train: Tensor, mapped: bool, members: int) -> Params:
+def buffers_of(net: nn.Module, params: Params, pool: Pool, train: Tensor, mapped: bool, members: int) -> Params:
     """The net's buffers [L, ...] for these weights, [L, M, ...] if there are several members."""
     if members == 1:
         return measure_norms(net, params, pool, train, mapped)

@@ -22,10 +22,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
+from runner.engine import measures
 from runner.engine.checkpoint import Keeper, Kept, Part, Point
-from runner.engine.evaluate import Measured, Pool, evaluate, examine
+from runner.engine.evaluate import Measured, Pool, evaluate, evaluating, examine, measure_norms
 from runner.engine.lanes import LaneStep, lane_step, over_copies, over_lanes
 from runner.engine.machine import prepare
+from runner.engine.robustness import adversarial_accuracy, corrupted_accuracy, mean_of
 from runner.engine.step import State
 from runner.engine.weights import built_net, initial, size, summary
 from runner.experiment import Experiment
@@ -52,6 +54,7 @@ class Outcome:
     split_hash: str  # the same for two runs if and only if their three sets are the same
     train_s: float  # this run's share of its pack's training time; evaluation is not in it
     lanes: int  # how many runs its pack began with
+    tables: Mapping[str, Sequence[Mapping[str, object]]]  # what was asked for and has several rows, by table
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,8 @@ class Progress:
     ended: int  # runs that have ended
     running: int
     val_loss: float  # mean over the running lanes, NaN if none
-    val_acc: float
+    val_acc: float  # of a regression R2
+    score: str  # which of them: "acc" or "r2"
 
 
 Watch = Callable[[Progress], None]
@@ -80,7 +84,8 @@ class Lanes(NamedTuple):
     mean: Tensor
     std: Tensor
     fill: dict[str, Tensor]  # {"x": what stands for missing numbers}; {} where none is missing
-    labels: dict[str, Tensor]  # {"y": int64 [K, N], the labels trained on}; {} where they are the data's
+    labels: dict[str, Tensor]  # {"y": [K, N], the labels or numbers trained on}; {} where they are the data's
+    unit: Tensor  # float64: of a regression the standard deviation of the training targets
     state: State
     finite: Tensor  # bool: whether every loss so far was
     curve: Tensor  # float64 [K, E]: validation losses
@@ -103,7 +108,7 @@ class Pack:
     mapped: bool
     x: Tensor  # all examples, on the device
     y: Tensor
-    targets: Tensor  # [C, C] one-hot rows
+    one_hot: Tensor  # [C, C] one-hot rows
     steps_per_epoch: int
 
     @property
@@ -115,6 +120,15 @@ class Pack:
     def members(self) -> int:
         """How many sets of weights an evaluation averages the predictions of."""
         return self.experiment.stack.copies * self.experiment.stack.members
+
+    def targets(self, y: Tensor) -> Tensor:
+        """What the net is to say of labels, or numbers, [K, B]: [K, B, C], or [K, B, 1]."""
+        return y[..., None].to(self.one_hot.dtype) if y.is_floating_point() else self.one_hot[y]
+
+    def named(self, seen: Mapping[str, Measured]) -> dict[str, Tensor]:
+        """The figures of all splits by name: "train_loss", "train_acc" or "train_r2", ..."""
+        score = self.experiment.data.score
+        return {f"{split}_{name}": v for split, m in seen.items() for name, v in (("loss", m.loss), (score, m.acc))}
 
     def pool(self, lanes: Lanes) -> Pool:
         """The examples as these lanes standardize them."""
@@ -254,7 +268,7 @@ def _train_pack(
 
         lanes, seen = _look(pack, lanes, epoch)
         for row, run in enumerate(lanes.run.tolist()):
-            figures = {f"{s}_{name}": float(v[row]) for s, m in seen.items() for name, v in m._asdict().items()}
+            figures = {name: float(v[row]) for name, v in pack.named(seen).items()}
             curves[run].append(Point(epoch, epoch * pack.steps_per_epoch, figures))
         over = torch.full_like(lanes.finite, epoch == budget.epochs) | ~lanes.finite | _stopped(pack, lanes)
         if over.any():
@@ -263,8 +277,10 @@ def _train_pack(
                 ended += 1
             lanes = lanes.of(~over)
         latest = [curves[run][-1].figures for run in lanes.run.tolist()]
-        val = [sum(f[name] for f in latest) / len(latest) if latest else torch.nan for name in ("val_loss", "val_acc")]
-        watch(Progress(epoch, budget.epochs, ended, len(latest), *val))
+        score = experiment.data.score
+        shown = ("val_loss", f"val_{score}")
+        loss, value = (sum(f[name] for f in latest) / len(latest) if latest else torch.nan for name in shown)
+        watch(Progress(epoch, budget.epochs, ended, len(latest), loss, value, score))
         if not latest:
             break
 
@@ -290,7 +306,8 @@ def begin(experiment: Experiment, runs: Sequence[Run]) -> tuple[Pack, Lanes]:
     x, y = data.x.to(device), data.y.to(device)
     missing = x.is_floating_point() and bool(x.isnan().any())
     fill = {"x": torch.stack([split.fill for split in splits]).to(device, dtype)} if missing else {}
-    labels = {"y": torch.stack([split.y for split in splits]).to(device)} if experiment.splitter.noise.present else {}
+    own = experiment.splitter.noise.present or data.regression
+    labels = {"y": torch.stack([split.y for split in splits]).to(device)} if own else {}
     kinds = visits(net, Pool(x, y, mean, std, fill.get("x")).inputs(rows["train"][:, :2])[0])
     step = lane_step(net, kinds, experiment.stack, experiment.optimizer, mapped)
 
@@ -322,15 +339,16 @@ def begin(experiment: Experiment, runs: Sequence[Run]) -> tuple[Pack, Lanes]:
         std=std,
         fill=fill,
         labels=labels,
+        unit=torch.stack([split.unit for split in splits]).to(device, torch.float64),
         state=state,
         finite=torch.ones(len(runs), dtype=torch.bool, device=device),
         curve=torch.empty(len(runs), 0, dtype=torch.float64, device=device),
         best=params if copies * experiment.stack.members == 1 else {},
         best_epoch=torch.zeros(len(runs), dtype=torch.int64, device=device),
     )
-    targets = torch.eye(data.classes, dtype=dtype, device=device)
+    one_hot = torch.eye(data.classes, dtype=dtype, device=device)
     per_epoch = rows["train"].shape[1] // experiment.budget.batch_size
-    return Pack(experiment, net, step, mapped, x, y, targets, per_epoch), lanes
+    return Pack(experiment, net, step, mapped, x, y, one_hot, per_epoch), lanes
 
 
 def few_steps(pack: Pack, lanes: Lanes, count: int) -> Lanes:
@@ -358,7 +376,7 @@ def _steps(pack: Pack, lanes: Lanes, epoch: int, first: int = 0) -> Iterator[tup
     for i in range(first, pack.steps_per_epoch):
         at = (epoch - 1) * pack.steps_per_epoch + i
         taken = rows[:, i * size : (i + 1) * size]
-        batch = Batch(pool.inputs(taken), pack.targets[pool.labels(taken)])
+        batch = Batch(pool.inputs(taken), pack.targets(pool.labels(taken)))
         keys = Key(lanes.key).fold("step").fold(at).resolved()
         share = experiment.schedule.share(at, pack.steps)
         with _precision(experiment):
@@ -460,22 +478,33 @@ def _finish(
         stored[checkpoint] = examine(pack.net, weights, pool, lanes.rows, pack.mapped, pack.members)
         seen = stored[checkpoint].measured
         columns[f"{checkpoint}_epoch"] = at
-        for split, measured in seen.items():
-            columns |= {f"{checkpoint}_{split}_{name}": value for name, value in measured._asdict().items()}
-        if lanes.labels:
+        columns |= {f"{checkpoint}_{name}": value for name, value in pack.named(seen).items()}
+        if experiment.splitter.noise.present:
             right = pool._replace(y=pack.y)
             clean = evaluate(pack.net, weights, right, {"train": lanes.rows["train"]}, pack.mapped, pack.members)
             columns[f"{checkpoint}_train_acc_clean"] = clean["train"].acc
         columns[f"{checkpoint}_gap_loss"] = seen["test"].loss - seen["train"].loss
-        columns[f"{checkpoint}_gap_acc"] = seen["train"].acc - seen["test"].acc
-        columns |= {f"{checkpoint}_{name}": value for name, value in stored[checkpoint].calibrated._asdict().items()}
-    if lanes.labels:
+        columns[f"{checkpoint}_gap_{experiment.data.score}"] = seen["train"].acc - seen["test"].acc
+        if experiment.data.regression:
+            columns[f"{checkpoint}_test_rmse"] = seen["test"].loss.sqrt() * lanes.unit
+        if (calibrated := stored[checkpoint].calibrated) is not None:
+            columns |= {f"{checkpoint}_{name}": value for name, value in calibrated._asdict().items()}
+    if name := experiment.stack.clips:
+        counted = lanes.state.memory[f"{name}/clipped"]  # [K] or, of copies, [K, M]
+        columns["clipped_share"] = counted.double().reshape(len(counted), -1).mean(1) / (epoch * pack.steps_per_epoch)
+    if experiment.splitter.noise.present:
         trained = lanes.rows["train"]
         columns["label_noise"] = (pool.labels(trained) != pack.y[trained]).double().mean(1)
     if experiment.data.truth is not None and experiment.data.bayes_error is not None:
         tested = lanes.rows["test"]
-        columns["bayes_acc"] = torch.full((len(tested),), 1 - experiment.data.bayes_error, dtype=torch.float64)
-        columns["teacher_acc"] = (experiment.data.truth.to(pack.y)[tested] == pack.y[tested]).double().mean(1)
+        score, says, is_so = experiment.data.score, experiment.data.truth.to(pack.y)[tested], pack.y[tested].double()
+        columns[f"bayes_{score}"] = torch.full((len(tested),), 1 - experiment.data.bayes_error, dtype=torch.float64)
+        explained = 1 - ((says - is_so) ** 2).mean(1) / is_so.var(1, unbiased=False)
+        columns[f"teacher_{score}"] = explained if experiment.data.regression else (says == is_so).double().mean(1)
+    more, rows_of = _asked(
+        pack, lanes, last, single, start, torch.tensor([runs[run].seed for run in lanes.run.tolist()])
+    )
+    columns |= more
     counts = {f"n_{split}": part.shape[1] for split, part in lanes.rows.items()} | {
         "n_params": size(lanes.state.params)
     }
@@ -498,7 +527,53 @@ def _finish(
             split_hash=_hash(part[row] for part in lanes.rows.values()),
             train_s=seconds[run],
             lanes=len(runs),
+            tables={name: rows[row] for name, rows in rows_of.items()},
         )
+
+
+def _asked(
+    pack: Pack, lanes: Lanes, weights: Params, single: Params, start: Params, seeds: Tensor
+) -> tuple[dict[str, Tensor], dict[str, list[list[dict[str, object]]]]]:
+    """What was asked for of the last checkpoint: columns [K], and by table each lane's rows.
+
+    Of several members `single` is the one whose weights are described, and `start` where it began.
+    """
+    asked, pool = pack.experiment.asked, pack.pool(lanes)
+    columns: dict[str, Tensor] = {}
+    tables: dict[str, list[list[dict[str, object]]]] = {}
+    if asked.corruptions:
+        data = pack.experiment.data
+        found = corrupted_accuracy(pack.net, weights, pool, lanes.rows, data, seeds, pack.mapped, pack.members)
+        columns["last_corrupted_acc"] = mean_of(found)
+        tables["corruptions"] = [
+            [{"kind": kind, "severity": severity, "acc": float(acc[row])} for (kind, severity), acc in found.items()]
+            for row in range(len(seeds))
+        ]
+    if asked.attack:
+        found_by = adversarial_accuracy(
+            pack.net, weights, pool, lanes.rows, asked.attack, seeds, pack.mapped, pack.members
+        )
+        columns |= {f"last_{name}": value for name, value in found_by.items()}
+    if asked.measures:
+        tables["measures"] = list(_measures(pack, lanes, single, start, seeds))
+    return columns, tables
+
+
+def _measures(
+    pack: Pack, lanes: Lanes, weights: Params, start: Params, seeds: Tensor
+) -> Iterator[list[dict[str, object]]]:
+    """The measures of generalization of each lane, one row each; lane by lane, as if each were alone."""
+    net, pool, train = pack.net, pack.pool(lanes), lanes.rows["train"]
+    with evaluating(net):
+        buffers = measure_norms(net, weights, pool, train, pack.mapped)
+        for row, seed in enumerate(seeds.tolist()):
+            at, first, own = (
+                {n: w[row].to(train.device) for n, w in tree.items()} for tree in (weights, start, buffers)
+            )
+            few = train[:, : measures.ROWS]
+            x, y = pool.inputs(few)[row], pool.labels(few)[row]
+            key = Key.of(seed, train.device).fold("measures")
+            yield [{n: float(v) for n, v in measures.measured(net, at, first, own, x, y, key).items()}]
 
 
 def _where(lanes: Tensor, new: Tensor, old: Tensor) -> Tensor:

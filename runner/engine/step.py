@@ -16,7 +16,7 @@ from torch.func import functional_call
 
 from runner.engine.optimizers import Hyper, Optimizer
 from runner.keys import Key
-from runner.methods.base import Batch, Now, Params, Seen, Site
+from runner.methods.base import Batch, Now, Params, Seen, Site, losses
 from runner.methods.stack import Stack
 from runner.nets.sites import tapped
 
@@ -34,9 +34,9 @@ LossAt: TypeAlias = Callable[[Params], Tensor]
 Differentiate: TypeAlias = Callable[[LossAt, Params], tuple[Params, Tensor]]
 
 
-def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
-    """Mean over the batch of -sum_c y_c log p_c, logits and y [B, C]: []."""
-    return -(y * logits.log_softmax(1)).sum(1).mean()
+def mean_loss(logits: Tensor, y: Tensor) -> Tensor:
+    """Mean over the batch of -sum_c y_c log p_c, logits and y [B, C]; of single outputs of (y - logit)^2: []."""
+    return losses(logits, y).mean()
 
 
 def sites(kinds: Sequence[str], key: Key) -> Iterator[Site]:
@@ -78,16 +78,16 @@ def train_step(
 
         logits = forward(batch.x, now.key)
         seen = Seen(params, batch, logits, tuple(hidden), forward)
-        return cross_entropy(logits, batch.y) + stack.penalty(seen, now)
+        return mean_loss(logits, batch.y) + stack.penalty(seen, now)
 
-    losses: list[Tensor] = []
+    seen_losses: list[Tensor] = []
 
     def grad_at(params: Params) -> Params:
         gradient, loss = differentiate(loss_at, params)
-        losses.append(loss)
+        seen_losses.append(loss)
         return gradient
 
     gradient = stack.gradient(grad_at, state.params, now)
     params, moments = optimizer.move(state.params, gradient, state.moments, hyper, now)
     params = stack.project(params, now)
-    return State(params, moments, stack.remember(params, now)), losses[0]
+    return State(params, moments, stack.remember(params, replace(now, gradient=gradient))), seen_losses[0]

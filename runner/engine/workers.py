@@ -74,7 +74,8 @@ def train_across(
     ]
     left = [len(part) for part in parts]
     stopped = 0  # the signal that a process has ended with
-    seen = [Progress(0, experiment.budget.epochs, 0, len(part), math.nan, math.nan) for part in parts]
+    epochs, score = experiment.budget.epochs, experiment.data.score
+    seen = [Progress(0, epochs, 0, len(part), math.nan, math.nan, score) for part in parts]
     try:
         for process, (_, told) in zip(processes, pipes, strict=True):
             process.start()
@@ -142,9 +143,9 @@ def _work(experiment: Experiment, runs: Sequence[Run], told: Connection, keeper:
 def _together(seen: Sequence[Progress]) -> Progress:
     """The progress of all parts: the least epoch, the runs together, and the means over those that run.
 
-    >>> parts = Progress(3, 9, 1, 1, 0.5, 0.8), Progress(2, 9, 0, 3, 0.9, 0.4)
+    >>> parts = Progress(3, 9, 1, 1, 0.5, 0.8, "acc"), Progress(2, 9, 0, 3, 0.9, 0.4, "acc")
     >>> _together(parts)
-    Progress(epoch=2, epochs=9, ended=1, running=4, val_loss=0.8, val_acc=0.5)
+    Progress(epoch=2, epochs=9, ended=1, running=4, val_loss=0.8, val_acc=0.5, score='acc')
     """
     running = [part for part in seen if part.running and math.isfinite(part.val_loss)]
     count = sum(part.running for part in running)

@@ -107,6 +107,7 @@ class MeanTeacher(Method):
     """
 
     family: ClassVar[str] = "consistency"
+    classes: ClassVar[bool] = True
     passes: ClassVar[float] = 4 / 3  # the teacher's pass has no way back, and costs a third of one that has
     rate: Strength = strength(0, off=0)
     decay: Strength = strength(0, 1, off=0, open_high=True)

@@ -36,7 +36,7 @@ class Batch(NamedTuple):
     """What one step is shown."""
 
     x: Tensor  # [B, ...] standardized inputs
-    y: Tensor  # [B, C] class probabilities, one-hot until a method softens them
+    y: Tensor  # [B, C] class probabilities, one-hot until a method softens them; [B, 1] standardized numbers to predict
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,7 @@ class Now:
     steps: int  # optimizer steps in the budget
     lr: Tensor | float  # the learning rate of this step
     memory: Params = field(default_factory=dict)  # what this method remembered after the step before
+    gradient: Params = field(default_factory=dict)  # that the optimizer has just moved along; for `remember` alone
 
 
 @dataclass(frozen=True)
@@ -134,6 +135,7 @@ class Method:
     finishes: ClassVar[bool] = False  # whether `average` shapes what others average, so that it comes after theirs
     passes: ClassVar[float] = 1.0  # gradient passes of a step, in those of the baseline: what the method costs
     sole: ClassVar[str] = ""  # what at most one method of a stack may do, in words that follow "which each"
+    classes: ClassVar[bool] = False  # whether it is about classes, and so has no meaning where a number is predicted
     refuses: ClassVar[Mapping[str, str]] = {}  # the classes of methods that it cannot stand beside, and why
 
     @property
@@ -165,7 +167,7 @@ class Method:
         return h
 
     def penalty(self, seen: Seen, now: Now) -> Tensor | float:
-        """A scalar added to the mean cross-entropy."""
+        """A scalar added to the mean loss, which is the cross-entropy or, in a regression, the squared error."""
         return 0.0
 
     def gradient(self, grad_at: Callable[[Params], Params], params: Params, now: Now) -> Params:
@@ -192,6 +194,20 @@ class Method:
     def stop(self, curve: Tensor) -> Tensor:
         """Whether to stop, given the validation losses of the evaluations so far, curve [E]: bool []."""
         return torch.zeros((), dtype=torch.bool, device=curve.device)
+
+
+def losses(logits: Tensor, y: Tensor) -> Tensor:
+    """The loss of each example, logits and y [B, C]: cross-entropy; of a single output the squared error: [B]."""
+    if y.shape[1] == 1:
+        return ((logits - y) ** 2)[:, 0]
+    return -(y * logits.log_softmax(1)).sum(1)
+
+
+def mean_prediction(logits: Tensor) -> Tensor:
+    """Of several predictions [M, B, C] the log of the mean probabilities; of single outputs their mean: [B, C]."""
+    if logits.shape[-1] == 1:
+        return logits.mean(0)
+    return logits.log_softmax(-1).logsumexp(0) - math.log(len(logits))
 
 
 def ranges(of: DataclassInstance | type[DataclassInstance]) -> dict[str, Range]:

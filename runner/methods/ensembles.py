@@ -1,11 +1,11 @@
 """Predictions of several nets, averaged: of one run's past, of runs side by side, or of one net under noise.
 
-What is averaged are the probabilities, and each member's batch norms have the statistics of that member.
+What is averaged are the probabilities, in a regression the predictions themselves, and each member's batch norms have
+the statistics of that member.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from runner.errors import Refusal
 from runner.keys import Key
-from runner.methods.base import Method, Now, Params, Site, Strength, strength
+from runner.methods.base import Method, Now, Params, Site, Strength, mean_prediction, strength
 from runner.nets.sites import Mark, tapped
 
 
@@ -122,10 +122,10 @@ class MCDropout(Method):
             return None
         key = Key.of(0, plain.device)
 
-        def logp(sample: int) -> Tensor:
+        def sampled(sample: int) -> Tensor:
             visited = iter(range(10**9))
             with tapped(lambda h, kind: self._dropped(h, kind, key.fold(sample).fold(next(visited)))):
                 logits: Tensor = net.forward(*inputs)
-            return logits.log_softmax(1)
+            return logits
 
-        return torch.stack([logp(i) for i in range(int(self.samples))]).logsumexp(0) - math.log(self.samples)
+        return mean_prediction(torch.stack([sampled(i) for i in range(int(self.samples))]))

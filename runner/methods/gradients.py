@@ -11,9 +11,28 @@ from torch import Tensor, nn
 
 from runner.methods.base import Method, Now, Params, Strength, beside_last, last_layer, lengths, norm, strength
 
+AT_LIMIT = 1 - 1e-4  # of the limit: where a gradient that was shortened to it stands, give or take rounding
+
 
 @dataclass(frozen=True)
-class ClipNorm(Method):
+class Clipping(Method):
+    """A method that cuts gradients, and counts the steps in which the gradient stood at the limit afterwards."""
+
+    def is_at_limit(self, gradient: Params) -> Tensor:
+        """Whether the gradient has been cut, as far as it shows: bool []."""
+        raise NotImplementedError
+
+    def recall(self, params: Params) -> Params:
+        """No step yet."""
+        return {"clipped": next(iter(params.values())).new_zeros((), dtype=torch.float32)}
+
+    def remember(self, params: Params, now: Now) -> Params:
+        """One step more if this one's gradient was cut."""
+        return {"clipped": now.memory["clipped"] + self.is_at_limit(now.gradient)}
+
+
+@dataclass(frozen=True)
+class ClipNorm(Clipping):
     """Shorten the gradient of all weights together to at most `limit`  (Pascanu et al. 2013).
 
     g <- g * min(1, limit / |g|). Under Adam, which divides by the gradient's own size, a limit below every norm
@@ -29,9 +48,13 @@ class ClipNorm(Method):
         scale = (self.limit / norm(gradient)).clamp_max(1.0)
         return {name: scale * g for name, g in gradient.items()}
 
+    def is_at_limit(self, gradient: Params) -> Tensor:
+        """Whether the norm is the limit."""
+        return norm(gradient) >= AT_LIMIT * self.limit
+
 
 @dataclass(frozen=True)
-class ClipValue(Method):
+class ClipValue(Clipping):
     """Cut every entry of the gradient off at `limit` and -limit  (Mikolov 2012)."""
 
     family: ClassVar[str] = "gradient"
@@ -41,6 +64,10 @@ class ClipValue(Method):
         """The gradient with every entry in [-limit, limit]."""
         limit = torch.as_tensor(self.limit)
         return {name: g.clamp(-limit.to(g), limit.to(g)) for name, g in grad_at(params).items()}
+
+    def is_at_limit(self, gradient: Params) -> Tensor:
+        """Whether any entry is the limit."""
+        return torch.stack([g.abs().amax() for g in gradient.values()]).amax() >= AT_LIMIT * self.limit
 
 
 @dataclass(frozen=True)

@@ -129,6 +129,7 @@ class AugMixJSD(AugMix):
     The copies are those of AugMix; the cross-entropy is that of x, which stays as it is.
     """
 
+    classes: ClassVar[bool] = True
     passes: ClassVar[float] = 3.0
     refuses: ClassVar[Mapping[str, str]] = dict.fromkeys(
         ("Mixup", "CutMix", "ManifoldMixup"),

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.func import grad
 
 from runner.errors import Refusal
-from runner.methods.base import Method, Now, Seen, Site, Strength, strength, total
+from runner.methods.base import Method, Now, Seen, Site, Strength, losses, strength, total
 from runner.nets.sites import Mark
 
 PROBE = 0.1  # length of virtual_adversarial's probe: far below a usual epsilon; at 0.01 rounding turns r noticeably
@@ -22,6 +22,7 @@ class LogitPenalty(Method):
     """rate/2 * mean over the batch of |logits|^2  (spectral decoupling, Pezeshki et al. 2021)."""
 
     family: ClassVar[str] = "penalty"
+    classes: ClassVar[bool] = True
     rate: Strength = strength(0, off=0)
 
     def penalty(self, seen: Seen, now: Now) -> Tensor | float:
@@ -34,6 +35,7 @@ class ConfidencePenalty(Method):
     """-rate * mean over the batch of the entropy of the predictions, in nats  (Pereyra et al. 2017)."""
 
     family: ClassVar[str] = "penalty"
+    classes: ClassVar[bool] = True
     rate: Strength = strength(0, off=0)
 
     def penalty(self, seen: Seen, now: Now) -> Tensor | float:
@@ -51,6 +53,7 @@ class Focal(Method):
     """
 
     family: ClassVar[str] = "target"
+    classes: ClassVar[bool] = True
     gamma: Strength = strength(0, off=0)
 
     def penalty(self, seen: Seen, now: Now) -> Tensor | float:
@@ -73,7 +76,7 @@ class Flooding(Method):
 
     def penalty(self, seen: Seen, now: Now) -> Tensor | float:
         """|L - level| + level - L, that is 2 * max(level - L, 0): []."""
-        return 2 * (self.level - _losses(seen.logits, seen.batch.y).mean()).relu()
+        return 2 * (self.level - losses(seen.logits, seen.batch.y).mean()).relu()
 
 
 # -- on hidden values --------------------------------------------------------------------------------------------------
@@ -158,7 +161,7 @@ class InputGradient(Method):
 
     def penalty(self, seen: Seen, now: Now) -> Tensor | float:
         """rate/2 * mean |d L_i / d x_i|^2: []."""
-        slope: Tensor = grad(lambda x: _losses(seen.forward(x, now.key), seen.batch.y).sum())(seen.batch.x)
+        slope: Tensor = grad(lambda x: losses(seen.forward(x, now.key), seen.batch.y).sum())(seen.batch.x)
         return self.rate / 2 * (slope**2).flatten(1).sum(1).mean()
 
 
@@ -174,6 +177,7 @@ class RDrop(Method):
     """
 
     family: ClassVar[str] = "consistency"
+    classes: ClassVar[bool] = True
     passes: ClassVar[float] = 2.0
     rate: Strength = strength(0)
     dropout: Strength = strength(0, 1, off=0, open_high=True)
@@ -189,7 +193,7 @@ class RDrop(Method):
         again = seen.forward(seen.batch.x, now.key)
         p, q = seen.logits.log_softmax(1), again.log_softmax(1)
         apart = ((p.exp() - q.exp()) * (p - q)).sum(1).mean()  # KL(p || q) + KL(q || p)
-        more = (_losses(again, seen.batch.y) - _losses(seen.logits, seen.batch.y)).mean()
+        more = (losses(again, seen.batch.y) - losses(seen.logits, seen.batch.y)).mean()
         return more / 2 + self.rate / 2 * apart
 
 
@@ -211,9 +215,9 @@ class FGSM(Method):
         """(1 - share) * (L(x + epsilon * sign(d L / d x)) - L(x)), and 0 where epsilon is: []."""
         x, y = seen.batch
         fixed = {name: w.detach() for name, w in seen.params.items()}
-        slope = grad(lambda at: _losses(seen.forward(at, now.key, fixed), y).sum())(x)
+        slope = grad(lambda at: losses(seen.forward(at, now.key, fixed), y).sum())(x)
         worse = seen.forward(x + self.epsilon * slope.sign().detach(), now.key)
-        more = (_losses(worse, y) - _losses(seen.logits, y)).mean()
+        more = (losses(worse, y) - losses(seen.logits, y)).mean()
         return torch.where(torch.as_tensor(self.epsilon, device=x.device) > 0, (1 - self.share) * more, 0.0)
 
 
@@ -227,6 +231,7 @@ class VirtualAdversarial(Method):
     """
 
     family: ClassVar[str] = "consistency"
+    classes: ClassVar[bool] = True
     passes: ClassVar[float] = 3.3  # a forward pass for p(x), a pass for r and one for the penalty
     rate: Strength = strength(0, off=0)
     epsilon: Strength = strength(0, off=0)
@@ -244,11 +249,6 @@ class VirtualAdversarial(Method):
         start = PROBE * _unit(direction.normal(*x.shape))
         slope = grad(lambda d: apart(seen.forward(x + d, noise, fixed)).sum())(start)
         return self.rate * apart(seen.forward(x + self.epsilon * _unit(slope).detach(), noise)).mean()
-
-
-def _losses(logits: Tensor, y: Tensor) -> Tensor:
-    """The cross-entropy of each example, logits and y [B, C]: [B]."""
-    return -(y * logits.log_softmax(1)).sum(1)
 
 
 def _unit(v: Tensor) -> Tensor:

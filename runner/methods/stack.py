@@ -13,6 +13,7 @@ from torch.func import vmap
 
 from runner.errors import Refusal
 from runner.methods.base import Batch, Method, Now, Params, Seen, Site, ranges
+from runner.methods.gradients import Clipping
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,12 @@ class Stack(Method):
     def copies(self) -> int:
         """How many nets each run trains; evaluation averages the predictions of them all."""
         return math.prod(method.copies for method in self.methods.values())
+
+    @property
+    def clips(self) -> str | None:
+        """The method whose count of clipped steps holds: it cuts gradients, and none after it changes them again."""
+        changing = [name for name, m in self.methods.items() if type(m).gradient is not Method.gradient]
+        return changing[-1] if changing and isinstance(self.methods[changing[-1]], Clipping) else None
 
     def overrides(self, hook: str) -> bool:
         """Whether any method of the stack gives its own body to this hook."""

@@ -19,6 +19,7 @@ class LabelSmoothing(Method):
     """
 
     family: ClassVar[str] = "target"
+    classes: ClassVar[bool] = True
     rate: Strength = strength(0, 1, off=0)
 
     def batch(self, batch: Batch, now: Now) -> Batch:
@@ -35,6 +36,7 @@ class DisturbLabel(Method):
     """
 
     family: ClassVar[str] = "target"
+    classes: ClassVar[bool] = True
     rate: Strength = strength(0, 1, off=0)
 
     def batch(self, batch: Batch, now: Now) -> Batch:
@@ -56,6 +58,7 @@ class Bootstrap(Method):
     """
 
     family: ClassVar[str] = "target"
+    classes: ClassVar[bool] = True
     rate: Strength = strength(0, 1, off=0)
     form: str = choice("soft", "hard")
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 import pandas as pd
 
 from runner.report.tables import BASELINE, groups
-from runner.report.writers import UNITS, Row, number, records, strength_text, with_bounds
+from runner.report.writers import UNITS, Row, number, records, score_of, strength_text, with_bounds, worst_cases
 
 
 def _listed(items: Sequence[str]) -> str:
@@ -27,7 +27,7 @@ def _amount(row: Row) -> str:
     # Without its sign: the verb says which way. The interval turns with it.
     bounds = (low, high) if mean >= 0 else (-high, -low)
     text = with_bounds(abs(mean), *bounds, unit, number(row, "rope")).replace("+", "")
-    word = "pp" if unit.scale == 100 else "nats"
+    word = "pp" if unit.scale == 100 else unit.difference
     small = " (less than the margin)" if "negligible" in str(row["verdict"]) else ""
     return (text.replace(" [", f" {word} [") if "[" in text else f"{text} {word}") + small
 
@@ -46,7 +46,7 @@ def _sentences(title: str, frame: pd.DataFrame) -> Iterator[str]:
     rows = [row for row in records(frame) if row["method"] != BASELINE]
     several = len({row["method"] for row in rows}) < len(rows)
     unit = UNITS[str(frame["metric"].iloc[0])]
-    metric = "test accuracy" if unit.scale == 100 else "test loss"
+    metric = f"test {score_of(frame)}" if unit.scale == 100 else "test loss"
     dataset, model, setting = (str(frame[name].iloc[0]) for name in ("dataset", "model", "setting"))
     where = f"of {model} on {dataset}" + (f" ({setting})" if setting else "")
     if not rows:
@@ -63,7 +63,7 @@ def _sentences(title: str, frame: pd.DataFrame) -> Iterator[str]:
             said = True
     equivalent = [_name(row, several) for row in rows if row["verdict"] in ("equivalent", "identical")]
     if equivalent:
-        margin = f"{number(rows[0], 'rope') * unit.scale:g} {'pp' if unit.scale == 100 else 'nats'}"
+        margin = f"{number(rows[0], 'rope') * unit.scale:g} {'pp' if unit.scale == 100 else unit.difference}"
         yield f"Equivalent to none within ±{margin}: {_listed(equivalent)}."
     open_rows = [row for row in rows if row["verdict"] == "inconclusive"]
     if open_rows:
@@ -81,6 +81,8 @@ def _sentences(title: str, frame: pd.DataFrame) -> Iterator[str]:
     missing = [_name(row, several) for row in rows if not math.isfinite(number(row, "diff"))]
     if missing:
         yield f"No pair of runs to compare for {_listed(missing)}."
+    if text := worst_cases(frame):
+        yield text
     underfit = [_name(row, several) for row in rows if row["underfit"]]
     if underfit:
         yield f"The smaller gap of {_listed(underfit)} is underfitting: test is worse, too."

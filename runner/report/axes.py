@@ -18,7 +18,7 @@ from runner.report.figures import thin_ticks
 from runner.report.sheet import Drawing, interval_note, limits_of, percent, settle, sheet, shortened, styled
 from runner.report.style import darker, mark_of
 from runner.report.tables import BASELINE
-from runner.report.writers import number, records, strength_values
+from runner.report.writers import number, records, score_of, strength_values
 
 MOST = 8  # methods in one figure
 Dash = Literal["-", "--", ":", "-."]
@@ -87,7 +87,7 @@ def _axis_curves(rows: pd.DataFrame, title: str, best: dict[tuple[str, str, str]
     if not single:
         note += " A strength is a line of its own."
     if len(others) > MOST:
-        note += f" Shown: the {MOST} of {len(others)} with the highest mean test accuracy."
+        note += f" Shown: the {MOST} of {len(others)} with the highest mean test {score_of(rows)}."
     if axis == "data.label_noise" or shown["label_noise"].max() > 0:
         note += " Training labels are noisy: the gap is against the labels trained on, test labels are as they are."
     looks = _looks([(name, str(shown.loc[shown["line"] == name, "family"].iloc[0])) for name in kept])
@@ -98,9 +98,10 @@ def _axis_curves(rows: pd.DataFrame, title: str, best: dict[tuple[str, str, str]
     ]
     if bound:
         handles.append(Line2D([], [], color="black", linestyle=":", linewidth=0.9, label="best possible"))
-    figure = sheet(7.0, 2.7, f"{title}: test accuracy and gap over {axis}", note, handles)
+    figure = sheet(7.0, 2.7, f"{title}: test {score_of(rows)} and gap over {axis}", note, handles)
     left, right = figure.subplots(1, 2)
-    for axes, start, up in ((left, "", "test accuracy (%)"), (right, "gap_", "gap, train − test accuracy (pp)")):
+    score = score_of(rows)
+    for axes, start, up in ((left, "", f"test {score} (%)"), (right, "gap_", f"gap, train − test {score} (pp)")):
         _lines(axes, shown, looks, start)
         axes.set_xlabel(axis)
         axes.set_ylabel(up)

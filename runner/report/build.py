@@ -11,10 +11,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from runner.report import axes, comparisons, datasets, figures, page, reliability, spread
+from runner.report import axes, comparisons, datasets, figures, measures, page, profile, reliability, robustness, spread
 from runner.report.answers import answers
 from runner.report.collect import collect, write_atomic
+from runner.report.extensions import Extension, extension_lines, marked, read_extensions
 from runner.report.loso import leave_one_seed_out, loso_caption
+from runner.report.parquet import write_parquet
 from runner.report.predictions import Predictions, read_predictions
 from runner.report.sheet import Drawing, save
 from runner.report.tables import (
@@ -42,10 +44,16 @@ MOST_DRAWN = 12  # comparisons that have figures of their own; a page with more 
 HEADINGS = {
     ("best", "test_acc"): "At the epoch of lowest validation loss (secondary)",
     ("last", "test_loss"): "Test loss (secondary)",
+    ("best", "test_r2"): "At the epoch of lowest validation loss (secondary)",
+    ("last", "test_mse"): "Test loss (secondary)",
+    ("best", "test_mse"): "Test loss at the epoch of lowest validation loss (secondary)",
     ("best", "test_loss"): "Test loss at the epoch of lowest validation loss (secondary)",
     ("last", "test_nll_t"): "Test loss after temperature scaling (secondary)",
     ("last", "test_brier"): "Brier score (secondary)",
     ("last", "test_ece"): "Calibration error (not compared)",
+    ("last", "corrupted_acc"): "Test accuracy under corruptions (secondary)",
+    ("last", "fgsm_acc"): "Test accuracy under a one-step attack (secondary)",
+    ("last", "pgd_acc"): "Test accuracy under an iterated attack (secondary)",
 }
 
 
@@ -142,17 +150,22 @@ def _markdown(
     failures: tuple[Failure, ...],
     lost: list[str],
     further: list[str],
+    extensions: tuple[Extension, ...],
 ) -> str:
-    """The text of headline.md: per group the primary table, then the secondary ones, then what failed."""
+    """The text of headline.md: per group the primary table, then the secondary ones, extensions, what failed."""
     parts = [f"# {study}\n"]
     told = dict(answers(primary))
     for title, frame in groups(primary):
         parts.append(f"## {title}\n\n{told[title]}\n\n{to_markdown(frame)}")
         for other in secondary:
-            part, heading = dict(groups(other)).get(title), HEADINGS.get(_kind(other))
-            if part is not None and heading:
+            part = dict(groups(other)).get(title)
+            if part is not None and (heading := HEADINGS.get(_kind(part))):
                 parts.append(f"### {heading}\n\n{to_markdown(part)}")
     parts += further
+    if extensions:
+        parts.append(
+            "## Seeds added after the study was begun\n\n" + "".join(f"- {e}\n" for e in extension_lines(extensions))
+        )
     if failures or lost:
         lines = [*(f"job {describe(failure)}" for failure in failures), *lost]
         parts.append("## Failures\n\n" + "".join(f"- {line}\n" for line in lines))
@@ -199,6 +212,8 @@ def _draw(
     curves: pd.DataFrame,
     pooled: pd.DataFrame | None,
     said: Mapping[str, Predictions],
+    corruptions: pd.DataFrame,
+    measured: pd.DataFrame,
 ) -> Iterator[tuple[str, str, Drawing]]:
     """Name, title of the group and drawing of every figure, group by group in the order of the report, one at a time.
 
@@ -220,6 +235,8 @@ def _draw(
             "learning_curves": partial(figures.learning_curves, own, frame, curves),
             "cost_benefit": partial(comparisons.cost_benefit, own, frame),
             "reliability": partial(reliability.reliability, own, frame, said),
+            "corruptions": partial(robustness.corruptions, own, frame, corruptions),
+            "measures": partial(measures.measures_figure, dict(groups(measured)).get(title, measured.iloc[:0])),
             "weights": partial(spread.weights, own, frame),
             "seed_spread": partial(spread.seed_spread, own, frame),
         }
@@ -232,6 +249,10 @@ def _draw(
     }.items():
         if (drawing := make()) is not None:
             yield name, "All data sets", drawing
+    kinds = primary.groupby(["model", "setting"], sort=True)
+    for (model, setting), frame in kinds:
+        if (drawing := profile.profile(runs, frame)) is not None:
+            yield f"profile-{_slug(f'{model} {setting}')}" if len(kinds) > 1 else "profile", "All data sets", drawing
     for name, drawing in axes.axis_curves(primary, runs):
         yield f"axis_curves-{_slug(name)}", "All data sets", drawing
 
@@ -259,6 +280,11 @@ def _read_json(path: Path) -> dict[str, object]:
     return found if isinstance(found, dict) else {}
 
 
+def _table(folder: Path, name: str, frame: pd.DataFrame) -> list[Path]:
+    """Write a table as CSV, and as Parquet where that can be written."""
+    return [write_atomic(folder / f"{name}.csv", to_csv(frame)), *write_parquet(folder / f"{name}.parquet", frame)]
+
+
 def build(study_dir: Path, margins: Margins | None = None) -> Report:
     """Make `<study_dir>/report/` anew from the jobs in `study_dir` and give what was made.
 
@@ -280,33 +306,43 @@ def build(study_dir: Path, margins: Margins | None = None) -> Report:
         raise NoRuns("; ".join(["the jobs of this study have no runs", *map(describe, failures)]))
     folder = study_dir / "report"
     strengths = by_strength(runs)
-    tables = [write_atomic(folder / "by_strength.csv", to_csv(strengths))]
+    tables = [*write_parquet(folder / "runs.parquet", runs), *_table(folder, "by_strength", strengths)]
     stored = stored_margins(study_dir)
     margins = margins or stored or Margins()
+    extensions = read_extensions(study_dir)
     said = read_predictions(study_dir, runs)
-    primary = headline(runs, *PRIMARY, margins=margins, stored=stored, said=said)
-    others = tuple(secondary(runs, margins, stored))
+    primary = marked(headline(runs, *PRIMARY, margins=margins, stored=stored, said=said), extensions)
+    others = tuple(marked(frame, extensions) for frame in secondary(runs, margins, stored))
     further = []
     if (over := datasets.pool(runs, primary)) is not None:
-        tables.append(write_atomic(folder / "pooled.csv", to_csv(over)))
+        tables += _table(folder, "pooled", over)
         further.append(f"## All data sets\n\n{datasets.pooled_markdown(over)}")
     if (left_out := leave_one_seed_out(runs, margins=margins, said=said)) is not None:
-        tables.append(write_atomic(folder / "loso.csv", to_csv(left_out)))
+        left_out = marked(left_out, extensions)
+        tables += _table(folder, "loso", left_out)
         for title, part in groups(left_out):
             table = to_markdown(part, loso_caption(part))
             further.append(f"## {title}: strengths chosen by leaving one seed out\n\n{table}")
+    measured = measures.correlations(runs, measures.read_measures(study_dir))
+    if len(measured):
+        tables.append(write_atomic(folder / "measures.csv", to_csv(measured)))
+        for title, part in groups(measured):
+            further.append(f"## {title}: measures of generalization\n\n{measures.measures_markdown(part)}")
     if undrawn := _undrawn(primary):
         further.append(undrawn)
     lost = _failed_runs(runs)
     tables += [
-        write_atomic(folder / "headline.csv", to_csv(pd.concat([primary, *others], ignore_index=True))),
-        write_atomic(folder / "headline.md", _markdown(study_dir.name, primary, others, failures, lost, further)),
+        *_table(folder, "headline", pd.concat([primary, *others], ignore_index=True)),
+        write_atomic(
+            folder / "headline.md", _markdown(study_dir.name, primary, others, failures, lost, further, extensions)
+        ),
         write_atomic(folder / "headline.tex", to_latex(primary)),
     ]
     paths: list[Path] = []
     shown: list[page.Shown] = []
-    accuracies = [primary, *(frame for frame in others if frame["metric"].iloc[0] == "test_acc")]
-    for name, title, drawing in _draw(runs, accuracies, strengths, read_curves(study_dir), over, said):
+    accuracies = [primary, *(frame for frame in others if frame["metric"].iloc[0] in ("test_acc", "test_r2"))]
+    curves, corrupted = read_curves(study_dir), robustness.read_corruptions(study_dir)
+    for name, title, drawing in _draw(runs, accuracies, strengths, curves, over, said, corrupted, measured):
         made = save(drawing, folder / "figures", name)
         paths += made
         shown.append(page.Shown(name, title, {path.suffix: path for path in made}))
@@ -319,6 +355,7 @@ def build(study_dir: Path, margins: Margins | None = None) -> Report:
         left_out,
         tuple(describe(failure) for failure in failures),
         tuple(lost),
+        tuple(extension_lines(extensions)),
         _undrawn(primary),
     )
     tables.append(write_atomic(folder / "report.html", page.render(found, shown)))

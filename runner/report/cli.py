@@ -116,3 +116,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return UNUSABLE
     show(report)
     return FAILED_JOBS if report.failed else OK
+
+
+if __name__ == "__main__":
+    sys.exit(main())

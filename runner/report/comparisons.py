@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -37,14 +38,17 @@ from runner.report.writers import (
     changed_margins,
     number,
     records,
-    strength_text,
+    score_of,
+    strength_brief,
     with_bounds,
+    worst_cases,
 )
 
 BETTER, WORSE, UNDECIDED, LEVEL = "#0072B2", "#D55E00", "#8a8a8a", "#333333"
 BAND = "#ececec"
 TRAIN = "#b3b3b3"
 LEADING = 5
+NAMED = 14  # names beside the points of the times
 NAME_WIDTH = 24
 # The first letters of a verdict decide its mark: shape and colour say the same thing twice.
 MARKS = {
@@ -79,7 +83,7 @@ def _row_names(rows: Sequence[Row]) -> list[str]:
     """Method and strength in at most two lines, with a word on failed runs."""
     names = []
     for row in rows:
-        strength = strength_text(str(row["strengths"])) if str(row["strengths"]) else ""
+        strength = strength_brief(str(row["strengths"]))
         failed = number(row, "n_failed")
         text = str(row["method"]) + f"  ({strength})" * bool(strength) + f", {failed:.0f} failed" * (failed > 0)
         names.append(shortened(text, NAME_WIDTH, 2))
@@ -150,7 +154,20 @@ def _intervals(
         axes.plot(
             center[at], at, marker, color=color, markersize=6, markerfacecolor=color if filled else "white", zorder=4
         )
+        _cut_ends(axes, at, [low[at], high[at], *thin], color)
     axes.xaxis.set_major_locator(MaxNLocator(6))
+
+
+def _cut_ends(axes: Axes, at: float, ends: Sequence[float], color: str) -> None:
+    """A caret at each edge of the axes that an interval goes on beyond."""
+    left, right = axes.get_xlim()
+    finite = [end for end in ends if math.isfinite(end)]
+    for cut, edge, caret in ((min(finite, default=left) < left, 0.0, 4), (max(finite, default=right) > right, 1.0, 5)):
+        if cut:  # 4 and 5 are matplotlib's carets that point left and right
+            axes.plot(
+                edge, at, marker=caret, color=color, markersize=4.5, markeredgewidth=0, clip_on=False, zorder=6,
+                transform=blended_transform_factory(axes.transAxes, axes.transData),
+            )  # fmt: skip
 
 
 def _text_column(
@@ -201,6 +218,8 @@ def _forest(runs: pd.DataFrame, headline: pd.DataFrame) -> Drawing | None:
         note += f" Verdict: Holm over {tests} test{'s'[: tests != 1]}; the gap has intervals only."
     if len(lost := [str(row["method"]) for row in rows if number(row, "n_failed") > 0]):
         note += f" Failed runs are not in the means: {', '.join(lost)}."
+    if text := worst_cases(headline):
+        note += f" {text}"
     if changed := changed_margins(headline):
         note = f"{changed} {note}"
     tall = max(name.count("\n") for name in names)
@@ -217,12 +236,12 @@ def _forest(runs: pd.DataFrame, headline: pd.DataFrame) -> Drawing | None:
     _intervals(right, rows, seed_differences(runs, rows, f"{checkpoint}_gap_acc"), "gap_diff", gap_marks, gap_rope)
     left.set_yticks(range(len(rows)), names)
     right.set_yticks(range(len(rows)), [""] * len(rows))
-    left.set_xlabel("Δ test accuracy (pp)  better →", fontsize=7)
+    left.set_xlabel(f"Δ test {score_of(headline)} (pp)  better →", fontsize=7)
     right.set_xlabel("Δ gap (pp)  ← smaller", fontsize=7)
     text.set_axis_off()
     plain, grey = [LEVEL] * len(rows), [NOTE_COLOR] * len(rows)
     _text_column(
-        text, 0.0, "test accuracy", [word.replace(", ", ",\n") or "not tested" for word in words], "left",
+        text, 0.0, f"test {score_of(headline)}", [word.replace(", ", ",\n") or "not tested" for word in words], "left",
         [_mark(word)[0] if word not in ("", "inconclusive") else NOTE_COLOR for word in words], True,
     )  # fmt: skip
     unit = UNITS["test_acc"]
@@ -265,8 +284,8 @@ def _gap_decomposition(headlines: Sequence[pd.DataFrame]) -> Drawing | None:
     level = f"{100 * float(first['level'].iloc[0]):g}%"
     kind = "interval" if first["se_test"].notna().any() else "t-interval"
     handles: list[Artist] = [
-        Patch(color=TRAIN, label="Δ train accuracy: negative is lost fit"),
-        Patch(color=BETTER, label="Δ test accuracy: positive is real gain"),
+        Patch(color=TRAIN, label=f"Δ train {score_of(first)}: negative is lost fit"),
+        Patch(color=BETTER, label=f"Δ test {score_of(first)}: positive is real gain"),
         Line2D([], [], color="black", linewidth=0.8, label=f"{level} {kind}"),
     ]
     note = f"Δ gap = Δ train {MINUS} Δ test, as a number beside the bars. {interval_note(first)}"
@@ -356,17 +375,19 @@ def _cost_benefit(runs: pd.DataFrame, headline: pd.DataFrame) -> Drawing | None:
     if curves:
         role = "tuning runs" if (runs["role"] == "tune").any() else "reported runs"
         note += (
-            f" Left: expected test accuracy of the validation-best of k {role} of a method, drawn without "
+            f" Left: expected test {score_of(headline)} of the validation-best of k {role} of a method, drawn without "
             "replacement (exact); up to two thirds of them, since the right end rests on one run; "
             f"{f'the {LEADING} leading named, ' if len(curves) > LEADING else ''}none: mean of its report seeds."
         )
     if len(timed):
         note += " Right: grey band: margin; time measured with the runs side by side on one machine."
+        if len(timed) > NAMED:
+            note += f" Named are {NAMED}: the best, the worst, the fastest and the slowest; the others are in the CSV."
     count = bool(curves) + bool(len(timed))
     title = f"{groups(headline)[0][0]}: what tuning and training cost, and what they bring"
     families = list(dict.fromkeys(timed["family"]))
     handles = [_handle(*mark_of(family), True, family) for family in families]
-    figure = sheet(7.2 if count > 1 else 4.6, 2.9, title, note, handles)
+    figure = sheet(7.2 if count > 1 else 4.6, 2.9 if len(timed) <= 10 else 4.0, title, note, handles)
     panels = figure.subplots(1, count, squeeze=False)[0].tolist()
     if curves:
         _budget(panels[0], curves, headline)
@@ -381,20 +402,32 @@ def _cost_benefit(runs: pd.DataFrame, headline: pd.DataFrame) -> Drawing | None:
         _budget_labels(panels[0], curves, headline)
     if len(timed):
         rows = records(timed)
+        worth = _worth_naming(timed)
         labels = [
             Label(number(row, "time_ratio"), 100 * number(row, "diff"), shortened(name, 16), ink(str(row["family"])))
-            for row, name in zip(rows, named(rows), strict=True)
-            if panels[-1].get_ylim()[0] <= 100 * number(row, "diff") <= panels[-1].get_ylim()[1]
+            for at, (row, name) in enumerate(zip(rows, named(rows), strict=True))
+            if at in worth and panels[-1].get_ylim()[0] <= 100 * number(row, "diff") <= panels[-1].get_ylim()[1]
         ]
         lines = []
         for row in rows:
             if math.isfinite(number(row, "diff_lo")):
                 x = number(row, "time_ratio")
                 lines.append((x, 100 * number(row, "diff_lo"), x, 100 * number(row, "diff_hi")))
-        place_labels(panels[-1], labels, lines)
+        place_labels(panels[-1], labels, lines, crossing=0.03)
         columns = ["method", "strengths", "time_ratio", "time_ratio_lo", "time_ratio_hi", "diff", "diff_lo", "diff_hi"]
         drawn.append(timed[columns].assign(panel="time"))
     return Drawing(figure, pd.concat(drawn, ignore_index=True))
+
+
+def _worth_naming(timed: pd.DataFrame) -> set[int]:
+    """The rows whose names the panel of times has room for: all, or the extremes of difference and of time."""
+    if len(timed) <= NAMED:
+        return set(range(len(timed)))
+    best = np.argsort(-timed["diff"].to_numpy(dtype=np.float64), kind="stable").tolist()
+    slow = np.argsort(timed["time_ratio"].to_numpy(dtype=np.float64), kind="stable").tolist()
+    # in turn, the more telling end more often
+    turns = itertools.chain.from_iterable(zip(best, slow[::-1], best[1:], best[::-1], slow, strict=False))
+    return set(list(dict.fromkeys(turns))[:NAMED])
 
 
 def _named_curves(curves: dict[str, Values]) -> list[str]:
@@ -430,7 +463,7 @@ def _budget(axes: Axes, curves: dict[str, Values], headline: pd.DataFrame) -> No
     axes.set_xlim(0.7, longest + 0.55 * longest)
     axes.set_xticks(sorted({1, max(1, longest // 3), max(1, 2 * longest // 3), longest}))
     axes.set_xlabel("tuning runs spent on a method (k)")
-    axes.set_ylabel("expected test accuracy (%)")
+    axes.set_ylabel(f"expected test {score_of(headline)} (%)")
 
 
 def _budget_labels(axes: Axes, curves: dict[str, Values], headline: pd.DataFrame) -> None:
@@ -499,4 +532,5 @@ def _times(axes: Axes, timed: pd.DataFrame, level: str) -> None:
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}×"))
     axes.set_xlabel("training time relative to none")
     kind = "interval" if timed["se_test"].notna().any() else "t-interval"
-    axes.set_ylabel(f"Δ test accuracy (pp, {level} {kind})")
+    bounds_said = f", {level} {kind}" if np.isfinite(low).any() else ""
+    axes.set_ylabel(f"Δ test {score_of(timed)} (pp{bounds_said})")

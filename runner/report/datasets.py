@@ -12,17 +12,28 @@ import pandas as pd
 from matplotlib.patches import Patch
 
 from runner.report.sheet import Drawing, settle, sheet, shortened, styled
-from runner.report.stats import Values, holm, paired_difference, pooled, sign_flip
+from runner.report.stats import (
+    RESAMPLES,
+    Values,
+    holm,
+    improvement,
+    interquartile_mean,
+    paired_difference,
+    percentiles,
+    pooled,
+    resampled,
+    sign_flip,
+)
 from runner.report.style import mark_of
 from runner.report.tables import BASELINE, covers, groups, in_order, pairs_of
-from runner.report.writers import MINUS, UNITS, Row, number, p_text, records, with_bounds
+from runner.report.writers import BLANK, MINUS, UNITS, Row, number, p_text, records, score_of, with_bounds
 
 FEW = 8
 ENOUGH_FOR_TESTS = 6
 POOLED = [
     "model", "setting", "checkpoint", "metric", "method", "strengths", "n_datasets", "datasets", "diff", "diff_lo",
-    "diff_hi", "freedom", "p", "p_holm", "family_size", "p_datasets", "heterogeneous", "level",
-    "interval_covers",
+    "diff_hi", "freedom", "p", "p_holm", "family_size", "p_datasets", "heterogeneous", "iqm", "iqm_lo",
+    "iqm_hi", "p_improve", "p_improve_lo", "p_improve_hi", "level", "interval_covers", "extended",
 ]  # fmt: skip
 
 
@@ -30,7 +41,7 @@ def _title(row: Row) -> str:
     return " · ".join(str(row[name]) for name in ("dataset", "model", "setting") if row[name])
 
 
-def _shared(headline: pd.DataFrame) -> dict[tuple[str, str], list[Row]]:
+def shared_rows(headline: pd.DataFrame) -> dict[tuple[str, str], list[Row]]:
     """The compared rows of each method that was reported on more than one data set, in the order of the data sets.
 
     The key is (method, strengths) with blank strengths where every data set has one row of the method, whatever the
@@ -50,30 +61,77 @@ def _shared(headline: pd.DataFrame) -> dict[tuple[str, str], list[Row]]:
     }
 
 
+def scored(ours: pd.DataFrame, base: pd.DataFrame, column: str) -> tuple[Values, Values]:
+    """The normalized scores of a method's runs and of none's on one data set, at the seeds that both have: [n] each.
+
+    0 is the mean of none there, 1 a model without error: the share of none's mean test error that a run takes away. A
+    run that failed has minus infinity.
+    """
+    seeds = sorted(set(ours["seed"]) & set(base["seed"]))
+
+    def values(part: pd.DataFrame) -> Values:
+        at = part.set_index("seed").loc[seeds]
+        known = at[column].to_numpy(dtype=np.float64)
+        return np.where((at["status"] == "ok").to_numpy(dtype=bool) & np.isfinite(known), known, -math.inf)
+
+    mine, theirs = values(ours), values(base)
+    sound = theirs[np.isfinite(theirs)]
+    mean = float(sound.mean()) if len(sound) else math.nan
+    if not mean < 1:
+        return np.full(len(seeds), math.nan), np.full(len(seeds), math.nan)
+    return (mine - mean) / (1 - mean), (theirs - mean) / (1 - mean)
+
+
+def _robust(pairs: Sequence[tuple[Values, Values]], level: float) -> dict[Hashable, object]:
+    """Interquartile mean and probability of improvement over none (Agarwal et al. 2021), with bootstrap intervals
+    stratified by data set."""
+    if any(len(ours) < 2 or np.isnan(ours).any() for ours, _ in pairs):
+        return dict.fromkeys(("iqm", "iqm_lo", "iqm_hi", "p_improve", "p_improve_lo", "p_improve_hi"), math.nan)
+    # Both sides are drawn on their own: drawn together, pairs of one seed would count too often.
+    drawn = resampled([len(side) for pair in pairs for side in pair])
+    ours = [pair[0][places] for pair, places in zip(pairs, drawn[::2], strict=True)]
+    theirs = [pair[1][places] for pair, places in zip(pairs, drawn[1::2], strict=True)]
+    again = np.concatenate(ours, axis=1)
+    better = np.mean([improvement(*pair) for pair in zip(ours, theirs, strict=True)], axis=0)
+    found: dict[Hashable, object] = {
+        "iqm": float(interquartile_mean(np.concatenate([ours for ours, _ in pairs]))),
+        "p_improve": float(np.mean([improvement(*pair) for pair in pairs])),
+    }
+    for name, values in (("iqm", interquartile_mean(again)), ("p_improve", better)):
+        found[f"{name}_lo"], found[f"{name}_hi"] = (float(end) for end in percentiles(values, level))
+    return found
+
+
 def pool(runs: pd.DataFrame, headline: pd.DataFrame) -> pd.DataFrame | None:
     """One row per method over the data sets of one model and setting: the mean of the differences, stratified.
+
+    Data sets of classes and those of numbers to predict are pooled apart.
 
     Holm is over the methods of one model and setting. `p_datasets` is a paired t-test on the means of the data sets,
     from 6 of them; `heterogeneous` where two data sets have intervals on opposite sides of 0. None below two data sets.
     """
     runs = in_order(runs)
     rows: list[dict[Hashable, object]] = []
-    for (model, setting), part in headline.groupby(["model", "setting"], sort=True):
+    for (model, setting, _), part in headline.groupby(["model", "setting", "metric"], sort=True):
         sets = sorted(set(part["dataset"]))
         if len(sets) < 2:
             continue
         column = f"{part['checkpoint'].iloc[0]}_{part['metric'].iloc[0]}"
         level = float(part["level"].iloc[0])
         report = runs[(runs["role"] == "report") & (runs["model"] == model) & (runs["setting"] == setting)]
+        steps = part.loc[part["extended"] != "", ["dataset", "extended"]].drop_duplicates()
         family: list[dict[Hashable, object]] = []
-        for (method, strengths), own in _shared(part).items():
+        for (method, strengths), own in shared_rows(part).items():
             apart: list[Values] = []
+            scores: list[tuple[Values, Values]] = []
             reach = {covers(report[report["dataset"] == row["dataset"]]) for row in own}
             for row in own:
                 here = report[report["dataset"] == row["dataset"]]
                 ours = here[(here["method"] == method) & (here["strengths"] == row["strengths"])]
-                values, base = pairs_of(ours, here[here["method"] == BASELINE], column)
+                none = here[here["method"] == BASELINE]
+                values, base = pairs_of(ours, none, column)
                 apart.append(values - base)
+                scores.append(scored(ours, none, column))
             result = pooled(apart, level)
             over = paired_difference(np.array([d.mean() for d in apart]), np.zeros(len(apart)), level)
             up = any(number(row, "diff_lo") > 0 for row in own)
@@ -85,8 +143,9 @@ def pool(runs: pd.DataFrame, headline: pd.DataFrame) -> pd.DataFrame | None:
                     "n_datasets": len(own), "datasets": " ".join(str(row["dataset"]) for row in own),
                     "diff": result.mean, "diff_lo": result.low, "diff_hi": result.high, "freedom": result.freedom,
                     "p": result.p, "p_datasets": over.p if len(own) >= ENOUGH_FOR_TESTS else math.nan,
-                    "heterogeneous": up and down, "level": level,
+                    "heterogeneous": up and down, "level": level, **_robust(scores, level),
                     "interval_covers": " / ".join(sorted(reach)),
+                    "extended": "; ".join(f"{row['dataset']} {row['extended']}" for row in records(steps)),
                 }
             )  # fmt: skip
         adjusted = holm(np.array([float(str(row["p"])) for row in family]))
@@ -109,24 +168,38 @@ def pooled_caption(frame: pd.DataFrame) -> str:
         f"They speak about these {sets} data sets and no others, "
         f"and cover {' / '.join(sorted(set(frame['interval_covers'])))}."
     )
+    if frame["iqm"].notna().any():
+        text += (
+            " Score: the share of none's mean test error on a data set that a run takes away, 0 for none, 1 for no "
+            "error. IQM: mean of the middle half of the scores of all runs; P(better): probability that a run of the "
+            "method beats a run of none on the same data set (Agarwal et al. 2021). A failed run counts as the lowest, "
+            "and where a quarter may fail there is no interval. "
+            f"Both with {100 * float(frame['level'].iloc[0]):g}% percentile intervals from {RESAMPLES} resamples of "
+            "the seeds within each data set, which are too narrow below 10 seeds; they decide nothing here."
+        )
     if frame["p_datasets"].notna().any():
         text += " p over data sets: paired t-test on the means of the data sets, for data sets like these."
     if frame["heterogeneous"].any():
         names = ", ".join(frame.loc[frame["heterogeneous"], "method"])
         text += f" Heterogeneous, better on one data set and worse on another: {names}."
+    if steps := ". ".join(dict.fromkeys(text for text in frame["extended"] if text)):
+        text += f" Seeds were added after the study was begun: {steps}."
     return text
 
 
 def pooled_rows(frame: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
     """The pooled differences as text: headings and rows."""
     level = f"{100 * float(frame['level'].iloc[0]):g}%"
-    several = len(frame[["model", "setting"]].drop_duplicates()) > 1
+    several = len(frame[["model", "setting", "metric"]].drop_duplicates()) > 1
+    mixed = frame["metric"].nunique() > 1
     heads = [
         *(["Model"] if several else []),
         "Method",
         "Data sets",
         f"Δ test [{level} CI]",
         "p (Holm)",
+        f"IQM of the score, % [{level} CI]",
+        f"P(better), % [{level} CI]",
         "Heterogeneous",
     ]
     rows = []
@@ -136,9 +209,18 @@ def pooled_rows(frame: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
             number(row, "diff"), number(row, "diff_lo"), number(row, "diff_hi"), UNITS[str(row["metric"])]
         )
         cells = [name, f"{number(row, 'n_datasets'):.0f}", difference, p_text(number(row, "p_holm"))]
-        model = [f"{row['model']} {row['setting']}".strip()] if several else []
+        cells.append(with_bounds(number(row, "iqm"), number(row, "iqm_lo"), number(row, "iqm_hi"), UNITS["test_acc"]))
+        cells.append(_chances(row))
+        kind = f", {UNITS[str(row['metric'])].short}" if mixed else ""
+        model = [f"{row['model']} {row['setting']}".strip() + kind] if several else []
         rows.append([*model, *cells, "yes" if row["heterogeneous"] else "no"])
     return heads, rows
+
+
+def _chances(row: Row) -> str:
+    """ "84 [71, 93]": a probability in percent with its interval."""
+    value, low, high = (100 * number(row, f"p_improve{end}") for end in ("", "_lo", "_hi"))
+    return f"{value:.0f} [{low:.0f}, {high:.0f}]" if math.isfinite(value) else BLANK
 
 
 def pooled_markdown(frame: pd.DataFrame) -> str:
@@ -182,7 +264,7 @@ def _heat_strip(headline: pd.DataFrame, over: pd.DataFrame | None) -> Drawing | 
     if len(titles) < 2 or not keys:
         return None
     means: dict[tuple[str, str], float] = {}
-    if over is not None and len(over[["model", "setting"]].drop_duplicates()) == 1:
+    if over is not None and len(over[["model", "setting", "metric"]].drop_duplicates()) == 1:
         means = {(str(r["method"]), str(r["strengths"])): number(r, "diff") for r in records(over)}
 
     def difference(key: tuple[str, str], title: str) -> float:
@@ -194,7 +276,8 @@ def _heat_strip(headline: pd.DataFrame, over: pd.DataFrame | None) -> Drawing | 
     reach = max(float(np.nanquantile(np.abs(table), 0.95)), 0.5)
     columns = [*titles, *(["mean"] if means else [])]
     note = (
-        "Cells: mean paired difference to none in test accuracy (pp), last checkpoint; orange below 0, purple above. "
+        f"Cells: mean paired difference to none in test {score_of(headline)} (pp), last checkpoint; orange below 0, "
+        "purple above. "
         "Hatched: inconclusive. ▲ better, ▼ worse, = equivalent by the verdict of that data set; blank: not run."
     )
     if means:
@@ -224,7 +307,8 @@ def _heat_strip(headline: pd.DataFrame, over: pd.DataFrame | None) -> Drawing | 
             hatch="////" if verdict == "inconclusive" else None, linewidth=0.0,
         )  # fmt: skip
         sign = {"better": " ▲", "worse": " ▼", "equivalent": " ="}.get(verdict.partition(",")[0], "")
-        dark = abs(level - 0.5) > 0.33
+        red, green, blue, _ = colors(level)
+        dark = 0.299 * red + 0.587 * green + 0.114 * blue < 0.5  # as bright as the eye takes it
         text = axes.text(
             across + shift, at, f"{value:+.1f}{sign}".replace("-", MINUS), ha="center", va="center", fontsize=7,
             color="white" if dark else "black",
@@ -316,7 +400,8 @@ def _ranks(headline: pd.DataFrame) -> Drawing | None:
     sets = table.shape[1]
     bars = cliques(order, told_apart(table)) if sets >= FEW else []
     families = dict(zip(headline["method"], headline["family"], strict=True))
-    note = f"Ranks by mean test accuracy at the last checkpoint, 1 the best; a dot for each of {sets} sets, bar: mean. "
+    note = f"Ranks by mean test {score_of(headline)} at the last checkpoint, 1 the best; "
+    note += f"a dot for each of {sets} sets, bar: mean. "
     if sets < FEW:
         note += f"Below {FEW} data sets ranks can be seen but not tested: there are no bars of significance."
     else:

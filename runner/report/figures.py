@@ -43,10 +43,12 @@ from runner.report.style import (
     place_labels,
     thin_boxes,
 )
-from runner.report.tables import BASELINE, groups, strengths_of
-from runner.report.writers import number, records, span, strength_values
+from runner.report.tables import BASELINE, groups, split_strengths, strengths_of
+from runner.report.writers import number, records, score_of, shared_names, span, strength_values
 
 LEADING = 5
+ENOUGH_FOR_A_BAND = 3  # seeds; of two, a t-interval is thirteen times the standard error and hides the panel
+MOST_OF_A_PATH = 8  # strengths; a search draws more, and the lines between them cross
 SEED_LINES = 10
 COLUMNS = 4
 FLOOR = 1e-3
@@ -67,6 +69,8 @@ def _gap_vs_test(headline: pd.DataFrame, strengths: pd.DataFrame) -> Drawing | N
     leading = list(dict.fromkeys(shown.loc[shown["method"] != BASELINE, "method"]))
     checkpoint = str(shown["checkpoint"].iloc[0])
     paths = [(name, path) for name in leading if len(path := _path(strengths, name, checkpoint)) > 1][:LEADING]
+    if any(len(path) > MOST_OF_A_PATH for _, path in paths):
+        paths = []
     names, crowd = named(records(shown)), len(shown)
     off = _outside(shown)
     note = (
@@ -80,6 +84,7 @@ def _gap_vs_test(headline: pd.DataFrame, strengths: pd.DataFrame) -> Drawing | N
             else "report seeds"
         )
         note += f" Right: means over {role}; small = weak, large = strong; what is far below none leaves the axes."
+        note += _chosen_rates(headline, "path")
     if off.any():
         listed = [
             f"{name} (gap {gap:.1f}, test {test:.1f})"
@@ -89,7 +94,7 @@ def _gap_vs_test(headline: pd.DataFrame, strengths: pd.DataFrame) -> Drawing | N
             if away
         ]
         note += f" Outside the axes: {', '.join(listed)}."
-    title = f"{groups(headline)[0][0]}: generalization gap and test accuracy"
+    title = f"{groups(headline)[0][0]}: generalization gap and test {score_of(headline)}"
     body = 3.2 if crowd <= 12 else 4.6
     families = list(dict.fromkeys(shown.loc[~off, "family"]))
     handles = [key_of(*mark_of(family), family) for family in families]
@@ -117,10 +122,16 @@ def _gap_vs_test(headline: pd.DataFrame, strengths: pd.DataFrame) -> Drawing | N
             crosses.append((x, 100 * number(row, "lo"), x, 100 * number(row, "hi")))
             crosses.append((100 * number(row, "gap_lo"), y, 100 * number(row, "gap_hi"), y))
     _underfit_words(axes, inside, crosses)
-    place_labels(axes, labels, [*crosses, *_stairs(axes, inside)])
+    place_labels(axes, labels, [*crosses, *_stairs(axes, inside)], crossing=0.0125)
     if right is not None:
         _path_labels(right, shown, paths)
     return Drawing(figure, _points_drawn(shown, paths))
+
+
+def _chosen_rates(headline: pd.DataFrame, line: str) -> str:
+    """What of the optimizer a curve over strengths holds fixed where that was tuned too; "" where it was not."""
+    shared = shared_names(headline)
+    return f" Each {line} at the {' and '.join(shared)} that was chosen for its method." if shared else ""
 
 
 def _points_drawn(shown: pd.DataFrame, paths: Sequence[tuple[str, pd.DataFrame]]) -> pd.DataFrame:
@@ -140,6 +151,10 @@ def _path(strengths: pd.DataFrame, method: str, checkpoint: str) -> pd.DataFrame
     rows = strengths[(strengths["method"] == method) & (strengths["checkpoint"] == checkpoint)]
     tune = rows[rows["role"] == "tune"]
     part = tune if len(tune) else rows
+    shared = part["strengths"].map(lambda text: split_strengths(text)[1])
+    if shared.nunique() > 1:  # a curve is over the strengths, with the learning rate, say, as it was chosen
+        known = part["selected"] if part["selected"].any() else part["val_acc_rank"] == part["val_acc_rank"].min()
+        part = part[shared == shared[known].iloc[0]]
     part = part[part["test_acc_mean"].notna() & part["gap_acc_mean"].notna()]
     if part["strength"].isna().any():  # points of several strengths drawn at random have no order
         part = part.iloc[:0]
@@ -195,8 +210,8 @@ def _points(axes: Axes, shown: pd.DataFrame, off: Flags) -> None:
         )
     for x0, y0, x1, y1 in _stairs(axes, inside):
         axes.plot([x0, x1], [y0, y1], color="#555555", linewidth=0.9, linestyle="--", zorder=1)
-    axes.set_xlabel("generalization gap, train − test accuracy (pp)   ← smaller")  # a minus sign
-    axes.set_ylabel("test accuracy (%)   higher →")
+    axes.set_xlabel(f"generalization gap, train − test {score_of(shown)} (pp)   ← smaller")  # a minus sign
+    axes.set_ylabel(f"test {score_of(shown)} (%)   higher →")
 
 
 def _frontier(gaps: Values, tests: Values) -> list[tuple[float, float]]:
@@ -303,12 +318,12 @@ def _path_labels(axes: Axes, shown: pd.DataFrame, paths: Sequence[tuple[str, pd.
         points = list(zip(percent(path, "gap_acc_mean"), percent(path, "test_acc_mean"), strict=True))
         # A slanted line is no box: along it, points close enough that no label slips between two.
         for (x0, y0), (x1, y1) in itertools.pairwise(points):
-            along = np.linspace(0, 1, 40)
+            along = np.linspace(0, 1, 100)
             obstacles += [(x, y, x, y) for x, y in zip(x0 + along * (x1 - x0), y0 + along * (y1 - y0), strict=True)]
         visible = [(x, y) for x, y in points if left <= x <= right and bottom <= y <= top]
         if visible:
             labels.append(Label(float(visible[-1][0]), float(visible[-1][1]), shortened(name, 14), darker(color, 0.3)))
-    place_labels(axes, labels, obstacles)
+    place_labels(axes, labels, obstacles, crossing=0.1)
 
 
 def panels_of(figure: Figure, count: int, columns: int, across: str, up: str) -> list[Axes]:
@@ -355,11 +370,12 @@ def _strength_curves(
     level = f"{100 * float(headline['level'].iloc[0]):g}%"
     every = pd.concat([path for _, path in paths])
     many = sorted({int(value) for value in every["n_ok"]})
+    banded = many[-1] >= ENOUGH_FOR_A_BAND
     n = f"n = {many[0]}" if many[0] == many[-1] else f"n = {many[0]} to {many[-1]}"
     handles: list[Artist] = [
         Line2D([], [], color="#444444", marker="o", label=f"mean over {'tune' if tuned else 'report'} seeds ({n})"),
         Line2D([], [], color="#444444", marker=".", markersize=4, linestyle="none", alpha=0.6, label="single runs"),
-        Patch(color="#444444", alpha=0.2, linewidth=0, label=f"{level} t-interval"),
+        *([Patch(color="#444444", alpha=0.2, linewidth=0, label=f"{level} t-interval")] if banded else []),
         Line2D(
             [],
             [],
@@ -375,12 +391,13 @@ def _strength_curves(
             label=f"report seeds of the chosen, {level} t-interval",
         )  # fmt: skip
         handles += [chosen, diamond]
-    what = "test accuracy" if quantity == "test" else "generalization gap"
+    what = f"test {score_of(headline)}" if quantity == "test" else "generalization gap"
     note = interval_note(headline)
     if tuned:
         note += (
             " Curves: tune seeds; their test values chose nothing." if quantity == "test" else " Curves: tune seeds."
         )
+    note += _chosen_rates(headline, "curve")
     means = percent(every, f"{column}_mean")
     low, high = percent(every, f"{column}_min"), percent(every, f"{column}_max")
     keep = [base[0], *means[_level(every, baseline)]]
@@ -394,7 +411,8 @@ def _strength_curves(
     rows = math.ceil(len(paths) / columns)
     title = f"{groups(headline)[0][0]}: {what} over the strength, at the {checkpoint} checkpoint"
     figure = sheet(width_of(columns), 0.35 + 1.5 * rows + 0.5 * (rows == 1), title, note, handles)
-    up = "test accuracy (%)" if quantity == "test" else "train − test acc. (pp)"  # a minus sign
+    short = score_of(headline).replace("accuracy", "acc.")
+    up = f"test {score_of(headline)} (%)" if quantity == "test" else f"train − test {short} (pp)"  # a minus sign
     panels = panels_of(figure, len(paths), columns, "strength", up)
     role = "tune" if tuned else "report"
     dots = runs[(runs["role"] == role) & (runs["status"] == "ok")]
@@ -403,7 +421,7 @@ def _strength_curves(
         own = dots[dots["method"] == name]
         reported = headline[headline["method"] == name] if tuned else headline.iloc[:0]
         _strength_panel(axes, path, own, f"{checkpoint}_{column}", column, reported, base, limits)
-        axes.set_title(shortened(f"{name}: {_strength_name(path, own)}", 26 if columns == COLUMNS else 40))
+        axes.set_title(shortened(f"{name}: {_strength_name(path, own)}", 26 if columns > 2 else 40))
         drawn.append(
             path[
                 [
@@ -424,7 +442,7 @@ def _strength_curves(
 
 def _strength_name(path: pd.DataFrame, runs: pd.DataFrame) -> str:
     """What the axis of a path counts: "patience"; with its method, "dropout.rate", where several could be meant."""
-    points = [strengths_of(text) for text in path["strengths"]]
+    points = [strengths_of(split_strengths(text)[0]) for text in path["strengths"]]
     varied = [name for name in points[0] if len({point.get(name) for point in points}) > 1]
     if len(varied) > 1:
         return ", ".join(varied)
@@ -447,11 +465,17 @@ def thin_ticks(axes: Axes) -> None:
             kept.append(box)
 
 
+def _two_digits(text: str) -> str:
+    """ "0.051, 2": the values of strengths with two digits each."""
+    return ", ".join(f"{value:.2g}" for value in strengths_of(split_strengths(text)[0]).values())
+
+
 def _positions(path: pd.DataFrame) -> tuple[Values, str, list[str]]:
     """Where the strengths of a path stand: positions [rows], the scale "log", "linear" or "rank", and rank's labels."""
     values = path["strength"].to_numpy(dtype=np.float64)
     ranks = np.arange(len(path), dtype=np.float64)
-    labels = [strength_values(text).replace(", ", "\n") for text in path["strengths"]]
+    brief = len(path) > MOST_OF_A_PATH  # drawn strengths have six digits, and there is room for two
+    labels = [(_two_digits(text) if brief else strength_values(text)).replace(", ", "\n") for text in path["strengths"]]
     if not np.all(np.isfinite(values)) or len(np.unique(values)) < len(values):
         return ranks, "rank", labels
     wide = values.max() > 10 * max(float(values[values > 0].min(initial=math.inf)), 0.0)
@@ -472,7 +496,8 @@ def _strength_panel(
     if math.isfinite(base[1]):
         axes.axhspan(base[1], base[2], color="black", alpha=0.12, linewidth=0, zorder=0)
     axes.axhline(base[0], color="black", linewidth=0.9, zorder=1)
-    axes.fill_between(x, low, high, color=color, alpha=0.2, linewidth=0, zorder=1)
+    if path["n_ok"].min() >= ENOUGH_FOR_A_BAND:
+        axes.fill_between(x, low, high, color=color, alpha=0.2, linewidth=0, zorder=1)
     axes.plot(x, mean, marker=marker, color=color, zorder=3)
     where = dict(zip(path["strengths"], x, strict=True))
     at = np.array([where.get(text, math.nan) for text in dots["strengths"]])
@@ -553,7 +578,8 @@ def _learning_curves(runs: pd.DataFrame, headline: pd.DataFrame, curves: pd.Data
     if (shown["value"] < low).any():
         note += f" Below {low:.1g} curves leave the axes."
     figure = sheet(width_of(columns), 0.35 + 1.5 * lines + 0.5 * (lines == 1), title, note, handles)
-    panels = panels_of(figure, len(rows), columns, "epoch", "loss (nats)")
+    unit = "nats" if score_of(headline) == "accuracy" else "variances"
+    panels = panels_of(figure, len(rows), columns, "epoch", f"loss ({unit})")
     for row, name, axes in zip(rows, names, panels, strict=True):
         grey = loss[loss["method"] == BASELINE]
         own = loss[(loss["method"] == row["method"]) & (loss["strengths"] == row["strengths"])]
@@ -567,7 +593,7 @@ def _learning_curves(runs: pd.DataFrame, headline: pd.DataFrame, curves: pd.Data
         axes.yaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
         failed = int(number(row, "n_failed"))
-        short = shortened(name, 24 if columns == COLUMNS else 40, 2)
+        short = shortened(name, 24 if columns > 2 else 40, 2)
         axes.set_title(f"{short} ({failed} failed)" if failed else short)
     settle(figure)
     return Drawing(figure, shown)

@@ -20,7 +20,7 @@ from runner.report.answers import answers
 from runner.report.datasets import pooled_caption, pooled_rows
 from runner.report.loso import loso_caption
 from runner.report.tables import groups
-from runner.report.writers import UNITS, caption, difference_names, human, number, records
+from runner.report.writers import UNITS, caption, difference_names, human, number, records, score_of, shared_names
 
 HEAVY = 400_000  # characters of SVG above which a figure goes in as PNG
 ABOUT = {
@@ -35,10 +35,13 @@ ABOUT = {
     "learning_curves": ("Learning curves", "A panel per method: train and validation loss over the epochs"),
     "cost_benefit": ("Cost and benefit", "Expected test accuracy over tuning runs; difference against training time"),
     "reliability": ("Reliability", "A panel per method: accuracy against confidence on test data, with its bins"),
+    "corruptions": ("Corruptions", "A row per method: accuracy under each kind of corruption, difference to none"),
+    "measures": ("Measures of generalization", "A row per measure: rank correlation with the gap over all runs"),
     "weights": ("Weights", "Norm of the weights and share near zero, a dot per run and a row per method"),
     "seed_spread": ("Spread over seeds", "Test accuracy of every reported run, a row per method"),
     "axis_curves": ("Over an axis", "Test accuracy and gap over an axis of the study, a line per method"),
     "datasets": ("Data sets", "Difference in test accuracy to none, methods by data sets"),
+    "profile": ("Performance profile", "Share of runs with a score above a threshold, a line per method"),
     "ranks": ("Ranks", "Ranks of the methods over the data sets"),
 }
 # What a sortable column is sorted by: the number behind its text.
@@ -51,9 +54,14 @@ CHECKPOINTS = {"last": "last epoch", "best": "lowest validation loss"}
 METRICS = {
     "test_acc": ("accuracy", "Test accuracy"),
     "test_loss": ("loss", "Test loss"),
+    "test_r2": ("R²", "Test R²"),
+    "test_mse": ("squared error", "Test loss"),
     "test_nll_t": ("loss after temperature scaling", "Test loss after temperature scaling"),
     "test_brier": ("Brier score", "Brier score"),
     "test_ece": ("calibration error", "Expected calibration error"),
+    "corrupted_acc": ("accuracy under corruptions", "Test accuracy under corruptions"),
+    "fgsm_acc": ("accuracy under FGSM", "Test accuracy under a one-step attack"),
+    "pgd_acc": ("accuracy under PGD", "Test accuracy under an iterated attack"),
 }
 
 
@@ -78,6 +86,7 @@ class Study:
     left_out: pd.DataFrame | None
     failures: tuple[str, ...]
     lost: tuple[str, ...]
+    extensions: tuple[str, ...]
     undrawn: str = ""  # that not every comparison has figures, if so
 
 
@@ -98,9 +107,20 @@ def inline_svg(text: str, prefix: str, title: str) -> Markup:
     return start + title + Markup("</title>") + Markup(rest.strip())
 
 
-def _figure(shown: Shown, at: int) -> dict[str, object]:
+def _width(svg: str) -> int:
+    """The width of an SVG file in CSS pixels, 96 to an inch.
+
+    >>> _width('<svg width="331.2pt" height="10pt" viewBox="0 0 331.2 10">')
+    442
+    """
+    found = re.search(r'<svg[^>]*\swidth="([\d.]+)pt"', svg)
+    assert found, "matplotlib writes the width of its sheet in points"
+    return round(float(found[1]) * 96 / 72)
+
+
+def _figure(shown: Shown, at: int, score: str) -> dict[str, object]:
     kind = shown.name.split("-")[0]
-    heading, alt = ABOUT[kind]
+    heading, alt = (text.replace("accuracy", score) for text in ABOUT[kind])
     alt = f"{alt}. {shown.group}."
     svg = shown.files[".svg"].read_text(encoding="utf-8")
     found: dict[str, object] = {
@@ -108,12 +128,19 @@ def _figure(shown: Shown, at: int) -> dict[str, object]:
         "kind": kind,
         "heading": heading,
         "alt": alt,
+        "width": _width(svg),
         "svg": None,
         "png": None,
     }
     if len(svg) <= HEAVY:
         return found | {"svg": inline_svg(svg, f"f{at}-", alt)}
     return found | {"png": base64.b64encode(shown.files[".png"].read_bytes()).decode("ascii")}
+
+
+def _figures(figures: Sequence[Shown], title: str, frame: pd.DataFrame) -> list[dict[str, object]]:
+    """The figures of a group, whose headline is `frame`."""
+    score = score_of(frame)
+    return [_figure(shown, at, score) for at, shown in enumerate(figures) if shown.group == title]
 
 
 def _table(frame: pd.DataFrame) -> dict[str, object]:
@@ -163,7 +190,7 @@ def _groups(study: Study, figures: Sequence[Shown]) -> list[dict[str, object]]:
             {
                 "id": f"group{at}", "title": title, "metrics": _metrics(variants), "answer": told[title],
                 "variants": variants, "left_out": left_out,
-                "figures": [_figure(shown, k) for k, shown in enumerate(figures) if shown.group == title],
+                "figures": _figures(figures, title, frame),
             }
         )  # fmt: skip
     return found
@@ -228,7 +255,7 @@ def _range(values: pd.Series) -> str:
     return f"{low:g}" if low == high else f"{low:g} to {high:g}"
 
 
-def _protocol(study: Study) -> list[tuple[str, str]]:
+def _protocol(study: Study, statuses: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
     """How the study was run, from its runs: one line per fact."""
     runs, found = study.runs, []
     for role, label in (("tune", "seeds that chose the strengths"), ("report", "seeds that are reported")):
@@ -241,10 +268,20 @@ def _protocol(study: Study) -> list[tuple[str, str]]:
     for name in ("epochs", "steps", "batch_size", "lr", "n_train", "n_train_eval", "n_val", "n_test", "n_params"):
         if name in runs.columns and (text := _range(runs[name])):
             found.append((name.replace("n_", "number of ").replace("_", " "), text))
+    for note in dict.fromkeys(str(note) for status in statuses for note in _listed(status.get("notes"))):
+        found.append(("data", note))
+    shared = shared_names(study.headline)
+    found.append(("tuned for every method, none included", ", ".join(shared) or "nothing: learning rate not re-tuned"))
     rope = study.headline.iloc[0]
-    found.append(("margins", f"accuracy ±{100 * rope['rope']:g} pp, gap ±{100 * rope['gap_rope']:g} pp"))
+    found.append(
+        ("margins", f"{score_of(study.headline)} ±{100 * rope['rope']:g} pp, gap ±{100 * rope['gap_rope']:g} pp")
+    )
     found.append(("intervals cover", " / ".join(sorted(set(study.headline["interval_covers"])))))
     return found
+
+
+def _listed(value: object) -> list[object]:
+    return value if isinstance(value, list) else []
 
 
 def _methods(study: Study) -> list[dict[str, str]]:
@@ -257,7 +294,8 @@ def _methods(study: Study) -> list[dict[str, str]]:
         rows.append(
             {
                 "method": str(name), "family": str(family), "tried": ", ".join(tried) or "–",
-                "reported": ", ".join(reported) or "–", "runs": str(len(part)),
+                "reported": ", ".join(reported) or "–", "tuning": str(int((part["role"] == "tune").sum())),
+                "runs": str(len(part)),
                 "failed": str(int((part["status"] != "ok").sum())),
             }
         )  # fmt: skip
@@ -297,9 +335,14 @@ def render(study: Study, figures: Sequence[Shown]) -> str:
         study=study.folder.name,
         groups=parts,
         pooled=pooled,
-        shared=[_figure(shown, at) for at, shown in enumerate(figures) if shown.group == "All data sets"],
+        shared=[
+            _figure(shown, at, score_of(study.headline))
+            for at, shown in enumerate(figures)
+            if shown.group == "All data sets"
+        ],
         methods=_methods(study),
-        protocol=_protocol(study),
+        protocol=_protocol(study, statuses),
+        extensions=study.extensions,
         failures=[*(f"job {line}" for line in study.failures), *study.lost],
         undrawn=study.undrawn,
         versions=_versions(study, statuses),

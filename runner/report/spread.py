@@ -16,7 +16,7 @@ from runner.report.sheet import Drawing, fence, in_view, interval_note, percent,
 from runner.report.stats import Flags, Values
 from runner.report.style import NONE_COLOR, mark_of
 from runner.report.tables import BASELINE, groups
-from runner.report.writers import Row, number, records, strength_text
+from runner.report.writers import Row, number, records, score_of, strength_brief
 
 NAME_WIDTH = 24
 WEIGHTS = {
@@ -30,7 +30,8 @@ WEIGHTS = {
 def _names(rows: Sequence[Row]) -> list[str]:
     names = []
     for row in rows:
-        strength = f"  ({strength_text(str(row['strengths']))})" if str(row["strengths"]) else ""
+        brief = strength_brief(str(row["strengths"]))
+        strength = f"  ({brief})" if brief else ""
         names.append(shortened(f"{row['method']}{strength}", NAME_WIDTH, 2))
     return names
 
@@ -137,7 +138,7 @@ def _seed_spread(runs: pd.DataFrame, headline: pd.DataFrame) -> Drawing | None:
         handles.append(Patch(color="black", alpha=0.1, label="runs of none: tenth to ninetieth percentile"))
     failed = sum(int(number(row, "n_failed")) for row in rows)
     if failed:
-        handles.append(Line2D([], [], color="#D55E00", marker="x", linestyle="none", label="failed run"))
+        handles.append(Line2D([], [], color="#D55E00", marker="x", linestyle="none", label="failed run, no value"))
     every = np.concatenate(values)
     center = float(base.mean()) if len(base) else float(np.median(every))
     low, high = fence(every, keep=list(center + in_view(every - center)))
@@ -172,7 +173,7 @@ def _seed_spread(runs: pd.DataFrame, headline: pd.DataFrame) -> Drawing | None:
         axes.plot(np.full(lost, low + 0.7 * room), at + _jitter(lost), "x", color="#D55E00", markersize=4, zorder=4)
         drawn.append(part[["method", "strengths", "seed", "status", column]])
     axes.set_yticks(range(len(rows)), names)
-    axes.set_xlabel("test accuracy (%)")
+    axes.set_xlabel(f"test {score_of(headline)} (%)")
     settle(figure)
     return Drawing(figure, pd.concat(drawn, ignore_index=True))
 

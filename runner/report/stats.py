@@ -269,6 +269,44 @@ def pooled(differences: Sequence[Values], level: float = 0.95) -> Pooled:
     return Pooled(mean, mean - half, mean + half, p, freedom, sets)
 
 
+RESAMPLES = 2000
+
+
+def resampled(sizes: Sequence[int]) -> list[Seeds]:
+    """For each data set (stratum) of a size the places of its runs, drawn with replacement: [RESAMPLES, size] each.
+
+    The draws are the same at every call, so that a report can be made again to the last digit.
+    """
+    random = np.random.default_rng(0)
+    return [random.integers(0, size, (RESAMPLES, size)) for size in sizes]
+
+
+def interquartile_mean(values: Values) -> Values:
+    """The mean of the middle half along the last axis, a quarter (rounded down) cut from either end: [...].
+
+    Minus infinity stands for a run that failed; where the middle half holds one the result is nan.
+    """
+    cut = values.shape[-1] // 4
+    middle = np.sort(values, axis=-1)[..., cut : values.shape[-1] - cut]
+    means = np.where(
+        np.isfinite(middle).all(axis=-1), np.where(np.isfinite(middle), middle, 0.0).mean(axis=-1), math.nan
+    )
+    return np.asarray(means, dtype=np.float64)
+
+
+def improvement(values: Values, baseline: Values) -> Values:
+    """The share of all pairs of a run [..., n] and a baseline run [..., m] in which the run is higher, half of the ties
+    included: [...]."""
+    ours, theirs = values[..., :, None], baseline[..., None, :]
+    return np.asarray(((ours > theirs) + 0.5 * (ours == theirs)).mean(axis=(-2, -1)), dtype=np.float64)
+
+
+def percentiles(values: Values, level: float = 0.95) -> tuple[Values, Values]:
+    """The ends of the central `level` of resampled values along the first axis; nan where one of them is nan."""
+    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    return low, high
+
+
 def seeds_needed(sd: float, margin: float, level: float = 0.95, tests: int = 1, test_error: float = 0.0) -> int | None:
     """The fewest pairs whose t-interval, corrected for `tests`, reaches no further than `margin` to either side.
 

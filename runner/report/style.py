@@ -139,10 +139,13 @@ class _Place:
     cost: float
 
 
-def place_labels(axes: Axes, labels: Sequence[Label], lines: Sequence[tuple[float, float, float, float]]) -> None:
+def place_labels(
+    axes: Axes, labels: Sequence[Label], lines: Sequence[tuple[float, float, float, float]], crossing: float
+) -> None:
     """Set every label near its point, where it covers least: other labels, markers, `lines` (x0, y0, x1, y1), edges.
 
-    Longest first, then again a few times now that the others stand. The layout of the figure must be final:
+    `crossing` is the cost of a square pixel of a line that is covered; a pixel away from the point costs 0.06. Longest
+    first, then again a few times now that the others stand. The layout of the figure must be final:
     positions are compared in pixels.
     """
     canvas = axes.figure.canvas
@@ -171,7 +174,7 @@ def place_labels(axes: Axes, labels: Sequence[Label], lines: Sequence[tuple[floa
                 dy = across * reach + size.height / 2 * max(-1.0, min(1.0, 1.5 * across))
                 box = Bbox.from_bounds(x + dx - size.width / 2, y + dy - size.height / 2, size.width, size.height)
                 cost = 0.06 * reach + 80 * (1 - float(_areas(box, edges)[0]) / (size.width * size.height))
-                cost += float(_areas(box, markers).sum()) / 15 + float(_areas(box, thin).sum()) / 80
+                cost += float(_areas(box, markers).sum()) / 15 + crossing * float(_areas(box, thin).sum())
                 yield _Place(dx, dy, reach, box, cost)
 
     choices = [list(places(at)) for at in range(len(labels))]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -35,8 +35,13 @@ from runner.report.stats import (
 GROUP = ["dataset", "model", "setting"]
 CONFIGURATION = ["method", "strengths"]
 BASELINE = "none"
-METRICS = ("test_acc", "test_loss", "test_nll_t", "test_brier", "test_ece")
-WITH_GAP = ("test_acc", "test_loss")  # those that are measured on training data, too
+METRICS = (
+    "test_acc", "test_loss", "test_nll_t", "test_brier", "test_ece", "corrupted_acc", "fgsm_acc", "pgd_acc",
+)  # fmt: skip
+# What the score and the loss are called where a number is predicted.
+OF_REGRESSION = {"test_acc": "test_r2", "test_loss": "test_mse"}
+HIGHER = ("test_acc", "test_r2", "corrupted_acc", "fgsm_acc", "pgd_acc")  # those of which more is better
+WITH_GAP = ("test_acc", "test_loss", "test_r2", "test_mse")  # those that are measured on training data, too
 # Not compared with none: an error that even a calibrated model has, and the more of it the less confident it is.
 ALONE = ("test_ece",)
 
@@ -47,7 +52,7 @@ def _names(text: str) -> list[str]:
 
 TEXT = _names(
     "run_id study job dataset model setting method family strength_name strengths role protocol split_mode split_hash "
-    "status error optimizer schedule device dtype torch regrun git_sha started_at"
+    "status error optimizer schedule device dtype torch regrun git_sha started_at task"
 )
 FLAGS = _names("selected deterministic mapped penalize_biases")
 NEEDED = _names(
@@ -60,9 +65,9 @@ HEADLINE = _names(
     "diff_hi diff_lo_sim diff_hi_sim sd_diff rho_paired gap_diff gap_diff_lo gap_diff_hi gap_diff_lo_sim "
     "gap_diff_hi_sim se_test diff_lo_seeds diff_hi_seeds gap_diff_lo_seeds gap_diff_hi_seeds p p_holm family_size "
     "p_signflip dz wins ties rope gap_rope rope_stored gap_rope_stored p_in_rope verdict more_seeds more_seeds_max "
-    "d_train d_train_lo d_train_hi d_test gap_share_from_test time_ratio time_ratio_lo time_ratio_hi best tied_best "
-    "underfit edge_of_grid null_mean temperature_mean pairs level interval_covers "
-    "label_noise"
+    "diff_worst diff_worst_lo diff_worst_hi worst_value d_train d_train_lo d_train_hi d_test gap_share_from_test "
+    "time_ratio time_ratio_lo time_ratio_hi best tied_best underfit edge_of_grid null_mean temperature_mean pairs "
+    "level interval_covers label_noise extended"
 )
 
 ONE_SET = "one fixed training set: the interval does not cover the choice of training data"
@@ -73,6 +78,8 @@ REDRAWN_SPLIT = "seeds and training sets"
 @dataclass(frozen=True)
 class Margins:
     """The largest differences that still count as none, as fractions (`acc`, `gap`) and in nats (`loss`).
+
+    Of a regression R2 has those of accuracy, and the squared error, in variances of the training targets, that of loss.
 
     Fix them before the runs: a margin chosen afterwards can make any verdict.
     """
@@ -90,6 +97,8 @@ class Margins:
         """The margins of a metric and of its gap; nan for one on another scale than accuracy and nats."""
         if metric == "test_acc":
             return self.acc, self.gap
+        if metric in HIGHER:
+            return self.acc, math.nan
         return (self.loss, self.loss) if metric in ("test_loss", "test_nll_t") else (math.nan, math.nan)
 
 
@@ -99,6 +108,8 @@ class NoBaseline(ValueError):
 
 def read_runs(path: Path) -> pd.DataFrame:
     """The rows of a `runs.csv`: text columns as str, flags as bool, `seed` as int, all others as float (blank: nan).
+
+    Of a regression the columns of accuracy, which are blank in the file, hold R2: the score that is reported.
 
     Raises ValueError naming the columns a report needs and the file lacks.
     """
@@ -117,7 +128,13 @@ def read_runs(path: Path) -> pd.DataFrame:
             return column.astype(int)
         return column.where(column != "", "nan").astype(float)
 
-    return pd.DataFrame({name: typed(name) for name in raw.columns})
+    runs = pd.DataFrame({name: typed(name) for name in raw.columns})
+    if "task" in runs.columns:
+        numbers = runs["task"] == "regression"
+        for name in [name for name in runs.columns if name.endswith("_r2")]:
+            score = name.replace("_r2", "_acc")
+            runs[score] = runs[score].where(~numbers, runs[name])
+    return runs
 
 
 def read_curves(study_dir: Path) -> pd.DataFrame:
@@ -130,6 +147,7 @@ def read_curves(study_dir: Path) -> pd.DataFrame:
             frames.append(pd.DataFrame(rows)[columns])
     if not frames:
         return pd.DataFrame({name: [] for name in columns})
+    frames = [frame.assign(metric=frame["metric"].replace("r2", "acc")) for frame in frames]  # as in `read_runs`
     # A run made again in another job keeps its run_id: one curve of it is enough.
     curves = pd.concat(frames, ignore_index=True).drop_duplicates(["run_id", "epoch", "split", "metric"], keep="last")
     for name in ("epoch", "step", "value"):
@@ -181,6 +199,17 @@ def strengths_of(text: str) -> dict[str, float]:
         except ValueError:
             continue
     return found
+
+
+def split_strengths(text: str) -> tuple[str, str]:
+    """The strengths of the methods, and the numbers of the optimizer that were tuned for each method alike.
+
+    >>> split_strengths("dropout.rate=0.3 optimizer.lr=0.01")
+    ('dropout.rate=0.3', 'optimizer.lr=0.01')
+    """
+    items = text.split()
+    own = [item for item in items if not item.startswith("optimizer.")]
+    return " ".join(own), " ".join(item for item in items if item not in own)
 
 
 def at_edge(strengths: str, grid: list[str]) -> bool:
@@ -264,6 +293,30 @@ def _compare(part: pd.DataFrame, baseline: pd.DataFrame, column: str, level: flo
     return paired_difference(*pairs_of(part, baseline, column), level)
 
 
+def worst_plausible(parts: Sequence[pd.DataFrame], column: str) -> float:
+    """The accuracy that a failed run is given in the worst case: chance, one in `n_classes`, or the lowest accuracy of
+    any run in `parts` if that is lower; 0 where the number of classes is not on record."""
+    classes = min((float(part["n_classes"].min()) for part in parts if "n_classes" in part.columns), default=math.nan)
+    chance = 1 / classes if classes > 0 else 0.0
+    return min(chance, *(float(_finite(_numbers(part, column)).min(initial=chance)) for part in parts))
+
+
+def _worst_case(part: pd.DataFrame, baseline: pd.DataFrame, column: str, level: float) -> dict[str, float]:
+    """The paired difference in accuracy if every failed run, of the method and of the baseline, had scored the worst
+    plausible value. Empty where no run of the pair failed."""
+    seeds = set(part["seed"]) & set(baseline["seed"])
+    sides = [side[side["seed"].isin(seeds)].sort_values("seed") for side in (part, baseline)]
+    ours, theirs = (_numbers(side, column) for side in sides)
+    if np.isfinite(ours).all() and np.isfinite(theirs).all():
+        return {}
+    worst = worst_plausible(sides, column)
+    ours, theirs = (np.where(np.isfinite(values), values, worst) for values in (ours, theirs))
+    found = paired_difference(ours, theirs, level)
+    return {
+        "diff_worst": found.mean, "diff_worst_lo": found.low, "diff_worst_hi": found.high, "worst_value": worst
+    }  # fmt: skip
+
+
 def _test_error(part: pd.DataFrame, baseline: pd.DataFrame, said: Mapping[str, Predictions]) -> float:
     """The standard error of the accuracy difference of two configurations from the choice of test examples.
 
@@ -280,6 +333,11 @@ def _test_error(part: pd.DataFrame, baseline: pd.DataFrame, said: Mapping[str, P
         return math.nan
     table = np.stack(known)
     return example_error(table[: len(seeds)], table[len(seeds) :])
+
+
+def _numeric(runs: pd.DataFrame) -> bool:
+    """Whether these runs are of a regression."""
+    return "task" in runs.columns and bool((runs["task"] == "regression").any())
 
 
 def _reach(rows: pd.DataFrame, metric: str, checkpoint: str) -> str:
@@ -305,7 +363,7 @@ def _row(
 ) -> dict[Hashable, object]:  # fmt: skip
     """The headline row of one configuration: `part` its report rows (maybe none), `tuning` its method's tune rows."""
     known = part if len(part) else tuning
-    kind, less = metric.removeprefix("test_"), metric != "test_acc"  # whether less is better
+    kind, less = metric.removeprefix("test_"), metric not in HIGHER  # whether less is better
     column, gap = f"{checkpoint}_{metric}", f"{checkpoint}_gap_{kind}"
     strengths = str(part["strengths"].iloc[0]) if len(part) else ""
     values = _finite(_numbers(part, column))
@@ -338,6 +396,7 @@ def _row(
         "null_mean": t_interval(_finite(_numbers(part, f"{column}_null")), level).mean,
         "temperature_mean": t_interval(_finite(_numbers(part, f"{checkpoint}_temperature")), level).mean,
         "interval_covers": covers(known),
+        "extended": "",
         "label_noise": float(noise.mean()) if len(noise) else 0.0,
         "underfit": False,
         "pairs": "",
@@ -387,6 +446,7 @@ def _row(
         "time_ratio_lo": clock.low,
         "time_ratio_hi": clock.high,
         "underfit": worse and gaps.high < 0,
+        **(_worst_case(part, baseline, column, level) if kind == "acc" else {}),
     }
 
 
@@ -403,7 +463,7 @@ def _judge(row: pd.Series, rope: float) -> tuple[str, float, float]:
         return "", math.nan, math.nan
     within = -rope <= low and high <= rope
     if float(row["p_holm"]) <= 1 - level:
-        word = "better" if (diff < 0) == (row["metric"] != "test_acc") else "worse"
+        word = "better" if (diff < 0) == (row["metric"] not in HIGHER) else "worse"
         return f"{word}, negligible" if within else word, math.nan, math.nan
     if within:
         return "equivalent", math.nan, math.nan
@@ -475,10 +535,11 @@ def headline(
         rows = [_row(part, tuning, baseline, checkpoint, metric, level, rope, said) for part, tuning in parts]
         frame = pd.DataFrame(rows, columns=pd.Index(HEADLINE))
         fixed = frame["interval_covers"] == FIXED_SPLIT
-        frame.loc[fixed, "interval_covers"] = _reach(frame[fixed], metric, checkpoint)
+        reach = FIXED_SPLIT if _numeric(group) else _reach(frame[fixed], metric, checkpoint)
+        frame.loc[fixed, "interval_covers"] = reach
         frame["p_holm"] = holm(frame["p"].to_numpy(dtype=np.float64))
         frame["family_size"] = int(frame["p"].notna().sum())
-        acc = metric == "test_acc"
+        more = metric in HIGHER
         frame = frame.assign(rope=rope, gap_rope=gap_rope, rope_stored=before[0], gap_rope_stored=before[1])
         for name in ("diff", "gap_diff"):
             bounds = [
@@ -492,22 +553,27 @@ def headline(
         judged = [_judge(row, rope) for _, row in frame.iterrows()]
         for at, name in enumerate(("verdict", "more_seeds", "more_seeds_max")):
             frame[name] = [values[at] for values in judged]
-        means = frame["mean"].to_numpy(dtype=np.float64) * (1 if acc else -1)
+        means = frame["mean"].to_numpy(dtype=np.float64) * (1 if more else -1)
         means = np.where((frame["n_failed"] > 0) | (metric in ALONE), math.nan, means)
         best = int(np.nanargmax(means)) if np.isfinite(means).any() else -1
         frame["best"] = np.arange(len(frame)) == best
         tied = _tied([part for part, _ in parts], best, f"{checkpoint}_{metric}", level, said) if best >= 0 else False
         frame["tied_best"] = tied
-        better = frame["diff"].to_numpy(dtype=np.float64) * (-1 if acc else 1)
+        if _numeric(group):
+            frame["metric"] = OF_REGRESSION.get(metric, metric)
+        better = frame["diff"].to_numpy(dtype=np.float64) * (-1 if more else 1)
         frame = frame.assign(first=frame["method"] != BASELINE, better=better)
         frames.append(frame.sort_values(["first", "better", "method", "strengths"], kind="stable")[HEADLINE])
     return pd.concat(frames, ignore_index=True)
 
 
 def without_tests(frame: pd.DataFrame) -> pd.DataFrame:
-    """The frame of a secondary metric: intervals stay; p-values, verdicts and ties, which need the family, go."""
+    """The frame of a secondary metric: intervals stay; p-values, verdicts, worst cases and ties go."""
     blank = dict.fromkeys(
-        _names("p p_holm p_signflip more_seeds more_seeds_max diff_lo_sim diff_hi_sim gap_diff_lo_sim gap_diff_hi_sim"),
+        _names(
+            "p p_holm p_signflip more_seeds more_seeds_max diff_lo_sim diff_hi_sim gap_diff_lo_sim gap_diff_hi_sim "
+            "diff_worst diff_worst_lo diff_worst_hi worst_value"
+        ),
         math.nan,
     )
     return frame.assign(**blank, family_size=0, verdict="", tied_best=False)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
 from rich.table import Table
 from rich.text import Text
 
-from runner.report.tables import ALONE, BASELINE, WITH_GAP, groups, strengths_of
+from runner.report.tables import ALONE, BASELINE, HIGHER, WITH_GAP, groups, split_strengths, strengths_of
 
 BLANK = "–"  # an en dash reads as "nothing here"; a hyphen reads as a minus
 MINUS = "−"  # the width of a plus, so that signed columns line up
@@ -34,6 +34,11 @@ class Unit:
 UNITS = {
     "test_acc": Unit(100.0, 2, "Test accuracy (%)", "Test acc", "percentage points"),
     "test_loss": Unit(1.0, 4, "Test loss (cross-entropy, nats)", "Test loss", "nats"),
+    "test_r2": Unit(100.0, 2, "Test R² (%, the share of the variance explained)", "Test R²", "percentage points"),
+    "test_mse": Unit(
+        1.0, 4, "Test loss (mean squared error, in variances of the training targets)", "Test loss",
+        "variances of the training targets",
+    ),
     "test_nll_t": Unit(
         1.0, 4, "Test loss after temperature scaling on validation (cross-entropy, nats)", "Loss at T", "nats"
     ),
@@ -45,10 +50,26 @@ UNITS = {
         100.0, 2, "Expected calibration error on test (%, top label, 15 bins of equal width)", "ECE",
         "percentage points",
     ),
+    "corrupted_acc": Unit(
+        100.0, 2, "Test accuracy under corruptions (%, mean over kinds and five severities)", "Corrupted acc",
+        "percentage points",
+    ),
+    "fgsm_acc": Unit(
+        100.0, 2, "Test accuracy under a one-step attack on the inputs (%, FGSM)", "FGSM acc", "percentage points"
+    ),
+    "pgd_acc": Unit(
+        100.0, 2, "Test accuracy under an iterated attack on the inputs (%, PGD)", "PGD acc", "percentage points"
+    ),
 }  # fmt: skip
 
 
 TEMPERATURE = Unit(1.0, 2, "Temperature", "T", "")
+
+
+def score_of(frame: pd.DataFrame) -> str:
+    """What the score of a headline is called: "accuracy", "R²" where a number is predicted, or both."""
+    numbers = frame["metric"].isin(["test_r2", "test_mse"])
+    return " or ".join(word for word, there in (("accuracy", ~numbers), ("R²", numbers)) if there.any())
 
 
 def number(row: Row, name: str) -> float:
@@ -129,18 +150,37 @@ def p_text(p: float) -> str:
 
 
 def strength_values(strengths: str) -> str:
-    """The values of "dropout.rate=0.3 l2.rate=0.001" as "0.3, 0.001"; a dash for a method without strengths."""
-    return ", ".join(f"{value:g}" for value in strengths_of(strengths).values()) or BLANK
+    """The values of "dropout.rate=0.3 l2.rate=0.001" as "0.3, 0.001"; a dash for a method without strengths.
+
+    What was tuned of the optimizer is left out.
+    """
+    return ", ".join(f"{value:g}" for value in strengths_of(split_strengths(strengths)[0]).values()) or BLANK
 
 
 def strength_text(strengths: str) -> str:
-    """The value of a single strength; "dropout.rate=0.3, l2.rate=0.001" where several must be told apart."""
-    found = strengths_of(strengths)
-    return (
-        ", ".join(f"{name}={value:g}" for name, value in found.items())
-        if len(found) > 1
-        else strength_values(strengths)
-    )
+    """The value of a single strength; "dropout.rate=0.3, l2.rate=0.001" where several must be told apart.
+
+    What was tuned of the optimizer follows.
+
+    >>> strength_text("dropout.rate=0.3 optimizer.lr=0.01")
+    '0.3, lr=0.01'
+    """
+    own, shared = split_strengths(strengths)
+    found = strengths_of(own)
+    parts = [f"{name}={value:g}" for name, value in found.items()] if len(found) > 1 else [strength_values(own)]
+    more = [f"{name.partition('.')[2]}={value:g}" for name, value in strengths_of(shared).items()]
+    return ", ".join([*(part for part in parts if part != BLANK or not more), *more])
+
+
+def strength_brief(strengths: str) -> str:
+    """As `strength_text`, but a stack's strengths without their names, in the order of its methods; "" without any.
+
+    >>> strength_brief("dropout.rate=0.3 l2.rate=0.001 optimizer.lr=0.01")
+    '0.3, 0.001, lr=0.01'
+    """
+    own, shared = split_strengths(strengths)
+    more = [f"{name.partition('.')[2]}={value:g}" for name, value in strengths_of(shared).items()]
+    return ", ".join([strength_values(own)] * bool(strengths_of(own)) + more)
 
 
 def _method_text(row: Row) -> str:
@@ -149,8 +189,29 @@ def _method_text(row: Row) -> str:
 
 
 def _verdict_text(row: Row) -> str:
-    more = number(row, "more_seeds")
-    return f"{row['verdict']} (+{more:.0f})" if math.isfinite(more) else str(row["verdict"]) or BLANK
+    more, worst = number(row, "more_seeds"), number(row, "diff_worst")
+    text = f"{row['verdict']} (+{more:.0f})" if math.isfinite(more) else str(row["verdict"]) or BLANK
+    # where only runs of none failed, the case is no worse for the method: the caption has it
+    lost = math.isfinite(worst) and number(row, "n_failed") > 0
+    return f"{text}, worst case {_signed(100 * worst, 1)}" if lost else text
+
+
+def worst_cases(frame: pd.DataFrame) -> str:
+    """What the differences would be if each failed run had scored the worst plausible value; "" where none failed."""
+    failed = [row for row in records(frame) if math.isfinite(number(row, "diff_worst"))]
+    values = [100 * number(row, "worst_value") for row in failed]
+    if not failed:
+        return ""
+    level = " or ".join(dict.fromkeys(f"{value:.3g} %" for value in sorted(values)))
+    items = ", ".join(
+        f"{row['method']} {with_bounds(*_bounds(row, 'diff_worst'), UNITS['test_acc'], number(row, 'rope'))}"
+        for row in failed
+    )
+    alone = " (intervals of the seeds alone)" if frame["se_test"].notna().any() else ""
+    return (
+        f"Worst case, every failed run of a method or of none counted as {level} (chance, or the lowest run of the two "
+        f"if that is lower): Δ test {items}{alone}."
+    )
 
 
 def _unit(frame: pd.DataFrame) -> Unit:
@@ -212,16 +273,35 @@ def protocol_text(frame: pd.DataFrame) -> str:
     """How the strengths of a headline came about, and on which seeds the numbers stand."""
     reported = frame[frame["n_report"] + frame["n_failed"] > 0]
     shown = f"n = {span(reported['n_report'], 'report seed')}" if len(reported) else "no report seeds"
+    if steps := str(frame["extended"].iloc[0]):
+        shown += f" (seeds were added after the study was begun: {steps})"
     tuned = frame[frame["n_tune"] > 0]
     if "loso" in set(frame["protocol"]):
-        return f"{shown}; the strength at each seed chosen on the mean validation accuracy of the other seeds"
+        return f"{shown}; the strength at each seed chosen on the mean validation {score_of(frame)} of the other seeds"
     if tuned.empty:
         note = "nothing was chosen: every configuration that was run is a row of its own"
         smoke = " (smoke study: too small to conclude from)" if "smoke" in set(frame["protocol"]) else ""
         return f"{shown}; {note}{smoke}"
     shared = int(frame["shared_seeds"].max()) > 0
     chosen = f"on the mean validation metric of {span(tuned['n_tune'], 'tune seed' if shared else 'other seed')}"
-    return f"{shown}; strengths chosen {chosen} ({span(tuned['tuning_runs'], 'tuning run')} per method)"
+    others, base = tuned[tuned["method"] != BASELINE], tuned[tuned["method"] == BASELINE]
+    if others.empty:
+        return f"{shown}; {_and(shared_names(frame))} chosen {chosen} ({span(base['tuning_runs'], 'tuning run')})"
+    runs = f"{span(others['tuning_runs'], 'tuning run')} per method"
+    if len(base):
+        runs += f", {span(base['tuning_runs'], 'run')} for none"
+    what = _and(["strengths", *(f"the {name} of each method" for name in shared_names(frame))])
+    return f"{shown}; {what} chosen {chosen} ({runs})"
+
+
+def shared_names(frame: pd.DataFrame) -> list[str]:
+    """The numbers of the optimizer that were tuned for every method, none included: "learning rate"."""
+    names = dict.fromkeys(name for text in frame["strengths"] for name in strengths_of(split_strengths(str(text))[1]))
+    return ["learning rate" if name == "optimizer.lr" else name.partition(".")[2] for name in names]
+
+
+def _and(items: Sequence[str]) -> str:
+    return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"
 
 
 def _remarks(frame: pd.DataFrame) -> Iterator[str]:
@@ -231,10 +311,14 @@ def _remarks(frame: pd.DataFrame) -> Iterator[str]:
         return ", ".join(dict.fromkeys(rows["method"]))
 
     others = frame[frame["method"] != BASELINE]
+    if len(others) and "learning rate" not in shared_names(frame):
+        yield "Learning rate not re-tuned per method."
     if int(frame["shared_seeds"].max()):
         yield f"Selection and report share seeds, which flatters: {named(frame[frame['shared_seeds'] > 0])}."
     if len(lost := frame[frame["n_failed"] > 0]):
         yield f"Failed or diverged report runs are counted with the method ({named(lost)}) and are not in its means."
+    if text := worst_cases(frame):
+        yield text
     if frame["label_noise"].max() > 0:
         share = 100 * float(frame["label_noise"].mean())
         yield f"{share:.1f}% of the training labels are wrong: train and the gap are against the labels trained on."
@@ -251,7 +335,7 @@ def _remarks(frame: pd.DataFrame) -> Iterator[str]:
         yield f"No seed variance in the differences, hence no test; are seeds applied? {named(constant)}."
     if len(same := others[others["pairs"] == "identical"]):
         yield f"Identical to none in every pair: {named(same)}."
-    if len(edge := frame[frame["edge_of_grid"].astype(bool)]):
+    if len(edge := frame[frame["edge_of_grid"].astype(bool) & (frame["family"] != "placebo")]):
         yield f"Chosen at the edge of the grid, a wider one may serve better: {named(edge)}."
     close = others[(others["gap_diff_lo"] >= -others["gap_rope"]) & (others["gap_diff_hi"] <= others["gap_rope"])]
     if len(close := close[close["pairs"] != "identical"]):
@@ -262,19 +346,22 @@ def _remarks(frame: pd.DataFrame) -> Iterator[str]:
 
 
 def _placebo(others: pd.DataFrame) -> Iterator[str]:
-    """The study's own false-positive check: what became of the method that does nothing."""
+    """The study's own checks: what became of the methods that have no effect."""
     for row in records(others[(others["family"] == "placebo") & (others["n_pairs"] > 0)]):
         word, unit = str(row["verdict"]), UNITS[str(row["metric"])]
         difference = with_bounds(*_bounds(row, "diff"), unit, number(row, "rope"))
         if word == "identical" or row["pairs"] == "identical":
-            yield f"False-positive check: {row['method']}, which does nothing, gave the runs of none again, as it must."
+            yield (
+                f"Pairing check: {row['method']}, which does nothing, gave the runs of none again, as it must; how "
+                "often a study finds what is not there is what placebo_seeded can tell."
+            )
         elif word.startswith(("better", "worse")):
             yield (
-                f"False-positive check failed: {row['method']}, which does nothing, came out {word} (Δ {difference}); "
+                f"False-positive check failed: {row['method']}, which has no effect, came out {word} (Δ {difference}); "
                 "other verdicts of about that size deserve the same doubt."
             )
         elif word:
-            yield f"False-positive check: {row['method']}, which does nothing, came out {word} (Δ {difference})."
+            yield f"False-positive check: {row['method']}, which has no effect, came out {word} (Δ {difference})."
 
 
 def changed_margins(frame: pd.DataFrame) -> str:
@@ -296,7 +383,7 @@ def _margin(frame: pd.DataFrame, column: str) -> str:
 def _marks(frame: pd.DataFrame) -> Iterator[str]:
     """What bold and the dagger mean, if they occur."""
     if len(frame) > 1 and frame["best"].any():
-        highest = "highest" if frame["metric"].iloc[0] == "test_acc" else "lowest"
+        highest = "highest" if frame["metric"].iloc[0] in HIGHER else "lowest"
         yield f"Bold: {highest} mean test{' of those without failed runs' if (frame['n_failed'] > 0).any() else ''}."
     if frame["tied_best"].any():
         test = "tested as Δ is" if frame["se_test"].notna().any() else "paired t against it"
@@ -321,10 +408,11 @@ def caption(frame: pd.DataFrame) -> str:
     unit, level, metric = _unit(frame), _percent(frame), str(frame["metric"].iloc[0])
     last = frame["checkpoint"].iloc[0] == "last"
     when = "after the last epoch" if last else "at the epoch of lowest validation loss"
-    kind = "accuracy, train − test" if metric == "test_acc" else "loss, test − train"  # a minus sign
+    kind = f"{score_of(frame)}, train − test" if unit.scale == 100 else "loss, test − train"  # a minus sign
+    clean = "" if metric in ("corrupted_acc", "fgsm_acc", "pgd_acc") else ", evaluated on clean data"
     tests = int(frame["family_size"].max())
     parts = [*filter(None, [changed_margins(frame)])]
-    parts += [f"{unit.metric} {when}, evaluated on clean data. {protocol_text(frame)}."]
+    parts += [f"{unit.metric} {when}{clean}. {protocol_text(frame)}."]
     parts += [f"Gap: {kind}."] if metric in WITH_GAP else []
     bounded = bool(frame["lo"].notna().any())
     if bounded:
@@ -406,9 +494,15 @@ def to_latex(frame: pd.DataFrame) -> str:
     parts = groups(frame)
     # One set of columns for all groups: those of the tests stay if any group has tests.
     tested = int(frame["family_size"].max())
-    tables = [(title, part, human(part.assign(family_size=tested))) for title, part in parts]
+    shorts = {title: _unit(part).short for title, part in parts}
+    score = next(iter(shorts.values())) if len(set(shorts.values())) == 1 else "Test"
+    tables = [
+        (title, part, human(part.assign(family_size=tested)).rename(columns={shorts[title]: score}))
+        for title, part in parts
+    ]
     names = list(tables[0][2].columns)
-    lines = [f"% {title}: {caption(part)}" for title, part, _ in tables]
+    lines = ["% \\usepackage{booktabs}; ten columns are for a landscape page: \\footnotesize \\input{headline.tex}"]
+    lines += [f"% {title}: {caption(part)}" for title, part, _ in tables]
     alignment = "".join("l" if name in ("Method", "Strength", "Verdict") else "r" for name in names)
     lines += [f"\\begin{{tabular}}{{{alignment}}}", "\\toprule"]
     lines.append(" & ".join(map(latex_escape, names)) + " \\\\")
@@ -416,7 +510,7 @@ def to_latex(frame: pd.DataFrame) -> str:
         lines.append("\\midrule")
         if len(tables) > 1:
             lines.append(f"\\multicolumn{{{len(names)}}}{{l}}{{\\emph{{{latex_escape(title)}}}}} \\\\")
-        mean = names.index(_unit(part).short)
+        mean = names.index(score)
         for row, best, tied in zip(table.to_numpy().tolist(), part["best"], part["tied_best"], strict=True):
             # A row that starts with [ would be read as the optional length of \\, hence the empty group.
             cells = ["{}" * cell.startswith("[") + latex_escape(cell) for cell in map(str, row)]

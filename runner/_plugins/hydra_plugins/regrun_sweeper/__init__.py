@@ -4,6 +4,7 @@ This module is imported at every start of regrun, so it imports nothing heavy. H
 sys.modules, so annotations must not be strings here.
 """
 
+import sys
 from collections.abc import Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -48,11 +49,10 @@ class RegrunSweeper(BasicSweeper):
         swept = [o for o in parsed if o.is_sweep_override() and len(list(o.sweep_string_iterator())) > 1]
         axes = [o.get_key_element() for o in swept]
         batches = self.split_arguments(parsed, self.max_batch_size)
-        folder, jobs = sweep.plan(compose, [job for batch in batches for job in batch], axes)
+        every = [job for batch in batches for job in batch]
+        folder, jobs = sweep.plan(compose, every, axes, ["regrun", *sys.argv[1:]])
         returns: list[JobReturn | None] = []
-        last: dict[
-            int, JobReturn | None
-        ] = {}  # by job; of one that is split what became of a share that failed, if any
+        last: dict[int, JobReturn | None] = {}  # by job: of a split one a share that failed, if one has
         began = 0
         for launches in sweep.rounds(jobs):
             told = self._in_batches([launch.overrides for launch in launches], began)
