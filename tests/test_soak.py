@@ -1,4 +1,4 @@
-"""Many jobs in one sweep, in short: scripts/stress/soak.py has two thousand."""
+"""Many jobs in one sweep: scripts/stress/soak.py, in short."""
 
 from __future__ import annotations
 
