@@ -40,8 +40,11 @@ fmt: $(DONE) ## mend what can be mended of style and format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(DONE) ## measure speed against a plain PyTorch loop, side by side
+bench: $(DONE) ## measure speed against plain PyTorch loops and Lightning, side by side
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
 	$(BIN)/python scripts/bench/run.py
+	$(BIN)/python scripts/bench/single.py
+	$(BIN)/python scripts/bench/study.py
 
 clean: ## remove .venv and caches; results in outputs stay
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache dist build

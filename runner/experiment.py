@@ -51,6 +51,7 @@ class Experiment:
     dtype: torch.dtype  # of weights and arithmetic; bfloat16 stands for autocast around float32 weights
     lanes: int | None  # runs mapped over at most; 1: one by one, unmapped; None: all
     asked: Asked = NOTHING
+    channels_last: bool = False  # whether the net is given images with their channels last in memory
 
     def shaped(self, point: Mapping[str, float]) -> Experiment:
         """The experiment with the stack that the runs at this point, and those like it, have in common."""

@@ -102,14 +102,16 @@ class Key:
         return z.bitwise_and_(0xFFFFFF).to(torch.float32).mul_(2.0**-24)
 
     def kept(self, rate: Tensor | float, *shape: int) -> Tensor:
-        """False with probability `rate`, at least 0 and below 1, in steps of 2**-16: bool [*shape].
+        """0 with probability `rate`, at least 0 and below 1, in steps of 2**-16, else 1: float32 [*shape].
 
-        A word serves two draws, so that a mask costs a third of uniform numbers.
+        A word serves two draws, so that a mask costs a third of uniform numbers. It is no bool, since to compare and to
+        make a float of that costs five times as much on a CPU (docs/benchmarks.md).
         """
         size = math.prod(shape)
         halves = self.bits((size + 1) // 2).view(torch.int16)[:size].view(shape)  # each uniform from -2**15
         least = (torch.as_tensor(rate, device=halves.device) * 2.0**16).round() - 2.0**15
-        return halves >= least.clamp_max(2.0**15 - 1).to(torch.int16)
+        beyond = halves.to(torch.float32).sub_(least.clamp_max(2.0**15 - 1).to(torch.float32) - 1)  # exact
+        return beyond.clamp(0, 1)
 
     def normal(self, *shape: int) -> Tensor:
         """Standard normal: float32 [*shape]; each radius and angle serve two draws (Box and Muller 1958)."""

@@ -29,7 +29,7 @@ from runner.asking import Asking
 from runner.config import Job, flatten
 from runner.engine.checkpoint import Checkpoints
 from runner.engine.loop import Outcome, Progress
-from runner.engine.packing import threads, width
+from runner.engine.packing import packed, threads
 from runner.engine.workers import train_across, worth
 from runner.errors import Refusal
 from runner.files import clear_parts, held, write_atomic
@@ -340,15 +340,16 @@ def _trained(
     if job.one_by_one and len(missing) > 1:
         say(f"{job.name}: runs go one by one, not side by side: {job.one_by_one}")
     workers = job.workers or worth(job.experiment, len(missing))
-    lanes = job.experiment.lanes or width(job.experiment, wanted, workers)
-    about = {**records.versions(), "device": job.experiment.device.type, "mapped": lanes != 1}
+    experiment = packed(job.experiment, wanted, workers)
+    way = {"mapped": experiment.lanes != 1, "channels_last": experiment.channels_last}
+    about = {**records.versions(), "device": experiment.device.type, **way}
     keeper = Checkpoints(mine, about, job.keep_every, lambda line: say(f"{job.name}: {line}"))
     with keeper.listening():
-        for outcome in train_across(replace(job.experiment, lanes=lanes), missing, watch, workers, keeper):
+        for outcome in train_across(experiment, missing, watch, workers, keeper):
             run_id = run_id_of(job, outcome.run)
             if job.predictions and outcome.status == "ok":
                 records.write_predictions(place, run_id, outcome.hits, outcome.confidence)
-            used = {"mapped": lanes != 1, "threads": 1 if workers > 1 else torch.get_num_threads()}
+            used = {**way, "threads": 1 if workers > 1 else torch.get_num_threads()}
             row = records.as_text(records.COLUMNS, row_of(job, folder.name, outcome, began) | used)
             curve = [records.as_text(records.CURVE_COLUMNS, point) for point in curve_of(job, outcome)]
             ended = Ended(row, curve, asked_of(job, outcome))

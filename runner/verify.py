@@ -24,7 +24,8 @@ from runner.study import asked_of, curve_of, row_of, run_id_of, searched
 
 # Cost, and where and when a run was trained: what a second run of the same may change.
 MOVING = (
-    "train_s", "s_per_step", "lanes", "mapped", "threads", "peak_mem_mb", "torch", "regrun", "git_sha", "started_at",
+    "train_s", "s_per_step", "lanes", "mapped", "channels_last", "threads", "peak_mem_mb", "torch", "regrun", "git_sha",
+    "started_at",
 )  # fmt: skip
 WITH = ("torch", "regrun", "git_sha")  # versions that are told where they differ
 
@@ -112,14 +113,15 @@ def _again(
 ) -> tuple[records.Row, list[records.Row], dict[str, list[records.Row]], Any]:
     """The run's row, curve, tables that were asked for and predictions, trained again as it was.
 
-    That is mapped or not, and on as many threads.
+    That is mapped or not, with the same layout, and on as many threads.
     """
     if row.get("threads"):
         torch.set_num_threads(int(row["threads"]))
     mapped = row["mapped"] == "true" if row.get("mapped") else int(row["lanes"]) > 1
     # Beside a copy of itself where it was mapped: a convolution mapped over one lane takes another path.
     pack = [run, run] if mapped and int(row["lanes"]) > 1 else [run]
-    outcome = next(train(replace(job.experiment, lanes=None if mapped else 1), pack))
+    experiment = replace(job.experiment, lanes=None if mapped else 1, channels_last=row.get("channels_last") == "true")
+    outcome = next(train(experiment, pack))
     mine = records.as_text(records.COLUMNS, row_of(job, row["study"], outcome, ""))
     points = [records.as_text(records.CURVE_COLUMNS, point) for point in curve_of(job, outcome)]
     return mine, points, asked_of(job, outcome), (outcome.hits, outcome.confidence)

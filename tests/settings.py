@@ -14,6 +14,7 @@ from runner.engine.step import State
 from runner.keys import Key
 from runner.methods.base import Batch, Method
 from runner.methods.stack import Stack
+from runner.nets.lanewise import lanewise
 from runner.nets.residual import Residual
 from runner.nets.sites import Mark, Slot, visits
 
@@ -43,11 +44,11 @@ def tiny(kind: str) -> nn.Module:
             Mark("hidden"), nn.Linear(width, CLASSES),
         )  # fmt: skip
     conv: Callable[..., nn.Module] = nn.Conv1d if kind == "signal" else nn.Conv2d
-    pool = nn.AdaptiveAvgPool1d(1) if kind == "signal" else nn.AdaptiveAvgPool2d(1)
+    pool = [nn.Conv1d(width, width, 12), nn.ReLU()] if kind == "signal" else [nn.AdaptiveAvgPool2d(1)]
     return nn.Sequential(
         Mark("input"), conv(SHAPES[kind][0], width, 3, padding=1), Slot(width), nn.ReLU(), Mark("hidden"),
         Residual(nn.Sequential(conv(width, width, 3, padding=1), Slot(width), Mark("branch"))), nn.ReLU(),
-        pool, nn.Flatten(), Mark("hidden"), nn.Linear(width, CLASSES),
+        *pool, nn.Flatten(), Mark("hidden"), nn.Linear(width, CLASSES),
     )  # fmt: skip
 
 
@@ -80,6 +81,8 @@ class Trainer:
     ) -> tuple[State, Tensor]:
         """The states and last losses of one lane for each seed, after `steps` steps, or as many after given ones."""
         net = self.net()
+        if mapped:
+            lanewise(net)
         strengths = dict(strengths or {})
         step = lane_step(net, visits(net, batch_of(self.kind, 0).x), self.stack, self.optimizer, mapped)
         begin, state = after or (0, self.started(net, seeds, strengths))

@@ -14,9 +14,12 @@ from test_engine import experiment, outcomes, same
 from torch import Tensor, nn
 
 from runner.engine.calibration import (
+    BINS,
     COLDEST,
+    FINEST,
     HOTTEST,
     best_temperature,
+    bins,
     calibration_error,
     marks,
     null_draws,
@@ -127,6 +130,17 @@ def test_a_calibrated_net_exceeds_the_null_level_one_time_in_twenty() -> None:
     sure = (logp * 2).log_softmax(1)
     wrong = marks(sure, labels_of(logp), ONE)
     assert calibration_error(wrong.hits, wrong.confidence) > 2 * null_level(wrong.confidence, draws)
+
+
+def test_a_draw_is_a_hit_exactly_where_it_is_below_the_confidence() -> None:
+    """On grid points of the draws, where rounding would show, and between them."""
+    draws = null_draws(400, torch.device("cpu"))
+    near = draws[0].double() / FINEST + torch.tensor([0.0, 1e-9, -1e-9, 1e-4]).double().repeat(100)
+    confidence = near.clamp(0.0, 1.0)
+    hits = ((draws.double() / FINEST) < confidence).double()
+    places = torch.nn.functional.one_hot(bins(confidence), BINS).double()
+    errors = (hits @ places - confidence @ places).abs().sum(1) / 400
+    assert null_level(confidence, draws).item() == pytest.approx(errors.quantile(0.95).item(), abs=1e-12)
 
 
 def test_certainty_has_a_null_level_of_zero() -> None:

@@ -200,14 +200,8 @@ def test_two_are_kept_and_the_farthest_is_taken(tmp_path: Path) -> None:
 def test_a_damaged_one_falls_back_to_the_one_before_with_a_line(tmp_path: Path) -> None:
     older, newer = sorted(_kept(tmp_path, [1, 3]), key=lambda path: path.read_bytes().split(b"\n")[1])
     raw = newer.read_bytes()
-    for damaged in (
-        b"",
-        raw[:10],
-        raw[: len(raw) // 2],
-        raw[:-1],
-        raw[:500] + bytes([raw[500] ^ 1]) + raw[501:],
-        b"x" + raw,
-    ):
+    flipped = bytes([raw[500] ^ 1])
+    for damaged in (b"", raw[:10], raw[: len(raw) // 2], raw[:-1], raw[:500] + flipped + raw[501:], b"x" + raw):
         newer.write_bytes(damaged)
         said: list[str] = []
         assert _progress(Checkpoints(tmp_path, ABOUT, None, said.append).found) == [(0, 1)]

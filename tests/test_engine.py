@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from runner.data.base import Data, Splitter
-from runner.engine.evaluate import Pool, evaluate
-from runner.engine.loop import Outcome, Progress, begin, train
+from runner.engine import loop
+from runner.engine.evaluate import Examined, Pool, evaluate, examine
+from runner.engine.loop import Lanes, Outcome, Pack, Progress, begin, train
 from runner.engine.optimizers import SGD, Adam
 from runner.engine.schedules import Constant
 from runner.engine.weights import initial, summary
@@ -197,11 +198,27 @@ def test_numbers_do_not_depend_on_the_size_of_the_packs(name: str) -> None:
         assert whole[3].figures[figure] == pytest.approx(value, rel=2e-2, abs=2e-2)
 
 
-def test_convolutions_agree_mapped_and_alone() -> None:
-    trial = replace(experiment(), model=lambda: conv1d((2, 8), 4, width=4))
-    whole = outcomes(trial, 3)
+@pytest.mark.parametrize("name", STACKS)
+def test_convolutions_agree_in_packs_of_any_size_and_alone(name: str) -> None:
+    trial = replace(experiment(STACKS[name]), model=lambda: conv1d((2, 8), 4, width=5))
+    whole = outcomes(trial, 4)
+    threes = outcomes(replace(trial, lanes=3), 4)  # a pack of three and a pack of one
+    assert all(same(a, b) for a, b in zip(whole, threes, strict=True))
     (alone,) = train(replace(trial, lanes=1), [Run(2, "report", {}, 0)])
     assert whole[2].figures["last_train_loss"] == pytest.approx(alone.figures["last_train_loss"], rel=1e-3)
+
+
+@pytest.mark.parametrize("name", STACKS)
+def test_the_best_checkpoint_is_examined_where_it_is_not_the_last(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def whole(pack: Pack, lanes: Lanes, last_epoch: Tensor, last: Examined) -> Examined:
+        return examine(pack.net, lanes.best, pack.pool(lanes), lanes.rows, pack.mapped)
+
+    trial = experiment(STACKS[name], epochs=8)
+    some = outcomes(trial, 5, optimizer__lr=[0.01, 0.2])
+    of_last = [o.figures["best_epoch"] == o.figures["last_epoch"] for o in some]
+    assert 0 < sum(of_last) < len(some)
+    monkeypatch.setattr(loop, "_examined_best", whole)
+    assert all(same(a, b) for a, b in zip(some, outcomes(trial, 5, optimizer__lr=[0.01, 0.2]), strict=True))
 
 
 def test_a_diverged_lane_is_marked_and_changes_no_number_of_its_neighbours() -> None:

@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_map
 
 from runner.engine.calibration import Marks, best_temperature, calibration_error, marks, null_draws, null_level
 from runner.engine.lanes import over_lanes
-from runner.methods.base import Params, mean_prediction
+from runner.methods.base import Params, log_probabilities, mean_prediction
 from runner.nets.norms import BatchNormLayer
 
 EXAMPLES = 500  # examples in one forward pass: what fits a cache well (15 lanes of a small MLP, measured)
@@ -155,7 +155,7 @@ def predicted(net: nn.Module, params: Params, buffers: Params, x: Tensor, member
     if members > 1:
         return mean_prediction(torch.stack(logits))
     alone = logits[0]
-    return alone if alone.shape[1] == 1 else alone.log_softmax(1)
+    return alone if alone.shape[1] == 1 else log_probabilities(alone)
 
 
 def measure(seen: Iterable[Chunk], rows: Tensor) -> Measured:

@@ -24,7 +24,7 @@ from torch.utils._pytree import tree_map
 
 from runner.engine import measures
 from runner.engine.checkpoint import Keeper, Kept, Part, Point
-from runner.engine.evaluate import Measured, Pool, evaluate, evaluating, examine, measure_norms
+from runner.engine.evaluate import Examined, Measured, Pool, evaluate, evaluating, examine, measure_norms
 from runner.engine.lanes import LaneStep, lane_step, over_copies, over_lanes
 from runner.engine.machine import prepare
 from runner.engine.robustness import adversarial_accuracy, corrupted_accuracy, mean_of
@@ -35,6 +35,8 @@ from runner.grid import Run
 from runner.keys import Key
 from runner.methods.base import Batch, Now, Params
 from runner.methods.stack import Stack
+from runner.nets.lanewise import lanewise
+from runner.nets.norms import BatchNormLayer
 from runner.nets.sites import visits
 
 
@@ -303,6 +305,13 @@ def begin(experiment: Experiment, runs: Sequence[Run]) -> tuple[Pack, Lanes]:
         params = {name: torch.stack([one[name] for one in each], 1) for name in params}  # [L, M, ...]
     params = {name: w.to(device) for name, w in params.items()}
     net.to(device)
+    if mapped and device.type == "cpu":
+        lanewise(net)
+    for layer in net.modules():
+        if isinstance(layer, BatchNormLayer):
+            layer.alone = not mapped
+    if experiment.channels_last:
+        net.register_forward_pre_hook(_channels_last)
     x, y = data.x.to(device), data.y.to(device)
     missing = x.is_floating_point() and bool(x.isnan().any())
     fill = {"x": torch.stack([split.fill for split in splits]).to(device, dtype)} if missing else {}
@@ -349,6 +358,11 @@ def begin(experiment: Experiment, runs: Sequence[Run]) -> tuple[Pack, Lanes]:
     one_hot = torch.eye(data.classes, dtype=dtype, device=device)
     per_epoch = rows["train"].shape[1] // experiment.budget.batch_size
     return Pack(experiment, net, step, mapped, x, y, one_hot, per_epoch), lanes
+
+
+def _channels_last(net: nn.Module, given: tuple[Tensor]) -> Tensor:
+    """What a net is given, images [B, C, H, W] with their channels last in memory: convolutions keep it so."""
+    return given[0].to(memory_format=torch.channels_last)
 
 
 def few_steps(pack: Pack, lanes: Lanes, count: int) -> Lanes:
@@ -473,9 +487,9 @@ def _finish(
     newest = {n: w[:, 0] if experiment.stack.copies > 1 else w for n, w in lanes.state.params.items()}
     single = last if pack.members == 1 else newest  # of several, the newest of the first copy are described
     columns: dict[str, Tensor] = summary(single, {name: w.to(experiment.device) for name, w in start.items()})
-    stored = {}
+    examined = examine(pack.net, last, pool, lanes.rows, pack.mapped, pack.members)
+    stored = {"last": examined, "best": _examined_best(pack, lanes, last_epoch, examined)}
     for checkpoint, weights, at in (("last", last, last_epoch), ("best", lanes.best, best_epoch)):
-        stored[checkpoint] = examine(pack.net, weights, pool, lanes.rows, pack.mapped, pack.members)
         seen = stored[checkpoint].measured
         columns[f"{checkpoint}_epoch"] = at
         columns |= {f"{checkpoint}_{name}": value for name, value in pack.named(seen).items()}
@@ -574,6 +588,23 @@ def _measures(
             x, y = pool.inputs(few)[row], pool.labels(few)[row]
             key = Key.of(seed, train.device).fold("measures")
             yield [{n: float(v) for n, v in measures.measured(net, at, first, own, x, y, key).items()}]
+
+
+def _examined_best(pack: Pack, lanes: Lanes, last_epoch: Tensor, last: Examined) -> Examined:
+    """The best weights of the lanes examined, given the last ones, of epochs `last_epoch` [K]: often they are these."""
+    others = (lanes.best_epoch != last_epoch).nonzero()[:, 0]
+    if not len(others):
+        return last
+    if len(others) == 1 < len(lanes.run):
+        others = others.repeat(2)  # a convolution of images that is mapped over one lane takes another path
+    some = lanes.of(others)
+    best = examine(pack.net, some.best, pack.pool(some), some.rows, pack.mapped, pack.members)
+
+    def put(whole: Tensor | None, part: Tensor | None) -> Tensor | None:
+        return whole if whole is None or part is None else whole.index_copy(0, others, part)
+
+    merged: Examined = tree_map(put, last, best)
+    return merged
 
 
 def _where(lanes: Tensor, new: Tensor, old: Tensor) -> Tensor:

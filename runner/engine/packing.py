@@ -1,9 +1,11 @@
-"""How many runs to train in one pass, and on how many threads.
+"""How many runs to train in one pass, with what layout of images in memory, and on how many threads.
 
 Mapping many small matrix products over lanes saves most of what a small net costs, and never loses on the nets tried
-here, so dense nets are packed as wide as memory allows. Mapped convolutions become grouped ones, which a CPU computes
-slowly: there the width is measured, once for each machine and shape, and kept in the user's cache folder so that the
-same command gives the same numbers again.
+here, so dense nets are packed as wide as memory allows, and so are convolutions of signals, which are matrix products
+where they are mapped (`runner.nets.lanewise`). Other mapped convolutions become grouped ones, which a CPU computes
+slowly, and alone they are faster or slower where the channels of an image come last in memory: there the way is
+measured, once for each machine and shape, and kept in the user's cache folder so that the same command gives the same
+numbers again.
 """
 
 from __future__ import annotations
@@ -14,8 +16,10 @@ import os
 import platform
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -25,30 +29,49 @@ from runner.engine.weights import built_net
 from runner.engine.workers import cores
 from runner.experiment import Experiment
 from runner.grid import Run
+from runner.nets.lanewise import LanewiseConv1d, lanewise
 
-WIDTHS = (1, 4, 16)  # tried against each other, and against all at once up to the last of them
+WIDTHS = (4, 16)  # tried against each other, and against one by one
 COPIES = 8  # of the weights that a step holds: weights, gradient, two moments, the best ones, and temporaries
 SHARE_OF_MEMORY = 0.25
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 SMALL = 10_000_000  # multiply-adds of a forward pass on a batch
 
 
-def width(experiment: Experiment, runs: Sequence[Run], workers: int) -> int:
-    """The most runs to train in one pass, given all of a stage and the processes that share them.
+class Way(NamedTuple):
+    """How runs may be trained."""
 
-    No number of a run depends on it beyond rounding.
+    lanes: int  # runs in one pass; 1: one by one, unmapped
+    channels_last: bool
+
+
+def packed(experiment: Experiment, runs: Sequence[Run], workers: int) -> Experiment:
+    """The experiment with the lanes, and the layout of images in memory, that train all runs of a stage fastest.
+
+    Lanes that the user has asked for stay. So many processes share the runs. No number of a run depends on either
+    beyond rounding.
     """
     first = alike(experiment.stack, runs)
-    experiment = experiment.shaped(first[0].point)
-    net = built_net(experiment)
+    shaped = experiment.shaped(first[0].point)
+    net = built_net(shaped)
     weights = sum(w.numel() for w in net.parameters())
-    examples = experiment.budget.batch_size * experiment.data.x[0].numel()
-    bytes_each = 4 * COPIES * (weights + examples) * experiment.stack.copies
-    fits = max(1, int(_memory(experiment.device) * SHARE_OF_MEMORY / bytes_each / workers))
-    most = min(len(runs), fits)
-    convolves = any(isinstance(m, nn.Conv1d | nn.Conv2d | nn.Conv3d) for m in net.modules())
-    if most == 1 or not convolves or experiment.device.type != "cpu":
-        return most
-    return min(most, _measured(experiment, first, net))
+    examples = shaped.budget.batch_size * shaped.data.x[0].numel()
+    bytes_each = 4 * COPIES * (weights + examples) * shaped.stack.copies
+    fits = max(1, int(_memory(shaped.device) * SHARE_OF_MEMORY / bytes_each / workers))
+    most = experiment.lanes or min(len(runs), fits)
+    lanewise(net)
+    convolves = any(isinstance(m, CONVOLUTIONS) and not isinstance(m, LanewiseConv1d) for m in net.modules())
+    if not convolves or experiment.device.type != "cpu":
+        return replace(experiment, lanes=most)
+    images = any(isinstance(m, nn.Conv2d) for m in net.modules())
+    ways = [Way(1, channels_last) for channels_last in (False, True)[: 1 + images]]
+    ways += [Way(lanes, False) for lanes in WIDTHS if lanes <= min(most, len(first))]
+    if experiment.lanes:
+        ways = [way for way in ways if way.lanes == experiment.lanes]
+    if len(ways) < 2:
+        return replace(experiment, lanes=most)
+    best = _fastest(shaped, first, net, ways)
+    return replace(experiment, lanes=best.lanes, channels_last=best.channels_last)
 
 
 def threads(experiment: Experiment) -> int:
@@ -71,7 +94,7 @@ def _multiply_adds(net: nn.Module, experiment: Experiment) -> int:
         places = output[0].numel() // weight.shape[0]  # how many times the weights are used
         counted[module] = weight.numel() * places
 
-    layers = [m for m in net.modules() if isinstance(m, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d)]
+    layers = [m for m in net.modules() if isinstance(m, (nn.Linear, *CONVOLUTIONS))]
     hooks = [layer.register_forward_hook(count) for layer in layers]
     with torch.no_grad():
         net.eval()(experiment.data.x[:1].float())
@@ -80,36 +103,33 @@ def _multiply_adds(net: nn.Module, experiment: Experiment) -> int:
     return sum(counted.values())
 
 
-def _measured(experiment: Experiment, runs: Sequence[Run], net: nn.Module) -> int:
-    """The fastest of WIDTHS per run, from the cache or from a few steps of each."""
+def _fastest(experiment: Experiment, runs: Sequence[Run], net: nn.Module, ways: Sequence[Way]) -> Way:
+    """The way that takes the least time per run, from the cache or from a few steps of each."""
     about = [
         platform.node(), torch.get_num_threads(), torch.__version__, str(net), experiment.data.shape,
         experiment.budget.batch_size, sorted(experiment.stack.methods), experiment.stack.copies,
-        type(experiment.optimizer).__name__,
+        type(experiment.optimizer).__name__, str(experiment.dtype), ways,
     ]  # fmt: skip
     key = hashlib.sha1(json.dumps(about).encode(), usedforsecurity=False).hexdigest()[:16]
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "regrun"
-    path = folder / f"width-{key}"
+    path = folder / f"packing-{key}"
     try:
-        return int(path.read_text())
-    except (OSError, ValueError):
+        return ways[int(path.read_text())]
+    except (OSError, ValueError, IndexError):
         pass  # not measured yet, or cut off while it was written: measure
     cost: dict[int, float] = {}
-    for lanes in WIDTHS:
-        if lanes <= len(runs):
-            pack, started = begin(replace(experiment, lanes=lanes), runs[:lanes])
-            few_steps(pack, started, 2)  # the first steps also set things up
-            clock = time.perf_counter()
-            few_steps(pack, started, 3)
-            cost[lanes] = (time.perf_counter() - clock) / lanes
-    best = min(cost, key=lambda lanes: cost[lanes])
-    if max(cost) == max(WIDTHS):  # a short job does not decide for a long one
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            path.write_text(str(best))
-        except OSError:
-            return best  # measured again the next time
-    return best
+    for number, way in enumerate(ways):
+        trial = replace(experiment, lanes=way.lanes, channels_last=way.channels_last)
+        pack, started = begin(trial, runs[: way.lanes])
+        few_steps(pack, started, 2)  # the first steps also set things up
+        clock = time.perf_counter()
+        few_steps(pack, started, 3)
+        cost[number] = (time.perf_counter() - clock) / way.lanes
+    best = min(cost, key=lambda number: cost[number])
+    with suppress(OSError):  # else it is measured again the next time
+        folder.mkdir(parents=True, exist_ok=True)
+        path.write_text(str(best))
+    return ways[best]
 
 
 def _memory(device: torch.device) -> int:

@@ -70,7 +70,7 @@ class AlphaDropout(Method):
             return h
         q = 1 - torch.as_tensor(self.rate)
         a = (q + SELU_FLOOR**2 * q * self.rate).rsqrt()
-        kept = torch.where(site.key.kept(self.rate, *h.shape), h, SELU_FLOOR)
+        kept = torch.where(site.key.kept(self.rate, *h.shape).bool(), h, SELU_FLOOR)
         return a * kept - a * self.rate * SELU_FLOOR
 
 

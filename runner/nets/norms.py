@@ -26,6 +26,7 @@ class BatchNormLayer(NormLayer):
     """Batch statistics in training; in evaluation those that `runner.engine.evaluate` measured."""
 
     measuring = False
+    alone = False  # whether no other lanes are beside: torch's kernel is faster, and rounds a lane by their number
     mean: Tensor
     var: Tensor
 
@@ -45,15 +46,19 @@ class BatchNormLayer(NormLayer):
         if self.measuring:
             across = [d for d in range(h.ndim) if d != 1]
             self.mean = h.mean(across)
-            self.var = ((h - self.mean.view(shape)) ** 2).mean(across)
-        factor = self.scale * (self.var + self.epsilon).rsqrt()
-        return (h - self.mean.view(shape)) * factor.view(shape) + self.shift.view(shape)
+            h = h - self.mean.view(shape)
+            self.var = (h * h).mean(across)
+            return torch.addcmul(self.shift.view(shape), h, self._factor().view(shape))
+        factor = self._factor()
+        return torch.addcmul((self.shift - self.mean * factor).view(shape), h, factor.view(shape))
+
+    def _factor(self) -> Tensor:
+        return self.scale * (self.var + self.epsilon).rsqrt()
 
     def by_batch(self, h: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-        """h [B, channels, ...] by its own statistics.
-
-        torch's kernel is faster, and rounds a lane by the number of lanes beside it.
-        """
+        """h [B, channels, ...] by its own statistics."""
+        if self.alone:
+            return torch.batch_norm(h, scale, shift, None, None, True, 0.0, self.epsilon, False)
         shape = [1, -1] + [1] * (h.ndim - 2)
         across = [d for d in range(h.ndim) if d != 1]
         centred = h - h.mean(across, keepdim=True)

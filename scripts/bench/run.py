@@ -25,7 +25,7 @@ from statistics import median
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from turns import Row, Train, machine, row, turns
+from turns import Row, Train, machine, row, table, turns, write
 
 from runner.data.base import Data, Splitter
 from runner.engine.loop import begin, few_steps
@@ -39,7 +39,6 @@ from runner.nets.dense import mlp
 EXAMPLES, BATCH = 4000, 100
 PACKS = (1, 2, 5, 15, 50)
 TARGET = 1.2  # times a plain loop, for one run of a net that is not tiny
-BEGIN, END = "<!-- bench: begin -->", "<!-- bench: end -->"
 TORCH: dict[str, tuple[Optimizer, Callable[[Iterable[Tensor]], torch.optim.Optimizer]]] = {
     "SGD, momentum 0.9": (SGD(0.05, 0.9, False), lambda w: torch.optim.SGD(w, 0.05, momentum=0.9)),
     "Adam": (Adam(0.001, 0.9, 0.999, 1e-8), lambda w: torch.optim.Adam(w, 0.001)),
@@ -146,16 +145,6 @@ def threaded(number: int) -> dict[str, float]:
     return {what: median(costs) / THREADED[what][2] for what, costs in seen.items()}
 
 
-def table(title: str, against: str, rows: list[Row]) -> str:
-    """A Markdown table under its title."""
-    lines = [
-        f"### {title}", "", f"| | ms per step and run | times {against} | least to most | turns |",
-        "| --- | ---: | ---: | ---: | ---: |",
-    ]  # fmt: skip
-    lines += [f"| {r.what} | {r.ms:.2f} | {r.ratio:.2f} | {r.low:.2f} to {r.high:.2f} | {r.turns} |" for r in rows]
-    return "\n".join(lines)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a few turns only: for seeing that it works")
@@ -178,7 +167,7 @@ def main() -> None:
     page = "\n\n".join(
         [
             "; ".join(f"{key}: {value}" for key, value in about.items()),
-            *(table(title, *told) for title, told in tables.items() if told[1]),
+            *(f"### {title}\n\n{table(*told)}" for title, told in tables.items() if told[1]),
         ]
     )
     print(page)
@@ -186,11 +175,7 @@ def main() -> None:
     asked.out.parent.mkdir(parents=True, exist_ok=True)
     asked.out.write_text(json.dumps({"machine": about, "tables": stored}, indent=1) + "\n", encoding="utf-8")
     if asked.write:
-        before, _, rest = asked.write.read_text(encoding="utf-8").partition(BEGIN)
-        _, end, after = rest.partition(END)
-        if not end:
-            sys.exit(f"{asked.write} lacks the markers {BEGIN} and {END}")
-        asked.write.write_text(f"{before}{BEGIN}\n{page}\n{END}{after}", encoding="utf-8")
+        write(asked.write, "bench", page)
 
 
 if __name__ == "__main__":

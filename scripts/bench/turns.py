@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import platform
+import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -48,6 +49,23 @@ def row(what: str, mine: list[float], theirs: list[float]) -> Row:
     """The row of a contender, given its milliseconds and those of what it is compared with, turn by turn."""
     ratios = [m / t for m, t in zip(mine, theirs, strict=True)]
     return Row(what, median(mine), median(ratios), min(ratios), max(ratios), len(ratios))
+
+
+def table(head: str, rows: Sequence[Row]) -> str:
+    """A Markdown table of the rows, `head` saying what their ratios are to."""
+    lines = [f"| | ms per step and run | times {head} | least to most | turns |", "| --- | ---: | ---: | ---: | ---: |"]
+    lines += [f"| {r.what} | {r.ms:.2f} | {r.ratio:.2f} | {r.low:.2f} to {r.high:.2f} | {r.turns} |" for r in rows]
+    return "\n".join(lines)
+
+
+def write(page: Path, name: str, text: str) -> None:
+    """Put the text between the markers `<!-- name: begin -->` and `<!-- name: end -->` of a page; ends without them."""
+    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    before, _, rest = page.read_text(encoding="utf-8").partition(begin)
+    _, found, after = rest.partition(end)
+    if not found:
+        sys.exit(f"{page} lacks the markers {begin} and {end}")
+    page.write_text(f"{before}{begin}\n{text}\n{end}{after}", encoding="utf-8")
 
 
 def machine() -> dict[str, str]:

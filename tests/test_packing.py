@@ -1,0 +1,109 @@
+"""How runs are trained is measured where it is not known, and the same the next time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from runner.data.base import Data, Splitter
+from runner.engine import packing
+from runner.engine.loop import Lanes, Outcome, Pack, train
+from runner.engine.optimizers import SGD
+from runner.engine.packing import packed
+from runner.engine.schedules import Constant
+from runner.experiment import Budget, Experiment
+from runner.grid import Run
+from runner.methods.dropping import Dropout
+from runner.methods.normalization import BatchNorm
+from runner.methods.stack import Stack
+from runner.nets.convolutional import conv1d, convnet
+from runner.nets.dense import mlp
+
+RUNS = [Run(seed, "report", {}, 0) for seed in range(20)]
+
+
+def experiment(shape: tuple[int, ...], model: Callable[[], nn.Module], lanes: int | None = None) -> Experiment:
+    g = torch.Generator().manual_seed(0)
+    data = Data("noise", "image", torch.randn(60, *shape, generator=g), torch.arange(60) % 3, 3, torch.arange(50, 60))
+    stack = Stack({"dropout": Dropout(0.2, 0.0), "batch_norm": BatchNorm(1e-5)})
+    splitter, cpu = Splitter(40, 10, None, "train_val", 0, True), torch.device("cpu")
+    budget = Budget(3, 10, 1)
+    return Experiment(
+        data, splitter, model, stack, SGD(0.05, 0.9, False), Constant(), budget, cpu, torch.float32, lanes
+    )
+
+
+def images(lanes: int | None = None) -> Experiment:
+    return experiment((3, 8, 8), lambda: convnet((3, 8, 8), 3, 4, 8), lanes)
+
+
+def told(monkeypatch: pytest.MonkeyPatch, fastest: tuple[int, bool]) -> list[tuple[int, bool]]:
+    """Make one way the fastest; the ways that are tried, in order and as often as they take steps."""
+    tried: list[tuple[int, bool]] = []
+    clock = [0.0]
+
+    def steps(pack: Pack, lanes: Lanes, count: int) -> Lanes:
+        way = (len(lanes.run), pack.experiment.channels_last)
+        tried.append(way)
+        clock[0] += (1.0 if way == fastest else 2.0) * len(lanes.run)
+        return lanes
+
+    monkeypatch.setattr(packing, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    monkeypatch.setattr(packing, "few_steps", steps)
+    return tried
+
+
+@pytest.mark.parametrize("fastest", [(1, False), (1, True), (16, False)])
+def test_the_fastest_way_is_taken_and_remembered(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, fastest: tuple[int, bool]
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    tried = told(monkeypatch, fastest)
+    chosen = packed(images(), RUNS, 1)
+    assert (chosen.lanes, chosen.channels_last) == fastest
+    assert set(tried) == {(1, False), (1, True), (4, False), (16, False)}
+    tried.clear()
+    again = packed(images(), RUNS, 1)
+    assert (again.lanes, again.channels_last) == fastest
+    assert not tried
+
+
+def test_a_short_job_does_not_decide_for_a_long_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    tried = told(monkeypatch, (1, True))
+    assert packed(images(), RUNS[:1], 1).channels_last
+    assert set(tried) == {(1, False), (1, True)}
+    packed(images(), RUNS, 1)
+    assert (16, False) in tried
+
+
+def test_what_the_user_asks_for_stays(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    tried = told(monkeypatch, (1, True))
+    alone, four = packed(images(1), RUNS, 1), packed(images(4), RUNS, 1)
+    assert (alone.lanes, alone.channels_last, four.lanes, four.channels_last) == (1, True, 4, False)
+    assert set(tried) == {(1, False), (1, True)}
+
+
+@pytest.mark.parametrize("model", [lambda: mlp((2, 12), 3, 8, 1), lambda: conv1d((2, 12), 3, 4)])
+def test_nets_that_are_matrix_products_are_packed_as_wide_as_can_be(
+    monkeypatch: pytest.MonkeyPatch, model: Callable[[], nn.Module]
+) -> None:
+    tried = told(monkeypatch, (1, True))
+    assert packed(experiment((2, 12), model), RUNS, 1).lanes == 20
+    assert not tried
+
+
+def test_a_layout_changes_no_more_than_rounding() -> None:
+    def last(channels_last: bool) -> Outcome:
+        return next(train(replace(images(1), channels_last=channels_last), RUNS[:1]))
+
+    one, other, again = last(False), last(True), last(True)
+    assert other.figures == again.figures
+    assert other.figures["last_train_loss"] == pytest.approx(one.figures["last_train_loss"], rel=1e-3)
