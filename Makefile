@@ -26,7 +26,7 @@ demo: $(DONE) ## compare the methods of the brief: a table and figures in about 
 test: $(DONE) ## run the tests that take seconds
 	$(TEST)
 
-test-all: $(DONE) ## run all tests, slow and GPU ones too
+test-all: $(DONE) ## run all tests: slow ones, GPUs, Slurm and Ray too, where they are installed
 	$(TEST) -m ''
 
 lint: $(DONE) ## check style and format

@@ -22,14 +22,17 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, OverrideParseException
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from runner.devices import devices, take_one
 from runner.errors import Refusal, unknown
 from runner.paths import conf_dir, options
 
 CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+EXTRAS = {"submitit": "slurm", "SlurmLauncher": "slurm"}  # what a missing one is called, and what brings it
+OmegaConf.register_new_resolver("regrun_gpus", lambda: len(devices()) or 1, replace=True)
 GROUPS = ("data", "model", "optimizer", "schedule", "method", "protocol", "experiment")
 
 
@@ -43,7 +46,8 @@ def _task(cfg: DictConfig) -> float:
 
 
 def _job(cfg: DictConfig, overrides: list[str], alone: bool) -> float:
-    from runner import study, sweep
+    take_one()
+    from runner import study, sweep, trackers
     from runner.config import read
     from runner.progress import progress_of, show_job, show_marks
 
@@ -56,8 +60,10 @@ def _job(cfg: DictConfig, overrides: list[str], alone: bool) -> float:
     if alone:
         study.admit([job], cfg.axes, folder)
         study.begin([job], cfg.axes, folder, ["regrun", *overrides])
+        trackers.begin(job.trackers, folder)
     with progress_of(job) as (say, watch):
         rows = study.run_job(job, folder, ["regrun", *overrides], say, watch)
+        trackers.follow(job.trackers, folder, job.name, say)
     if alone:
         show_job(job, rows, folder)
         from runner.files import clear_parts, held
@@ -173,12 +179,15 @@ def explain(error: Exception) -> str:
     """A mistake that Hydra or OmegaConf found, in one line.
 
     >>> explain(HydraException("Could not find 'protocol/tund'"))
-    "no protocol 'tund'; did you mean 'tuned'? (conf/protocol has: fixed, search, smoke, tuned)"
+    "no protocol 'tund'; did you mean 'tuned'? (conf/protocol has: fixed, optuna, search, smoke, tuned)"
     """
     if isinstance(error, OverrideParseException):
         why = error.message.splitlines()[0]
         return f"{error.override!r} cannot be read: {why} (it must be key=value, with quotes around special characters)"
     text = " ".join(str(cause) for cause in (error, error.__cause__) if cause)
+    for name, extra in EXTRAS.items():
+        if name in text and re.search("Could not (find|load)|Unknown plugin", text):
+            return f"hydra/launcher={extra} is an extra that is not installed (pip install 'regrun[{extra}]')"
     missing = re.search(r"Could not (?:find|load) '(?:([\w/]+)/)?([^'/]*)'", text)
     if missing and missing[1] in GROUPS:
         return str(unknown(missing[1], missing[2], options(missing[1]), f"conf/{missing[1]}"))

@@ -16,6 +16,7 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
+from runner import trackers
 from runner.data.base import Data, Splitter
 from runner.data.labels import FORMS, LabelNoise
 from runner.data.resize import resized
@@ -40,7 +42,7 @@ from runner.methods.base import Method, ranges
 from runner.methods.stack import Stack
 from runner.nets.foreign import Adopted
 from runner.paths import conf_dir, options
-from runner.search import drawn
+from runner.search import Space, drawn
 
 # What may be named by a configuration file. A user's own package must be named on the command line: allow=[mypackage]
 TRUSTED = (
@@ -54,16 +56,16 @@ SPLIT_KEYS = (
 )  # fmt: skip
 MARGINS = ("acc", "gap", "loss")
 PROTOCOLS = ("fixed", "tuned", "search", "smoke")
+SAMPLERS = ("random", "tpe")  # of a search
 TOP = (
     "study", "seeds", "extend", "seed0", "epochs", "batch_size", "device", "dtype", "evaluate", "penalize_biases",
-    "margins", "lanes", "threads", "workers", "compile", "checkpoint", "progress", "out", "allow", "axes", "data",
-    "model", "optimizer", "schedule", "method", "protocol", "marks",
+    "margins", "lanes", "lanes_per_job", "share", "threads", "workers", "compile", "checkpoint", "progress", "out",
+    "allow", "axes", "data", "model", "optimizer", "schedule", "method", "protocol", "marks", "tracker",
 )  # fmt: skip
 # What changes no number of a run that is trained: it is no part of a job's identity (but compile=on, which is)
 OUTSIDE = (
-    "study", "seeds", "extend", "margins", "lanes", "threads", "workers", "compile", "checkpoint", "progress", "out",
-    "allow",
-    "axes", "marks",
+    "study", "seeds", "extend", "margins", "lanes", "lanes_per_job", "share", "threads", "workers", "compile",
+    "checkpoint", "progress", "out", "allow", "axes", "marks", "tracker",
 )  # fmt: skip
 
 
@@ -74,6 +76,7 @@ class Protocol:
     name: str  # one of PROTOCOLS
     tune_seeds: int  # seeds that choose a strength; 0 where nothing is chosen
     trials: int  # points that a search draws for each stack; 0 where they are not drawn
+    batch: int  # points that are asked for at a time, by the figures of those before; 0 where all are drawn at once
     alternatives: Sequence[Sequence[str]]  # methods of which a search takes one at most
     requires: Mapping[str, str]  # methods that a search takes together with another
     select: str  # the validation figure that chooses: val_acc or val_loss
@@ -88,9 +91,12 @@ class Job:
     out: Path
     progress: bool
     predictions: bool  # whether what each run says about each test example is kept
+    lanes_per_job: int | None  # the most runs that one process of a sweep trains; None: all of the job
+    share: int | None  # which so many runs this process trains, from 0 on; None: all
     threads: int | None  # None: as many as the work is worth
     workers: int | None  # processes; None: as many as the work is worth
     keep_every: float | None  # seconds between two checkpoints of the training; None: at signals only
+    trackers: Sequence[str]  # that its records are shown in, too
     dataset: str
     model: str
     setting: str  # the axes of the sweep other than methods, "optimizer.lr=0.01"; usually empty
@@ -100,7 +106,8 @@ class Job:
     experiment: Experiment
     one_by_one: str | None  # why its runs cannot be trained side by side, if they cannot
     marks: bool  # whether to show where the model's marks are, and train nothing
-    points: Sequence[Mapping[str, float]]  # the configurations of the job
+    points: Sequence[Mapping[str, float]]  # the configurations of the job; where they are asked for, the first of them
+    space: Space | None  # what the others are asked from
     seeds: Sequence[int]  # of the runs to report
     tune_seeds: Sequence[int]
     extend: int  # report seeds to add to every configuration of a study that is there
@@ -110,6 +117,21 @@ class Job:
         """The job's folder: readable, and different for any two jobs whose numbers may differ."""
         text = json.dumps(self.settings, sort_keys=True)
         return f"{self.method}-{hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()[:8]}"
+
+    @property
+    def shares(self) -> Sequence[int]:
+        """Into how many shares each stage of the job is split; nothing if one process trains it all."""
+        if self.lanes_per_job is None:
+            return ()
+        stages = [self.tuning(), self.reporting(0 if self.tunes else None)]
+        counts = [math.ceil(len(stage) / self.lanes_per_job) for stage in stages if stage]
+        return counts if max(counts) > 1 else ()
+
+    def mine(self, stage: Sequence[Run]) -> Sequence[Run]:
+        """The runs of a stage that are this process's to train."""
+        if self.share is None or self.lanes_per_job is None:
+            return stage
+        return stage[self.share * self.lanes_per_job : (self.share + 1) * self.lanes_per_job]
 
     @property
     def tunes(self) -> bool:
@@ -177,12 +199,21 @@ def read(cfg: DictConfig, overrides: Sequence[str] = ()) -> Job:
     optimizer, given = _build("optimizer", {k: v for k, v in node.items() if k != "grid"}, Optimizer, trusted)
     shared = given | _shared(values["protocol"].get("tune"), protocol, node, optimizer, given)
     schedule, _ = _build("schedule", _section(values, "schedule"), (Constant, Cosine, Cyclic, Step), trusted)
+    space = None
     if protocol.trials:
-        points = _searched_points(grids | axes | shared, stack, optimizer, protocol, seed0)
+        searched = grids | axes | shared
+        space = _space(searched, stack, optimizer, protocol) if searched else None
+        points = drawn(space, protocol.trials, Key.of(seed0).fold("search")) if space else [{}]
     elif protocol.tune_seeds:  # a list on the command line takes the place of a method's own grid
         points = [own | point for own in _tuned_points(grids | axes) for point in crossed(shared)]
     else:
         points = crossed(axes | shared)
+    asks = space is not None and protocol.batch > 0
+    if asks and values["lanes_per_job"] is not None:
+        raise Refusal(
+            f"lanes_per_job is {values['lanes_per_job']!r}; a search that asks for its points, a batch by the figures "
+            "of the one before, cannot be split (lanes_per_job=null or protocol=search)"
+        )
     if n_val == 0 and (stack.ends_at_best or (protocol.tune_seeds and len(points) > 1)):
         who = "early_stopping" if stack.ends_at_best else "protocol=tuned"
         raise Refusal(f"data.val_size is 0; {who} needs validation data (data.val_size=... or another data=...)")
@@ -217,9 +248,12 @@ def read(cfg: DictConfig, overrides: Sequence[str] = ()) -> Job:
         out=_folder(values["out"]),
         progress=_true_or_false("progress", values["progress"]),
         predictions=predictions and not data.regression,  # which are of classes
+        lanes_per_job=None if values["lanes_per_job"] is None else _whole("lanes_per_job", values["lanes_per_job"], 1),
+        share=None if values["share"] is None else _whole("share", values["share"], 0),
         threads=None if values["threads"] == "auto" else _whole("threads", values["threads"], 1),
         workers=None if values["workers"] == "auto" else _whole("workers", values["workers"], 1),
         keep_every=_keep_every(_section(values, "checkpoint")),
+        trackers=trackers.known(values["tracker"]),
         dataset=_title("data", values["data"]),
         model=_title("model", values["model"]),
         setting=_setting(values),
@@ -229,7 +263,8 @@ def read(cfg: DictConfig, overrides: Sequence[str] = ()) -> Job:
         experiment=replace(experiment, lanes=1) if why else experiment,
         one_by_one=why,
         marks=_marks(values["marks"]),
-        points=points,
+        points=points[: protocol.batch] if asks else points,
+        space=space if asks else None,
         seeds=range(seed0 + tune, seed0 + tune + seeds),
         tune_seeds=range(seed0, seed0 + tune),
         extend=extend,
@@ -396,6 +431,7 @@ def _protocol(node: object) -> Protocol:
     tunes, searches = name in ("tuned", "search"), name == "search"
     tune = _whole("protocol.tune_seeds", node.get("tune_seeds"), 1 if tunes else 0)
     trials = _whole("protocol.trials", node.get("trials"), 2) if searches else 0
+    batch = _batch(node) if searches else 0
     alternatives = node.get("alternatives") if searches else []
     if not isinstance(alternatives, list):
         raise Refusal(
@@ -405,7 +441,21 @@ def _protocol(node: object) -> Protocol:
     requires = node.get("requires") if searches else {}
     if not isinstance(requires, dict) or not all(isinstance(other, str) for other in requires.values()):
         raise Refusal(f"protocol.requires is {requires!r}; it must name a method for a method (conf/protocol)")
-    return Protocol(name, tune if tunes else 0, trials, groups, requires, node["select"])
+    return Protocol(name, tune if tunes else 0, trials, batch, groups, requires, node["select"])
+
+
+def _batch(node: Mapping[str, Any]) -> int:
+    """How many points a search asks for at a time; 0 for one that draws all at random."""
+    sampler = node.get("sampler", SAMPLERS[0])  # conf/protocol/search.yaml has none
+    if sampler not in SAMPLERS:
+        raise unknown("sampler", str(sampler), SAMPLERS, "protocol.sampler")
+    if sampler == SAMPLERS[0]:
+        return 0
+    if find_spec("optuna") is None:
+        raise Refusal(
+            "protocol.sampler is 'tpe', which needs Optuna (pip install 'regrun[optuna]', or protocol=search)"
+        )
+    return _whole("protocol.batch", node.get("batch"), 2)
 
 
 def _asked(evaluate: dict[str, Any]) -> Asked:
@@ -650,14 +700,11 @@ def _shared(
     return found
 
 
-def _searched_points(
-    axes: Mapping[str, Sequence[float]], stack: Stack, optimizer: Optimizer, protocol: Protocol, seed0: int
-) -> list[dict[str, float]]:
-    """The points that a search draws; a single empty one where there is nothing to draw."""
+def _space(axes: Mapping[str, Sequence[float]], stack: Stack, optimizer: Optimizer, protocol: Protocol) -> Space:
+    """What a search chooses from."""
     allowed = {f"{name}.{field}": r for name, method in stack.methods.items() for field, r in ranges(method).items()}
     allowed |= {f"optimizer.{field}": r for field, r in ranges(optimizer).items()}
-    key = Key.of(seed0).fold("search")
-    return drawn(axes, allowed, protocol.alternatives, protocol.requires, protocol.trials, key) if axes else [{}]
+    return Space(axes, allowed, protocol.alternatives, protocol.requires)
 
 
 def _build(

@@ -32,6 +32,6 @@ def options(group: str) -> list[str]:
     """The names on the menu of one group, in order.
 
     >>> options("protocol")
-    ['fixed', 'search', 'smoke', 'tuned']
+    ['fixed', 'optuna', 'search', 'smoke', 'tuned']
     """
     return sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))

@@ -8,6 +8,7 @@
     <job>/measures.csv      one row per run: measures of generalization, where evaluate.measures asks for them
     <job>/predictions/  <run_id>.npz: what the last checkpoint of a run says about each test example
     <job>/ended.jsonl   while a stage of the job runs: its runs that have ended, one a line, and their curves
+    <job>/share-<k>/    of a job that lanes_per_job splits, while it runs: ended.jsonl and checkpoints of each share
 
 Every file but the last is written beside and renamed, so that a reader finds the old one or the new one and nothing
 between; of the last a line counts once it is whole.
@@ -105,8 +106,11 @@ def write_ended(folder: Path, ended: Ended) -> None:
     append_line(folder / "ended.jsonl", json.dumps(ended))
 
 
-def read_ended(folder: Path, say: Callable[[str], None]) -> list[Ended]:
-    """The runs in `<folder>/ended.jsonl`; lines that are torn are left out, there too, and said."""
+def read_ended(folder: Path, say: Callable[[str], None] | None) -> list[Ended]:
+    """The runs in `<folder>/ended.jsonl`; lines that are torn are left out, there too, and said.
+
+    With None for `say` the file is left as it is: another process may be writing its next line.
+    """
     path = folder / "ended.jsonl"
     if not path.is_file():
         return []
@@ -122,7 +126,7 @@ def read_ended(folder: Path, say: Callable[[str], None]) -> list[Ended]:
         except (ValueError, TypeError, AttributeError):
             continue
         sound.append(line + b"\n")
-    if len(sound) < len(lines) - 1 or lines[-1]:
+    if say and (len(sound) < len(lines) - 1 or lines[-1]):
         say(f"{path}: a line is torn and left out, {len(found)} kept; its run begins again, or where it was kept")
         write_atomic(path, b"".join(sound))
     return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from runner.keys import Key
 from runner.methods.base import Range
@@ -11,25 +12,36 @@ from runner.methods.base import Range
 DECADE = 10.0  # grids whose ends are this factor apart are drawn from on a logarithmic scale
 
 
-def drawn(
-    grids: Mapping[str, Sequence[float]],
-    allowed: Mapping[str, Range],
-    alternatives: Sequence[Sequence[str]],
-    requires: Mapping[str, str],
-    trials: int,
-    key: Key,
-) -> list[dict[str, float]]:
-    """`trials` points {"mixup.alpha": 0.3, "l2": 0, ...}: strengths of methods that are on, 0 for those off.
+@dataclass(frozen=True)
+class Space:
+    """What a search chooses from."""
+
+    grids: Mapping[str, Sequence[float]]  # of every strength: its ends count
+    allowed: Mapping[str, Range]
+    alternatives: Sequence[Sequence[str]]  # methods of which one at most is on
+    requires: Mapping[str, str]  # methods that are on together with another
+
+    @property
+    def methods(self) -> list[str]:
+        """The methods of the stack that have a strength."""
+        return [name for name in dict.fromkeys(path.partition(".")[0] for path in self.grids) if name != "optimizer"]
+
+    @property
+    def groups(self) -> list[list[str]]:
+        """The methods by what one decides on at a time."""
+        grouped = [[name for name in group if name in self.methods] for group in self.alternatives]
+        together = {name for group in grouped for name in group}
+        return [group for group in grouped if group] + [[name] for name in self.methods if name not in together]
+
+
+def drawn(space: Space, trials: int, key: Key) -> list[dict[str, float]]:
+    """At most `trials` points {"mixup.alpha": 0.3, "l2": 0, ...}: strengths of methods that are on, 0 for those off.
 
     A method is on with probability 1/2; of several that are `alternatives` one at most is on, with probability 1/2
     together; what one `requires`, if it is in the stack, is on with it. A method alone is always on, and so is the
     optimizer. The draws of a trial are named by method: a method has the same strengths in every stack.
     """
-    names = list(dict.fromkeys(path.partition(".")[0] for path in grids))
-    methods = [name for name in names if name != "optimizer"]
-    grouped = [[name for name in group if name in methods] for group in alternatives]
-    together = {name for group in grouped for name in group}
-    groups = [group for group in grouped if group] + [[name] for name in methods if name not in together]
+    methods, groups, requires = space.methods, space.groups, space.requires
     points = []
     for trial in range(trials):
         at = key.fold(trial)
@@ -39,9 +51,10 @@ def drawn(
             on |= set(group[which : which + 1])  # none in half of the cases
         on |= {requires[name] for name in on if requires.get(name) in methods}
         point = {name: 0.0 for name in methods if name not in on}
-        for path, grid in grids.items():
+        for path, grid in space.grids.items():
             if path.partition(".")[0] in on:
-                point[path] = between(min(grid), max(grid), float(at.fold(path).uniform()), allowed[path].whole)
+                share = float(at.fold(path).uniform())
+                point[path] = between(min(grid), max(grid), share, space.allowed[path].whole)
         points.append(point)
     return [dict(point) for point in dict.fromkeys(tuple(point.items()) for point in points)]  # each once
 

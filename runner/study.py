@@ -11,10 +11,13 @@ import hashlib
 import json
 import math
 import os
+import shutil
 import sys
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +25,7 @@ import torch
 from omegaconf import OmegaConf
 
 from runner import extending, records
+from runner.asking import Asking
 from runner.config import Job, flatten
 from runner.engine.checkpoint import Checkpoints
 from runner.engine.loop import Outcome, Progress
@@ -114,54 +118,72 @@ def granted(job: Job, folder: Path) -> Job:
 def run_job(job: Job, folder: Path, command: Sequence[str], say: Say, watch: Callable[[Progress], None]) -> list[Row]:
     """Train what the job still lacks and give back all its rows.
 
-    One process at a time has a job: another one waits, and then finds it done. A run that has ended is written down at
-    once, first its predictions and then its row, and moves to the tables when its stage ends; those that have not are
-    kept in checkpoints. Raises JobFailed, with the traceback in error.txt if that can be written, if training breaks.
+    One process at a time has a job, or a share of one: another one waits, and then finds it done. A run that has ended
+    is written down at once, first its predictions and then its row, and moves to the tables when its stage ends; those
+    that have not are kept in checkpoints. The process that finds all shares of a job ended makes its tables. Raises
+    JobFailed, with the traceback in error.txt if that can be written, if training breaks.
     """
     place = folder / job.name
+    mine = place if job.share is None else place / f"share-{job.share}"
+    waits = "another process has it; waits for that to end"
     asked, job = len(job.seeds), granted(job, folder)
     if len(job.seeds) > asked:
         say(f"{job.name}: {len(job.seeds)} report seeds, to which the study was extended")
     try:
-        with held(place, f"{job.name}: another process has it; waits for that to end", say):
-            try:
-                return _run_held(job, folder, command, say, watch)
-            except Exception as error:
-                write_atomic(place / "error.txt", traceback.format_exc())
-                told = _told(error)
-                records.write_status(place, "failed", method=job.method, command=list(command), error=told)
-                raise JobFailed(f"{job.name} failed: {told} (traceback: {place / 'error.txt'})") from error
+        if job.share is not None:
+            with held(mine, f"{job.name}, share {job.share}: {waits}", say), _failing(job, place, command):
+                found = _run_share(job, folder, mine, command, say, watch)
+            if _lacks(job, found):
+                return found
+        with held(place, f"{job.name}: {waits}", say), _failing(job, place, command), ExitStack() as stack:
+            for share in _shares(place):
+                stack.enter_context(held(share, f"{job.name}, {share.name}: {waits}", say))
+            return _run_held(job, folder, command, say, watch)
     except OSError as error:  # a full disk or a folder that has become read-only: not even the failure can be written
         failed = JobFailed(f"{job.name} failed: {_told(error)}; what was written before is kept")
         failed.noted = False
         raise failed from error
 
 
+@contextmanager
+def _failing(job: Job, place: Path, command: Sequence[str]) -> Iterator[None]:
+    """Write down what breaks a job, and raise JobFailed in its place."""
+    try:
+        yield
+    except Exception as error:
+        write_atomic(place / "error.txt", traceback.format_exc())
+        told = _told(error)
+        records.write_status(place, "failed", method=job.method, command=list(command), error=told)
+        raise JobFailed(f"{job.name} failed: {told} (traceback: {place / 'error.txt'})") from error
+
+
 def _told(error: Exception) -> str:
     return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
-def _run_held(job: Job, folder: Path, command: Sequence[str], say: Say, watch: Callable[[Progress], None]) -> list[Row]:
-    place = folder / job.name
-    torch.set_num_threads(job.threads or threads(job.experiment.shaped(job.points[0])))
+def _run_held(
+    planned: Job, folder: Path, command: Sequence[str], say: Say, watch: Callable[[Progress], None]
+) -> list[Row]:
+    place = folder / planned.name
+    torch.set_num_threads(planned.threads or threads(planned.experiment.shaped(planned.points[0])))
     for written in (place, place / "predictions"):
         clear_parts(written)
-    rows, curves, asked = _recorded(job, place, say)
+    rows, curves, asked = _recorded(planned, place, say)
     present = {row["run_id"] for row in rows}
-    ended = [one for one in records.read_ended(place, say) if one.row["run_id"] not in present]
-    write_atomic(place / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(job.settings))))
+    ended = _new(present, [one for part in (place, *_shares(place)) for one in records.read_ended(part, say)])
+    write_atomic(place / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(planned.settings))))
     complete, chosen = records.read_status(place).get("state") == "complete", None
-    notes = list(job.experiment.data.notes)
+    notes = list(planned.experiment.data.notes)
     for note in notes:
-        records.to_stderr(f"{job.name}: {note}")  # a warning, whether or not progress is shown
-    for stage in ("tune", "report"):
+        records.to_stderr(f"{planned.name}: {note}")  # a warning, whether or not progress is shown
+    for job, stage in _stages(planned, place, rows):
         wanted = job.tuning() if stage == "tune" else job.reporting(chosen)
         order = {run_id_of(job, run): number for number, run in enumerate(wanted)}
         present = {row["run_id"] for row in rows} | {one.row["run_id"] for one in ended}
         missing = [run for run in wanted if run_id_of(job, run) not in present]
         if missing:
             records.write_status(place, "running", method=job.method, command=list(command), notes=notes)
-            ended += _trained(job, folder, wanted, missing, say, watch)
+            ended += _trained(job, folder, place, wanted, missing, say, watch)
         moved = [one for one in ended if one.row["run_id"] in order or stage == "report"]
         moved.sort(key=lambda one: order.get(one.row["run_id"], len(order)))
         rows += [one.row for one in moved]
@@ -179,13 +201,93 @@ def _run_held(job: Job, folder: Path, command: Sequence[str], say: Say, watch: C
                     records.write_table(place / f"{name}.csv", records.ASKED[name], lines)
             records.write_table(place / "runs.csv", records.COLUMNS, rows)
             if not ended:
-                (place / "ended.jsonl").unlink()
+                (place / "ended.jsonl").unlink(missing_ok=True)
+                for share in _shares(place):
+                    shutil.rmtree(share)
     if complete:
-        say(f"{job.name}: complete, nothing to run")
+        say(f"{planned.name}: complete, nothing to run")
     else:
-        records.write_status(place, "complete", method=job.method, command=list(command), notes=notes, error=None)
+        records.write_status(place, "complete", method=planned.method, command=list(command), notes=notes, error=None)
         (place / "error.txt").unlink(missing_ok=True)  # of an attempt before this one
     return rows
+
+
+def _stages(job: Job, place: Path, rows: Sequence[Row]) -> Iterator[tuple[Job, str]]:
+    """The stages of a job: "tune", again and again with more points where a search asks for them, and "report".
+
+    `rows` must have those of all points by the time that the next stage is asked for.
+    """
+    if job.space is None:
+        yield job, "tune"
+    else:
+        asking = Asking(place / "optuna.db", job.space, job.points, job.tune_seeds[0])
+        more = asking.ask(job.protocol.trials, job.protocol.batch) or bool(asking.points())
+        while more:
+            job = replace(job, points=asking.points())
+            yield job, "tune"
+            asking.tell(_means(job, rows))
+            more = asking.ask(job.protocol.trials, job.protocol.batch)
+    yield job, "report"
+
+
+def searched(job: Job, place: Path) -> Job:
+    """The job with all points that a search has asked for; the job itself if it asks for none."""
+    if job.space is None or not (place / "optuna.db").is_file():
+        return job
+    return replace(job, points=Asking(place / "optuna.db", job.space, job.points, job.tune_seeds[0]).points())
+
+
+def _run_share(
+    job: Job, folder: Path, mine: Path, command: Sequence[str], say: Say, watch: Callable[[Progress], None]
+) -> list[Row]:
+    """Train this process's share of the first stage that lacks runs; all rows of the job that there are then."""
+    place = folder / job.name
+    torch.set_num_threads(job.threads or threads(job.experiment.shaped(job.points[0])))
+    clear_parts(mine)
+    records.read_ended(mine, say)  # a torn line goes
+    rows = _found(job, place)
+    stage = _open_stage(job, rows)
+    present = {row["run_id"] for row in rows}
+    missing = [run for run in job.mine(stage) if run_id_of(job, run) not in present]
+    if not missing:
+        say(f"{job.name}, share {job.share}: complete, nothing to run")
+        return rows
+    write_atomic(place / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(job.settings))))
+    notes = list(job.experiment.data.notes)
+    records.write_status(place, "running", method=job.method, command=list(command), notes=notes)
+    for _ in _trained(job, folder, mine, stage, missing, say, watch):
+        pass
+    return _found(job, place)
+
+
+def _found(job: Job, place: Path) -> list[Row]:
+    """The rows of a job in its tables and of what has ended in any of its shares, read while others write."""
+    rows = _recorded(job, place, lambda line: None)[0]
+    ended = [one for part in (place, *_shares(place)) for one in records.read_ended(part, None)]
+    return rows + [one.row for one in _new({row["run_id"] for row in rows}, ended)]
+
+
+def _new(present: Collection[str], ended: Sequence[Ended]) -> list[Ended]:
+    """Those that have ended and are not present, each once."""
+    return list({one.row["run_id"]: one for one in ended if one.row["run_id"] not in present}.values())
+
+
+def _shares(place: Path) -> list[Path]:
+    return sorted(path for path in place.glob("share-*") if path.is_dir())
+
+
+def _open_stage(job: Job, rows: Sequence[Row]) -> list[Run]:
+    """The runs of the first stage that lacks some; those of the last one if none does."""
+    present = {row["run_id"] for row in rows}
+    tuning = job.tuning()
+    if any(run_id_of(job, run) not in present for run in tuning):
+        return tuning
+    return job.reporting(choose(job, rows) if job.tunes else None)
+
+
+def _lacks(job: Job, rows: Sequence[Row]) -> bool:
+    present = {row["run_id"] for row in rows}
+    return any(run_id_of(job, run) not in present for run in _open_stage(job, rows))
 
 
 def _recorded(job: Job, place: Path, say: Say) -> tuple[list[Row], list[Row], dict[str, list[Row]]]:
@@ -225,9 +327,15 @@ def _is_whole(curve: Sequence[Row], epochs: int, every: int) -> bool:
 
 
 def _trained(
-    job: Job, folder: Path, wanted: Sequence[Run], missing: Sequence[Run], say: Say, watch: Callable[[Progress], None]
+    job: Job,
+    folder: Path,
+    mine: Path,
+    wanted: Sequence[Run],
+    missing: Sequence[Run],
+    say: Say,
+    watch: Callable[[Progress], None],
 ) -> Iterator[Ended]:
-    """The missing runs of a stage, each written down before it is given."""
+    """The missing runs of a stage, each written down, in `mine`, before it is given."""
     place, began = folder / job.name, records.now()
     if job.one_by_one and len(missing) > 1:
         say(f"{job.name}: runs go one by one, not side by side: {job.one_by_one}")
@@ -237,7 +345,7 @@ def _trained(
     say(f"{job.name}: {prediction(job.experiment, missing[0], wide, workers)}")
     way = {"mapped": experiment.lanes != 1, "channels_last": experiment.channels_last}
     about = {**records.versions(), "device": experiment.device.type, **way, "compiled": experiment.compiled}
-    keeper = Checkpoints(place, about, job.keep_every, lambda line: say(f"{job.name}: {line}"))
+    keeper = Checkpoints(mine, about, job.keep_every, lambda line: say(f"{job.name}: {line}"))
     with keeper.listening():
         for outcome in train_across(experiment, missing, watch, workers, keeper):
             run_id = run_id_of(job, outcome.run)
@@ -247,7 +355,7 @@ def _trained(
             row = records.as_text(records.COLUMNS, row_of(job, folder.name, outcome, began) | used)
             curve = [records.as_text(records.CURVE_COLUMNS, point) for point in curve_of(job, outcome)]
             ended = Ended(row, curve, asked_of(job, outcome))
-            records.write_ended(place, ended)
+            records.write_ended(mine, ended)
             yield ended
         keeper.clear()
         keeper.check()
@@ -259,14 +367,21 @@ def choose(job: Job, rows: Sequence[Mapping[str, Any]]) -> int:
     Of points with one strength and several learning rates, say, ties go to the one that is listed first.
     Only validation columns are read. A point that diverged on any seed is chosen only if all did.
     """
+    means = _means(job, rows)
+    return max(means, key=lambda index: (means[index], -index))
+
+
+def _means(job: Job, rows: Sequence[Mapping[str, Any]]) -> dict[int, float]:
+    """The mean validation figure of each point that has been tuned, the more the better; -inf if it diverged."""
     less = job.protocol.select == "val_loss"
     column, sign = "last_val_loss" if less else f"last_val_{job.experiment.data.score}", -1 if less else 1
     means: dict[int, float] = {}
     for index in range(len(job.points)):
         mine = [row for row in rows if row["role"] == "tune" and int(row["strength_idx"]) == index]
         sound = all(row["status"] == "ok" for row in mine)
-        means[index] = sign * sum(float(row[column]) for row in mine) / len(mine) if sound else -float("inf")
-    return max(means, key=lambda index: (means[index], -index))
+        if mine:
+            means[index] = sign * sum(float(row[column]) for row in mine) / len(mine) if sound else -float("inf")
+    return means
 
 
 def _standing(folder: Path) -> dict[str, Any]:

@@ -25,6 +25,15 @@ class Planned(NamedTuple):
     overrides: list[str]
     name: str  # of its folder
     method: str
+    trackers: Sequence[str]
+    shares: Sequence[int]  # how many processes train each of its stages; nothing where one trains them all
+
+
+class Launch(NamedTuple):
+    """What a launcher is to run in one process: a job, or a share of one."""
+
+    number: int  # which of the planned jobs
+    overrides: list[str]
 
 
 def plan(
@@ -35,7 +44,7 @@ def plan(
     `jobs` are lists of overrides, "method=dropout", "epochs=5"; `axes` are the keys that the sweep varies;
     `command` is put on record. Refuses the whole sweep, and writes nothing, if any job is refused.
     """
-    from runner import study
+    from runner import study, trackers
     from runner.config import OUTSIDE, read
 
     known = [axis for axis in axes if axis != "method" and not axis.startswith(("method.", "hydra."))]
@@ -65,7 +74,34 @@ def plan(
     folder = first.out / named
     study.admit([checked for _, checked in kept.values()], known, folder)
     study.begin([checked for _, checked in kept.values()], known, folder, command)
-    return folder, [Planned(overrides, name, checked.method) for name, (overrides, checked) in kept.items()]
+    trackers.begin(first.trackers, folder)
+    return folder, [
+        Planned(overrides, name, checked.method, checked.trackers, study.granted(checked, folder).shares)
+        for name, (overrides, checked) in kept.items()
+    ]
+
+
+def rounds(jobs: Sequence[Planned]) -> list[list[Launch]]:
+    """What to launch together, round after round: a job that is split has a round for each of its stages.
+
+    >>> [
+    ...     [launch.overrides for launch in part]
+    ...     for part in rounds([Planned(["a=1"], "", "", (), ()), Planned([], "", "", (), (1, 2))])
+    ... ]
+    [[['a=1'], ['share=0']], [['share=0'], ['share=1']]]
+    """
+    stages = max(len(job.shares) or 1 for job in jobs)
+    return [
+        [
+            Launch(number, [*job.overrides, *more])
+            for number, job in enumerate(jobs)
+            for more in (
+                [[f"share={share}"] for share in range(job.shares[stage])] if stage < len(job.shares) else [[]]
+            )
+            if stage == 0 or stage < len(job.shares)
+        ]
+        for stage in range(stages)
+    ]
 
 
 def note_failure(folder: Path, job: Planned, error: BaseException | str) -> None:
@@ -85,9 +121,9 @@ def stamp(what: str) -> str:
     return f"{datetime.now().strftime('%Y-%m-%d_%H-%M-%S')}_{what}"
 
 
-def report(folder: Path) -> int:
+def report(folder: Path, shown_in: Sequence[str]) -> int:
     """Make the study's tables and figures, show the table, and say how many of its jobs have failed."""
-    from runner import records
+    from runner import records, trackers
     from runner.files import clear_parts, held
     from runner.report.build import NoRuns, build, describe, unfinished_jobs
     from runner.report.cli import show
@@ -106,6 +142,7 @@ def report(folder: Path) -> int:
             print(f"no report: {error}", file=sys.stderr)
         return len(failed)
     show(made)
+    trackers.report(shown_in, folder, [*made.tables, *made.figures])
     return len(made.failed)
 
 

@@ -20,7 +20,7 @@ from runner.engine.loop import train
 from runner.errors import Refusal
 from runner.grid import Run, runs
 from runner.paths import conf_dir
-from runner.study import asked_of, curve_of, row_of, run_id_of
+from runner.study import asked_of, curve_of, row_of, run_id_of, searched
 
 # Cost, and where and when a run was trained: what a second run of the same may change.
 MOVING = (
@@ -42,7 +42,7 @@ def verify(folder: Path, seed: int | None, allow: Sequence[str]) -> tuple[bool, 
     if not recorded:
         raise Refusal(f"{folder} has no runs to verify (studies are the folders in outputs/)")
     place, row = random.Random(drawn).choice(recorded)
-    job = stored_job(place, allow)
+    job = searched(stored_job(place, allow), place)
     run = _run(job, row)
     mine, points, asked, predicted = _again(job, run, row)
     apart = [name for name in records.COLUMNS if name not in MOVING and name in row and mine[name] != row[name]]

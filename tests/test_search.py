@@ -19,7 +19,7 @@ from runner.keys import Key
 from runner.methods.base import Range
 from runner.paths import conf_dir, options, stacked
 from runner.records import read_table
-from runner.search import between, drawn
+from runner.search import Space, between, drawn
 
 PLAIN, WHOLE = Range(0, math.inf, 0, False, False, False, False), Range(1, 9, None, False, False, True, False)
 GRIDS: dict[str, list[float]] = {
@@ -28,7 +28,8 @@ GRIDS: dict[str, list[float]] = {
 }  # fmt: skip
 ALLOWED = dict.fromkeys(GRIDS, PLAIN) | {"lookahead.every": WHOLE}
 TRIALS = 2000
-POINTS = drawn(GRIDS, ALLOWED, [["mixup", "cutmix", "absent"]], {"shake_drop": "skip"}, TRIALS, Key.of(0))
+SPACE = Space(GRIDS, ALLOWED, [["mixup", "cutmix", "absent"]], {"shake_drop": "skip"})
+POINTS = drawn(SPACE, TRIALS, Key.of(0))
 SMALL = ["data=optdigits", "data.train_size=100", "model=resnet_mlp", "model.width=8", "model.depth=1", "epochs=2"]
 
 
@@ -76,12 +77,12 @@ def test_strengths_lie_between_the_ends_of_their_grids_on_the_scale_of_the_grid(
 
 
 def test_a_method_alone_is_always_on_with_the_strengths_it_has_in_a_stack() -> None:
-    alone = drawn({"l2.rate": GRIDS["l2.rate"]}, ALLOWED, [], {}, 50, Key.of(0))
+    alone = drawn(Space({"l2.rate": GRIDS["l2.rate"]}, ALLOWED, [], {}), 50, Key.of(0))
     assert all("l2.rate" in point for point in alone)
     together = [(a["l2.rate"], b["l2.rate"]) for a, b in zip(alone, POINTS[:50], strict=True) if "l2.rate" in b]
     assert together
     assert all(one == other for one, other in together)
-    assert drawn(GRIDS, ALLOWED, [], {}, 5, Key.of(1)) != drawn(GRIDS, ALLOWED, [], {}, 5, Key.of(0))
+    assert drawn(SPACE, 5, Key.of(1)) != drawn(SPACE, 5, Key.of(0))
 
 
 def test_values_by_hand() -> None:
@@ -194,3 +195,94 @@ def test_the_whole_space_of_cocktails_is_refused_unless_it_is_searched() -> None
     assert len(stacked("cocktail_space")) == 13
     assert len(job.points) == 20
     assert len({tuple(sorted(p for p in point if "." not in p)) for point in job.points}) > 15
+
+
+TPE = ["protocol=optuna", "protocol.trials=7", "protocol.batch=3", "seeds=2", "study=s", "progress=false"]
+
+
+def asked_in(study: Path, method: str) -> list[tuple[dict[str, object], list[float] | None]]:
+    """What each trial of a job was asked for and told, read with Optuna."""
+    optuna = pytest.importorskip("optuna")
+    (path,) = study.glob(f"{method}-*/optuna.db")
+    trials = optuna.load_study(study_name=None, storage=f"sqlite:///{path}").trials
+    return [(trial.user_attrs["point"], trial.values) for trial in trials]
+
+
+@pytest.mark.parametrize("method", ["l2", "[dropout,swa,ema]"])
+def test_optuna_is_told_validation_figures_and_its_best_point_is_reported(
+    regrun: Regrun, tmp_path: Path, method: str
+) -> None:
+    pytest.importorskip("optuna")
+    told = regrun("-m", f"method={method}", *TPE, *SMALL, "batch_size=50")
+    assert told.code == 0, told.err
+    name = method.strip("[]").replace(",", "+")
+    rows = read_table(tmp_path / "outputs" / "s" / "runs.csv")
+    tune = [row for row in rows if row["method"] == name and row["role"] == "tune"]
+    trials = asked_in(tmp_path / "outputs" / "s", name)
+    assert len(trials) == 7
+    points = list(dict.fromkeys(tuple(sorted(point.items())) for point, _ in trials))
+    for number, point in enumerate(points):
+        mine = [row for row in tune if int(row["strength_idx"]) == number]
+        assert {row["seed"] for row in mine} == {"0", "1"}
+        mean = sum(float(row["last_val_acc"]) for row in mine) / 2
+        told_of = {v[0] for p, v in trials if v and tuple(sorted(p.items())) == point}
+        assert len(told_of) == 1
+        assert told_of.pop() == pytest.approx(mean)
+    first = composed(*TPE, f"method={method}", *SMALL).points
+    assert [point for point, _ in trials[:3]] == first  # drawn as protocol=search draws, equal for every stack
+    assert first == composed("protocol=search", "protocol.trials=7", f"method={method}", *SMALL).points[:3]
+    best = max(points, key=lambda point: next(v[0] for p, v in trials if v and tuple(sorted(p.items())) == point))
+    (shown,) = {row["strengths"] for row in rows if row["method"] == name and row["role"] == "report"}
+    assert shown == " ".join(f"{path}={value:g}" for path, value in dict(best).items() if "." in path)
+    assert not any("swa." in row["strengths"] and "ema." in row["strengths"] for row in rows)
+
+
+def test_a_search_by_optuna_that_was_cut_off_asks_for_the_same_points(
+    regrun: Regrun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("optuna")
+    from runner import records
+
+    command = ["method=l2", *TPE, *SMALL, "batch_size=50"]
+    assert regrun(*command, "out=whole").code == 0
+    write, left = records.write_ended, 8
+
+    def breaks(*arguments: object) -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise RuntimeError("cut off")
+        write(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(records, "write_ended", breaks)
+    assert regrun(*command).code == 1  # in the second batch: 3 points, of 2 seeds each, and 2 runs
+    monkeypatch.setattr(records, "write_ended", write)
+    assert regrun(*command).code == 0
+    whole, mine = (asked_in(tmp_path / out / "s", "l2") for out in ("whole", "outputs"))
+    assert mine == whole
+    tables = [
+        {row["run_id"]: row["last_test_loss"] for row in read_table(tmp_path / out / "s" / "runs.csv")}
+        for out in ("whole", "outputs")
+    ]
+    assert tables[0] == tables[1]
+    assert regrun(*command).code == 0
+    assert asked_in(tmp_path / "outputs" / "s", "l2") == whole  # complete: nothing more is asked for
+
+
+def test_a_run_that_optuna_has_asked_for_can_be_verified(regrun: Regrun, tmp_path: Path) -> None:
+    pytest.importorskip("optuna")
+    from runner.verify import verify
+
+    assert regrun("method=l2", *TPE, *SMALL, "batch_size=50").code == 0
+    assert [verify(tmp_path / "outputs" / "s", seed, ())[0] for seed in range(4)] == [True] * 4
+
+
+def test_what_a_search_by_optuna_refuses(regrun: Regrun, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("optuna")
+    with pytest.raises(Refusal, match="lanes_per_job is 2; a search that asks"):
+        composed("method=l2", *TPE, *SMALL, "lanes_per_job=2")
+    with pytest.raises(Refusal, match="no sampler 'tep'; did you mean 'tpe'"):
+        composed("method=l2", *TPE, *SMALL, "protocol.sampler=tep")
+    monkeypatch.setattr("runner.config.find_spec", lambda name: None)
+    with pytest.raises(Refusal, match=r"pip install 'regrun\[optuna\]'"):
+        composed("method=l2", *TPE, *SMALL)

@@ -39,6 +39,7 @@ from runner.methods.base import Params
 HEAD = b"regrun checkpoint 1"
 NAME = "checkpoint-{process}-{which}"
 SIGNALS = ("SIGINT", "SIGTERM", "SIGUSR1")  # of which the last is a warning: training goes on
+ASKED_FOR = "SIGUSR2"  # taken only from whoever has a handler for it: submitit, before a job of Slurm ends
 Name: TypeAlias = tuple[str, int, tuple[tuple[str, float], ...]]  # of a run: see runner.grid.Run
 
 
@@ -131,6 +132,7 @@ class Checkpoints(Keeper):
         self.folder, self.seconds, self._say = folder, seconds, say
         self.about = {key: str(value) for key, value in about.items()}  # torch's version is a class of its own
         self._asked: int | None = None  # the signal
+        self._goes_on: set[int] = set()  # signals after which training goes on
         self._told: list[int] = []
         self._process = 0
         self._since = time.monotonic()
@@ -181,10 +183,16 @@ class Checkpoints(Keeper):
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Take the signals while the block runs; a second Ctrl-C ends the process at once, with nothing kept."""
+        """Take the signals while the block runs; a second Ctrl-C ends the process at once, with nothing kept.
+
+        A launcher that has taken signals before keeps its say. SIGTERM is then a warning too: Slurm sends it first to a
+        job that must give way, and queues it again only if it did not end by itself. After SIGUSR2 the state is kept,
+        the training stops, and the launcher's own handler is called, which queues the job again.
+        """
         if threading.current_thread() is not threading.main_thread():  # only there can Python take signals
             yield
             return
+        home = os.getpid()
 
         def take(number: int, frame: FrameType | None) -> None:
             if self._asked == number == signal.SIGINT:
@@ -195,20 +203,33 @@ class Checkpoints(Keeper):
                     # A terminal's Ctrl-C reaches it by itself, and a second one would end it at once.
                     os.kill(process, signal.SIGTERM if number == signal.SIGINT else number)
 
-        numbers = [getattr(signal, name) for name in SIGNALS if hasattr(signal, name)]
-        before = {number: signal.signal(number, take) for number in numbers}
+        numbers = [getattr(signal, name) for name in (*SIGNALS, ASKED_FOR) if hasattr(signal, name)]
+        before = {number: signal.getsignal(number) for number in numbers}
+        foreign = {n: h for n, h in before.items() if callable(h) and h is not signal.default_int_handler}
+        taken = [n for n in numbers if signal.Signals(n).name != ASKED_FOR or n in foreign]
+        self._goes_on = {n for n in taken if signal.Signals(n).name == SIGNALS[-1]}
+        self._goes_on |= {n for n in foreign if n == signal.SIGTERM}
+        for number in taken:
+            signal.signal(number, take)
         try:
             yield
+        except Stopped as stopped:
+            for number in taken:
+                signal.signal(number, before[number])
+            if stopped.number in foreign and os.getpid() == home:
+                foreign[stopped.number](stopped.number, None)  # ends the process where it takes the job over
+            raise
         finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+            for number in taken:
+                signal.signal(number, before[number])
 
     def _leave(self, number: int) -> None:
-        if signal.Signals(number).name != SIGNALS[-1]:
+        if number not in self._goes_on:
             raise Stopped(number)
 
     def _files(self) -> list[Path]:
-        return sorted(self.folder.glob(NAME.format(process="*", which="*")))
+        name = NAME.format(process="*", which="*")
+        return sorted([*self.folder.glob(name), *self.folder.glob(f"share-*/{name}")])  # of a job that was split, too
 
     def _read(self) -> tuple[int, list[Part]]:
         """The highest number in the folder, and for each run the part that has it farthest."""

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from runner.engine.loop import alike, begin, few_steps
 from runner.engine.memory import available, footprint
 from runner.engine.weights import built_net
+from runner.engine.workers import cores
 from runner.experiment import Experiment
 from runner.grid import Run
 from runner.nets.lanewise import LanewiseConv1d, lanewise
@@ -106,9 +107,8 @@ def threads(experiment: Experiment) -> int:
     Below SMALL multiply-adds a step is faster, or as fast, on one thread; and a second one that has to wait for its
     core makes it many times slower (measured in docs/benchmarks.md).
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     net = built_net(experiment)
-    return 1 if multiply_adds(net, experiment) * experiment.budget.batch_size < SMALL else cores
+    return 1 if multiply_adds(net, experiment) * experiment.budget.batch_size < SMALL else cores()
 
 
 def multiply_adds(net: nn.Module, experiment: Experiment) -> int:

@@ -32,16 +32,18 @@ LEAST = 4  # runs that are worth a process of their own: packs of fewer save lit
 
 
 def cores() -> int:
-    """The processor's cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """The processor's cores that this process may use; within a Slurm job at most those it asked for."""
+    there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(there, int(os.environ.get("SLURM_CPUS_PER_TASK") or there))  # not every Slurm binds jobs to their cores
 
 
 def worth(experiment: Experiment, runs: int) -> int:
-    """How many processes so many runs are worth: one where there is an accelerator, few runs, or a parent process.
+    """How many processes so many runs are worth: one where there is an accelerator, few runs, or a launcher's process.
 
-    The parent is a launcher's that has put its jobs on all cores. Only Linux can begin a process in no time.
+    joblib and Ray have put jobs on all cores, and a process of Ray's must not be forked. Only Linux can begin a process
+    in no time.
     """
-    launched = multiprocessing.current_process().name != "MainProcess"
+    launched = multiprocessing.current_process().name != "MainProcess" or "ray" in sys.modules
     if experiment.device.type != "cpu" or launched or sys.platform != "linux":
         return 1
     return max(1, min(cores(), runs // LEAST))

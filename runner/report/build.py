@@ -39,6 +39,7 @@ PRIMARY = ("last", "test_acc")
 SECONDARY = tuple(
     (checkpoint, metric) for metric in METRICS for checkpoint in ("last", "best") if (checkpoint, metric) != PRIMARY
 )
+MOST_DRAWN = 12  # comparisons that have figures of their own; a page with more could not be opened
 # The tables of headline.md, with their headings; the others are in headline.csv and on the page.
 HEADINGS = {
     ("best", "test_acc"): "At the epoch of lowest validation loss (secondary)",
@@ -192,6 +193,14 @@ def secondary(
             yield without_tests(headline(part, checkpoint, metric, margins=margins, stored=stored))
 
 
+def _undrawn(primary: pd.DataFrame) -> str:
+    """A sentence on the comparisons that have no figures of their own; nothing where all have."""
+    count = len(groups(primary))
+    if count <= MOST_DRAWN:
+        return ""
+    return f"Figures are drawn for the first {MOST_DRAWN} of {count} comparisons; the tables have all."
+
+
 def _slug(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9=.+-]+", "_", text).strip("_")
 
@@ -213,9 +222,10 @@ def _draw(
     primary = headlines[0]
     parts = groups(primary)
     runs_of, strengths_of = dict(groups(runs)), dict(groups(strengths))
-    for title, frame in parts:
+    headlines_of = [dict(groups(other)) for other in headlines]
+    for title, frame in parts[:MOST_DRAWN]:
         own, grid = runs_of[title], strengths_of[title]
-        both = [dict(groups(other))[title] for other in headlines]
+        both = [frames[title] for frames in headlines_of]
         makers: dict[str, Callable[[], Drawing | None]] = {
             "forest": partial(comparisons.forest, own, frame),
             "gap_vs_test": partial(figures.gap_vs_test, frame, grid),
@@ -318,6 +328,8 @@ def build(study_dir: Path, margins: Margins | None = None) -> Report:
         tables.append(write_atomic(folder / "measures.csv", to_csv(measured)))
         for title, part in groups(measured):
             further.append(f"## {title}: measures of generalization\n\n{measures.measures_markdown(part)}")
+    if undrawn := _undrawn(primary):
+        further.append(undrawn)
     lost = _failed_runs(runs)
     tables += [
         *_table(folder, "headline", pd.concat([primary, *others], ignore_index=True)),
@@ -344,6 +356,7 @@ def build(study_dir: Path, margins: Margins | None = None) -> Report:
         tuple(describe(failure) for failure in failures),
         tuple(lost),
         tuple(extension_lines(extensions)),
+        _undrawn(primary),
     )
     tables.append(write_atomic(folder / "report.html", page.render(found, shown)))
     return Report(

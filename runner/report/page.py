@@ -87,6 +87,7 @@ class Study:
     failures: tuple[str, ...]
     lost: tuple[str, ...]
     extensions: tuple[str, ...]
+    undrawn: str = ""  # that not every comparison has figures, if so
 
 
 def inline_svg(text: str, prefix: str, title: str) -> Markup:
@@ -343,6 +344,7 @@ def render(study: Study, figures: Sequence[Shown]) -> str:
         protocol=_protocol(study, statuses),
         extensions=study.extensions,
         failures=[*(f"job {line}" for line in study.failures), *study.lost],
+        undrawn=study.undrawn,
         versions=_versions(study, statuses),
         commands=commands(statuses),
         settings=_settings(study.folder),

@@ -9,7 +9,6 @@ import sys
 from collections.abc import Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
@@ -119,26 +118,39 @@ class RegrunSweeper(BasicSweeper):
         every = [job for batch in batches for job in batch]
         folder, jobs = sweep.plan(compose, every, axes, ["regrun", *sys.argv[1:]])
         returns: list[JobReturn | None] = []
-        size = self.max_batch_size or len(jobs)
-        for begin in range(0, len(jobs), size):
-            returns += self._launched([job.overrides for job in jobs[begin : begin + size]], begin)
+        last: dict[int, JobReturn | None] = {}  # by job: of a split one a share that failed, if one has
+        began = 0
+        for launches in sweep.rounds(jobs):
+            told = self._in_batches([launch.overrides for launch in launches], began)
+            began += len(launches)
+            returns += told
+            fresh: dict[int, JobReturn | None] = {}
+            for launch, one in zip(launches, told, strict=True):
+                if launch.number not in fresh or _is_done(fresh[launch.number]):
+                    fresh[launch.number] = one
+            last |= fresh  # a later stage also trains what an earlier one has lost
         failed = 0
         mistakes: list[BaseException] = []
-        for job, told in zip(jobs, returns, strict=True):
-            if told is not None and told.status == JobStatus.COMPLETED:
+        for number, job in enumerate(jobs):
+            became = last[number]
+            if _is_done(became):
                 continue
             failed += 1
-            error = told._return_value if told else "its process died (killed by the system, out of memory?)"
-            if not (isinstance(error, JobFailed) and error.noted):
+            error = became._return_value if became else "its process died (killed by the system, out of memory?)"
+            if job.shares or not (isinstance(error, JobFailed) and error.noted):
                 sweep.note_failure(folder, job, error)
             if isinstance(error, BaseException) and not isinstance(error, JobFailed | Refusal | OSError):
                 mistakes.append(error)
-        broken = sweep.report(Path(folder))
+        broken = sweep.report(folder, jobs[0].trackers)
         if mistakes:
             raise mistakes[0]
         if failed or broken:
             raise JobFailed(f"{max(failed, broken)} of {len(jobs)} jobs failed; see {folder}")
         return returns
+
+    def _in_batches(self, jobs: list[list[str]], begin: int) -> list[JobReturn | None]:
+        size = self.max_batch_size or len(jobs)
+        return [told for at in range(0, len(jobs), size) for told in self._launched(jobs[at : at + size], begin + at)]
 
     def _launched(self, jobs: list[list[str]], begin: int) -> list[JobReturn | None]:
         """What became of each job; None where the process that had it died.
@@ -153,3 +165,7 @@ class RegrunSweeper(BasicSweeper):
             if len(jobs) == 1:
                 return [None]
         return [told for number, job in enumerate(jobs) for told in self._launched([job], begin + number)]
+
+
+def _is_done(told: JobReturn | None) -> bool:
+    return told is not None and told.status == JobStatus.COMPLETED
