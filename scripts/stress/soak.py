@@ -1,6 +1,6 @@
 """One sweep of very many tiny jobs: whether memory and open files stay what they were, and what the report costs.
 
-python scripts/stress/soak.py              2,000 jobs of two runs: the better part of an hour
+python scripts/stress/soak.py              2,000 jobs of two runs
 python scripts/stress/soak.py --jobs 60
 
 The jobs go one after another in one process, Hydra's basic launcher, which is where a leak would show. Memory is the
