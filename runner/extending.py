@@ -31,10 +31,14 @@ def reached(folder: Path) -> dict[str, dict[str, int]]:
     """The number of report seeds that each job of a study has, by group and then by the job's folder."""
     found: dict[str, dict[str, int]] = {}
     for path in sorted(folder.glob("*/runs.csv")):
-        rows = [row for row in records.read_table(path) if row["role"] == "report"]
+        rows = [row for row in records.read_table(path, _unsaid) if row["role"] == "report"]
         for group in {f"{row['dataset']}/{row['model']}" for row in rows}:
             found.setdefault(group, {})[path.parent.name] = len({row["seed"] for row in rows})
     return found
+
+
+def _unsaid(line: str) -> None:
+    """A torn table is told of where the job that has it begins."""
 
 
 def refuse(jobs: Sequence[Job], folder: Path) -> None:

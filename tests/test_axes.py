@@ -83,7 +83,7 @@ def test_a_noisy_run_trains_on_the_wrong_labels_and_says_what_it_knows_of_the_ri
         split = trial.splitter.split(trial.data, outcome.run.seed)
         realised = (split.y != trial.data.y)[split.train].double().mean().item()
         assert outcome.figures["label_noise"] == pytest.approx(realised)
-        assert outcome.figures["last_train_acc"] > 0.8  # half way to learning by heart
+        assert outcome.figures["last_train_acc"] > 0.77  # well above 0.7, what the right labels alone would give
         # Whoever gives every label as it was told is right as often as what was told is; else at most as much off as
         # the share of labels not given as told.
         apart = abs(outcome.figures["last_train_acc_clean"] - (1 - realised))

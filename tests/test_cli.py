@@ -84,7 +84,7 @@ def test_a_sweep_composes_each_job_once(regrun: Regrun, monkeypatch: pytest.Monk
         composed.append(tuple(overrides))
         return load(self, config_name, overrides, *more, **named)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("runner.sweep.report", lambda folder: 0)
+    monkeypatch.setattr("runner.sweep.report", lambda folder, shown_in: 0)
     monkeypatch.setattr(ConfigLoaderImpl, "load_configuration", counted)
     assert regrun("-m", "method=l2,dropout", "method.l2.rate=0.1,0.2", "seeds=1", *SMALL).code == 0
     of_jobs = [overrides for overrides in composed if any(o.startswith("axes=") for o in overrides)]
@@ -163,7 +163,7 @@ def test_a_command_runs_these_methods(
     regrun: Regrun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, expected: set[str]
 ) -> None:
     monkeypatch.setattr(
-        "runner.sweep.report", lambda folder: 0
+        "runner.sweep.report", lambda folder, shown_in: 0
     )  # what it makes is tested elsewhere, and takes its time
     told = regrun(*shlex.split(command), "seeds=1", *SMALL)
     assert told.code == 0, told.err
@@ -190,7 +190,7 @@ def test_a_command_runs_these_methods(
 def test_strengths_written_as_lists_are_a_grid(
     regrun: Regrun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, expected: dict[str, list[str]]
 ) -> None:
-    monkeypatch.setattr("runner.sweep.report", lambda folder: 0)
+    monkeypatch.setattr("runner.sweep.report", lambda folder, shown_in: 0)
     told = regrun(*shlex.split(command), "seeds=2", *SMALL)
     assert told.code == 0, told.err
     for method, points in expected.items():
@@ -201,7 +201,7 @@ def test_strengths_written_as_lists_are_a_grid(
 def test_a_swept_setting_has_its_own_baseline_and_name(
     regrun: Regrun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("runner.sweep.report", lambda folder: 0)
+    monkeypatch.setattr("runner.sweep.report", lambda folder, shown_in: 0)
     told = regrun("-m", "method=l2", "epochs=1,2", "seeds=1", *[a for a in SMALL if a != "epochs=2"])
     assert told.code == 0, told.err
     rows = rows_of(tmp_path / "outputs" / "first")
