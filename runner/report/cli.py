@@ -9,6 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from runner.errors import Refusal
+
 if TYPE_CHECKING:
     from runner.report.build import Report
 
@@ -53,8 +55,13 @@ class OneLine(argparse.ArgumentParser):
         self.exit(UNUSABLE, f"{self.prog}: {' '.join(message.split())} ({self.prog} --help)\n")
 
 
+def _merged(studies: Sequence[Path], into: Path | None) -> Path:
+    from runner.report.merge import merge
+
+    return merge(studies, into or studies[0].parent / "+".join(study.resolve().name for study in studies))
+
+
 def _verify(study_dir: Path, seed: int | None, allow: Sequence[str]) -> int:
-    from runner.errors import Refusal
     from runner.verify import verify
 
     try:
@@ -72,9 +79,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     With --verify: 0 if the run gave the same figures again, 1 if not, 2 if it could not be run.
     """
     parser = OneLine(
-        prog="regrun-report", description="Tables and figures of a study: runs.csv and report/ in its folder."
+        prog="regrun-report",
+        description="Tables and figures of a study: runs.csv and report/ in its folder. Several studies are merged.",
     )
-    parser.add_argument("study_dir", type=Path, metavar="STUDY_DIR", help="a folder of runs, as outputs/NAME")
+    parser.add_argument(
+        "studies", type=Path, nargs="+", metavar="STUDY_DIR", help="a folder of runs, as outputs/NAME; or several"
+    )
+    parser.add_argument(
+        "--into", type=Path, metavar="FOLDER", help="where several studies are merged (default: their names, joined)"
+    )
     parser.add_argument(
         "--margin",
         action="append",
@@ -90,13 +103,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--allow", action="append", default=[], metavar="PACKAGE", help="a package of yours that --verify may import"
     )
     arguments = parser.parse_args(argv)
-    study_dir: Path = arguments.study_dir
+    study_dir: Path = arguments.studies[0]
+    if arguments.verify and len(arguments.studies) > 1:
+        print("regrun-report: --verify takes one study", file=sys.stderr)
+        return UNUSABLE
     if not study_dir.is_dir():
         print(f"regrun-report: no folder {study_dir} (studies are the folders in outputs/)", file=sys.stderr)
         return UNUSABLE
 
     if arguments.verify:
         return _verify(study_dir, arguments.seed, arguments.allow)
+
+    if len(arguments.studies) > 1:
+        try:
+            study_dir = _merged(arguments.studies, arguments.into)
+        except Refusal as error:
+            print(f"regrun-report: {error}", file=sys.stderr)
+            return UNUSABLE
 
     # Here, so that --help and a wrong path answer at once.
     from runner.report.build import NoRuns, build, stored_margins

@@ -1,0 +1,173 @@
+"""One study made of several: other data sets', other methods', other seeds', other machines'."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from runner.errors import Refusal
+from runner.files import read_csv, write_atomic
+
+Row = dict[str, str]
+WHICH = ("dataset", "model", "setting", "method", "strengths", "role", "seed")  # one run each, whatever job it is of
+CHOOSES = "protocol.tune_seeds"
+
+
+def merge(studies: Sequence[Path], into: Path) -> Path:
+    """Put the jobs of all studies into the folder `into`, as if one command had run them, and give that folder.
+
+    A run that stands in two of them stands there once. Nothing of the studies is changed; a folder that an earlier
+    merging made is replaced, and no other.
+
+    Raises Refusal for studies that cannot be compared: with other margins, with other settings on one data set and
+    model, with other figures of one run, with other training sets at one seed, and with other first seeds where
+    strengths are chosen, since one's seeds to choose on may be another's to report.
+    """
+    stories = [_story(study) for study in studies]
+    if into.exists() and "merged" not in _json(into / "study.json"):
+        raise Refusal(f"{into} is there and was not made by merging; name another folder (--into ...)")
+    if any(into.resolve() == study.resolve() for study in studies):
+        raise Refusal(f"{into} is one of the studies to merge; name another folder (--into ...)")
+    joined = _joined(studies, stories)
+    into.parent.mkdir(parents=True, exist_ok=True)
+    fresh = Path(tempfile.mkdtemp(dir=into.parent, prefix=f".{into.name}-"))
+    try:
+        for study in studies:
+            for job in sorted(path.parent for path in study.glob("*/status.json")):
+                _take(job, fresh / job.name)
+        _check_runs(fresh)
+        write_atomic(fresh / "study.json", json.dumps(joined, indent=1) + "\n")
+        if into.exists():
+            shutil.rmtree(into)
+        fresh.rename(into)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)  # it is gone where all went well
+    return into
+
+
+def _story(study: Path) -> Mapping[str, Any]:
+    """What a study's own file says."""
+    if not study.is_dir():
+        raise Refusal(f"no folder {study} (studies are the folders in outputs/)")
+    story = _json(study / "study.json")
+    if not isinstance(story.get("settings"), dict) or not any(study.glob("*/runs.csv")):
+        raise Refusal(f"{study} is not a study with runs (studies are the folders in outputs/)")
+    return story
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _joined(studies: Sequence[Path], stories: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The file of the merged study."""
+    axes = sorted({axis for story in stories for axis in story.get("axes", ())})
+    settings: dict[str, Mapping[str, Any]] = {}
+    first: dict[str, Path] = {}  # of the studies that have a group
+    for study, story in zip(studies, stories, strict=True):
+        if story.get("margins") != stories[0].get("margins"):
+            raise Refusal(
+                f"{studies[0]} has the margins {stories[0].get('margins')} and {study} {story.get('margins')}; "
+                "verdicts of one table need one margin, so report them apart"
+            )
+        for group, mine in story["settings"].items():
+            theirs = settings.setdefault(group, mine)
+            other = first.setdefault(group, study)
+            free = {*axes} if mine.get(CHOOSES) else {*axes, "seed0"}
+            for key in sorted({*mine, *theirs} - free):
+                if mine.get(key) != theirs.get(key):
+                    raise Refusal(
+                        f"{other} and {study} do not compare: on {group} {key} is {theirs.get(key)!r} in the one and "
+                        f"{mine.get(key)!r} in the other"
+                    )
+    return {
+        "begun_at": min(str(story.get("begun_at", "")) for story in stories),
+        "axes": axes,
+        "margins": stories[0].get("margins"),
+        "settings": settings,
+        "extensions": [step for story in stories for step in story.get("extensions", ())],
+        "merged": [study.name for study in studies],
+    }
+
+
+def _take(job: Path, into: Path) -> None:
+    """Copy a job's folder, or add its runs to those that another study has of the same job."""
+    if not into.exists():
+        shutil.copytree(job, into, ignore=shutil.ignore_patterns("checkpoint-*", "*.lock", ".*", "*.part"))
+        return
+    present = {row["run_id"] for row in _rows(into / "runs.csv")[1]}
+    for source in sorted(job.glob("*.csv")):
+        names, rows = _rows(source)
+        there, kept = _rows(into / source.name)
+        if source.name == "runs.csv":
+            _check_same(job, into, rows, kept)
+        columns = list(dict.fromkeys([*there, *names]))
+        _write(into / source.name, columns, [*kept, *(row for row in rows if row.get("run_id") not in present)])
+    for predictions in sorted(job.glob("predictions/*.npz")):
+        target = into / "predictions" / predictions.name
+        target.parent.mkdir(exist_ok=True)
+        if not target.exists():
+            shutil.copy2(predictions, target)
+    if _json(into / "status.json").get("state") == "complete" != _json(job / "status.json").get("state"):
+        shutil.copy2(job / "status.json", into / "status.json")  # what is not complete is told of
+
+
+def _check_same(job: Path, into: Path, rows: Sequence[Row], kept: Sequence[Row]) -> None:
+    """Refuse a run that the folder has with other figures."""
+    known = {row["run_id"]: row for row in kept}
+    for row in rows:
+        other = known.get(row["run_id"], row)
+        for name, value in row.items():
+            if (name.startswith(("last_", "best_")) or name == "status") and other.get(name) != value:
+                raise Refusal(
+                    f"{job} has {name}={value} of {row['method']} at seed {row['seed']}, and another of these studies "
+                    f"has {other.get(name)}: one run with two outcomes (other versions or another machine?), so leave "
+                    "one of the studies out, or give one other seeds (seed0=...)"
+                )
+
+
+def _check_runs(folder: Path) -> None:
+    """Refuse two runs of one configuration at one seed, and two training sets of one seed."""
+    seen: dict[tuple[str, ...], str] = {}
+    sets: dict[tuple[str, ...], str] = {}
+    for path in sorted(folder.glob("*/runs.csv")):
+        for row in _rows(path)[1]:
+            which = tuple(row.get(name, "") for name in WHICH)
+            if seen.setdefault(which, row["run_id"]) != row["run_id"]:
+                raise Refusal(
+                    f"two studies have {row['method']} {row['strengths']} at seed {row['seed']} on {row['dataset']} "
+                    "with other settings; leave one of the studies out, or give one other seeds (seed0=...)"
+                )
+            place = (row["dataset"], row["setting"], row["seed"])
+            if row.get("status") == "ok" and sets.setdefault(place, row["split_hash"]) != row["split_hash"]:
+                raise Refusal(
+                    f"at seed {row['seed']} the studies have other training sets of {row['dataset']}, so that methods "
+                    "cannot be paired: the data, or the versions, are not the same"
+                )
+
+
+def _rows(path: Path) -> tuple[list[str], list[Row]]:
+    names, rows = read_csv(path, _refused)
+    return list(names), list(rows)
+
+
+def _refused(line: str) -> None:
+    raise Refusal(f"{line}: mend the study first (the command that made it, again)")
+
+
+def _write(path: Path, columns: Sequence[str], rows: Sequence[Row]) -> None:
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, list(columns), restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomic(path, text.getvalue())

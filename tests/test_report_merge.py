@@ -1,0 +1,103 @@
+"""Several studies as one: what is merged, what is refused and why, and that nothing of the studies is changed."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from conftest import Regrun
+from test_study import SMALL
+
+from runner.errors import Refusal
+from runner.records import read_table
+from runner.report.cli import main
+from runner.report.merge import merge
+
+FEW = [argument for argument in SMALL if "study" not in argument]
+OUT = Path("outputs")
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def run(regrun: Regrun, study: str, *arguments: str) -> None:
+    told = regrun(*arguments, *FEW, f"study={study}", "progress=false")
+    assert told.code == 0, told.err
+
+
+def test_methods_of_two_studies_stand_in_one_table(
+    regrun: Regrun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(regrun, "a", "method=none,l2", "seeds=2", "-m")
+    run(regrun, "b", "method=none,dropout", "seeds=3", "-m")
+    before = tree(OUT / "a"), tree(OUT / "b")
+    for _ in range(2):  # made, and made again
+        capsys.readouterr()
+        assert main([str(OUT / "a"), str(OUT / "b")]) == 0
+        rows = read_table(OUT / "a+b" / "runs.csv")
+        assert {(row["method"], row["seed"]) for row in rows} == {
+            *(("none", seed) for seed in "012"),
+            *(("l2", seed) for seed in "01"),
+            *(("dropout", seed) for seed in "012"),
+        }
+        assert len(rows) == 8  # the two of none that both studies have stand there once
+        assert "dropout" in capsys.readouterr().out
+    assert (tree(OUT / "a"), tree(OUT / "b")) == before
+    curves = {point["run_id"] for job in (OUT / "a+b").glob("none-*") for point in read_table(job / "curves.csv")}
+    assert len(curves) == 3
+    assert not list(OUT.glob(".a+b-*"))
+
+
+def test_other_seeds_of_another_machine_are_added(regrun: Regrun, tmp_path: Path) -> None:
+    run(regrun, "a", "method=l2", "seeds=2", "-m")
+    run(regrun, "b", "method=l2", "seeds=2", "seed0=2", "-m")
+    merge([OUT / "a", OUT / "b"], OUT / "all")
+    assert main([str(OUT / "all")]) == 0
+    headline = read_table(OUT / "all" / "report" / "headline.csv")
+    assert {row["n_report"] for row in headline} == {"4"}
+
+
+def refusal(*studies: str, into: str = "all") -> str:
+    with pytest.raises(Refusal) as refused:
+        merge([OUT / study for study in studies], OUT / into)
+    assert not list(OUT.glob(".*"))
+    return str(refused.value)
+
+
+def test_what_does_not_compare_is_refused(regrun: Regrun, tmp_path: Path) -> None:
+    run(regrun, "a", "method=l2", "seeds=1")
+    run(regrun, "lr", "method=l2", "seeds=1", "optimizer.lr=0.5")
+    run(regrun, "margin", "method=l2", "seeds=1", "margins.acc=0.1")
+    run(regrun, "tuned", "method=l2", "protocol=tuned", "protocol.tune_seeds=1", "seeds=1")
+    run(regrun, "later", "method=l2", "protocol=tuned", "protocol.tune_seeds=1", "seeds=1", "seed0=1")
+    assert "optimizer.lr is" in refusal("a", "lr")
+    assert "margins" in refusal("a", "margin")
+    assert "seed0 is 0 in the one and 1 in the other" in refusal("tuned", "later")
+    assert "protocol" in refusal("a", "tuned")
+    assert "no folder" in refusal("a", "nowhere")
+    (OUT / "empty").mkdir()
+    assert "is not a study with runs" in refusal("a", "empty")
+    assert "was not made by merging" in refusal("a", "lr", into="tuned")
+    assert "was not made by merging" in refusal("a", "lr", into="empty")
+
+    shutil.copytree(OUT / "a", OUT / "other")
+    (runs,) = (OUT / "other").glob("l2-*/runs.csv")
+    (row,) = read_table(runs)
+    runs.write_text(runs.read_text().replace(row["last_test_loss"], "9.5"))
+    assert "one run with two outcomes" in refusal("a", "other")
+    runs.write_text(runs.read_text().replace("9.5", row["last_test_loss"]).replace(row["run_id"], "f" * 16))
+    assert "with other settings" in refusal("a", "other")
+    runs.write_text(runs.read_text().replace(",l2,", ",l1,").replace(row["split_hash"], "0" * 12))
+    assert "other training sets" in refusal("a", "other")
+    runs.write_text(runs.read_text()[:-3])
+    assert "torn" in refusal("a", "other")
+
+
+def test_wrong_command_lines_are_one_line(regrun: Regrun, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(regrun, "a", "method=l2", "seeds=1")
+    for arguments in (["a", "nowhere"], ["a", "a", "--verify"], ["a", "a", "--into", str(OUT / "a")]):
+        capsys.readouterr()
+        assert main([str(OUT / each) if each in ("a", "nowhere") else each for each in arguments]) == 2
+        assert capsys.readouterr().err.count("\n") == 1
