@@ -39,6 +39,7 @@ from runner.report.writers import (
     number,
     records,
     score_of,
+    signed,
     strength_brief,
     with_bounds,
     worst_cases,
@@ -155,7 +156,7 @@ def _intervals(
             center[at], at, marker, color=color, markersize=6, markerfacecolor=color if filled else "white", zorder=4
         )
         _cut_ends(axes, at, [low[at], high[at], *thin], color)
-    axes.xaxis.set_major_locator(MaxNLocator(6))
+    axes.xaxis.set_major_locator(MaxNLocator(6 if name == "diff" else 4))  # the panel of the gap is narrower
 
 
 def _cut_ends(axes: Axes, at: float, ends: Sequence[float], color: str) -> None:
@@ -314,9 +315,7 @@ def _gap_decomposition(headlines: Sequence[pd.DataFrame]) -> Drawing | None:
         axes.set_title("last checkpoint" if last else "checkpoint of lowest validation loss")
         _lanes(words, len(rows))
         words.set_axis_off()
-        gaps = [
-            f"{value:+.1f}".replace("-", MINUS) if math.isfinite(value) else "" for value in percent(part, "gap_diff")
-        ]
+        gaps = [signed(value) if math.isfinite(value) else "" for value in percent(part, "gap_diff")]
         _text_column(words, 1.0, "Δ gap", gaps, "right", [LEVEL] * len(rows), False)
     settle(figure)
     columns = ["checkpoint", "method", "strengths", "d_train", "d_train_lo", "d_train_hi", "diff", "diff_lo", "diff_hi"]

@@ -26,7 +26,7 @@ from runner.report.stats import (
 )
 from runner.report.style import mark_of
 from runner.report.tables import BASELINE, covers, groups, in_order, pairs_of
-from runner.report.writers import BLANK, MINUS, UNITS, Row, number, p_text, records, score_of, with_bounds
+from runner.report.writers import BLANK, UNITS, Row, number, p_text, records, score_of, signed, with_bounds
 
 FEW = 8
 ENOUGH_FOR_TESTS = 6
@@ -310,7 +310,7 @@ def _heat_strip(headline: pd.DataFrame, over: pd.DataFrame | None) -> Drawing | 
         red, green, blue, _ = colors(level)
         dark = 0.299 * red + 0.587 * green + 0.114 * blue < 0.5  # as bright as the eye takes it
         text = axes.text(
-            across + shift, at, f"{value:+.1f}{sign}".replace("-", MINUS), ha="center", va="center", fontsize=7,
+            across + shift, at, f"{signed(value)}{sign}", ha="center", va="center", fontsize=7,
             color="white" if dark else "black",
         )  # fmt: skip
         if verdict == "inconclusive":

@@ -12,7 +12,7 @@ from matplotlib.colors import TwoSlopeNorm
 from runner.report.sheet import Drawing, interval_note, named, settle, sheet, shortened, styled
 from runner.report.stats import Values
 from runner.report.tables import BASELINE, groups
-from runner.report.writers import Row, records
+from runner.report.writers import Row, records, signed
 
 COLUMNS = ["run_id", "kind", "severity", "acc"]
 LEAST = 1.0  # percentage points: differences below it are never drawn in full colour
@@ -71,7 +71,7 @@ def _corruptions(runs: pd.DataFrame, headline: pd.DataFrame, found: pd.DataFrame
     for y, (row, _, _) in enumerate(shown):
         for x, value in enumerate(values[y]):
             plain = row["method"] == BASELINE
-            text = f"{value:.1f}" if plain else f"{value:+.1f}".replace("-", "−")
+            text = f"{value:.1f}" if plain else signed(value)
             dark = not plain and abs(value) > 0.6 * reach
             axes.text(x, y, text, ha="center", va="center", fontsize=6.5, color="white" if dark else "black")
     axes.set_xticks(range(len(kinds)), [kind.replace("_", "\n") for kind in kinds])

@@ -149,6 +149,15 @@ def p_text(p: float) -> str:
     return "<0.001" if p < 0.001 else f"{p:.3f}"
 
 
+def signed(value: float) -> str:
+    """A difference to one decimal, with its sign, and without one if it rounds to zero.
+
+    >>> signed(1.25), signed(-0.04), signed(-3.0)
+    ('+1.2', '0.0', '−3.0')
+    """
+    return f"{value:+.1f}".replace("-", MINUS) if abs(value) >= 0.05 else "0.0"
+
+
 def strength_values(strengths: str) -> str:
     """The values of "dropout.rate=0.3 l2.rate=0.001" as "0.3, 0.001"; a dash for a method without strengths.
 
