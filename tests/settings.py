@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields
 import torch
 from torch import Tensor, nn
 
-from runner.engine.lanes import lane_step
+from runner.engine.lanes import LaneStep, lane_step
 from runner.engine.optimizers import SGD, Hyper, Optimizer
 from runner.engine.step import State
 from runner.keys import Key
@@ -78,13 +78,17 @@ class Trainer:
         strengths: Mapping[str, Tensor] | None = None,
         steps: int = 3,
         after: tuple[int, State] | None = None,
+        taking: Callable[[LaneStep], LaneStep] = lambda step: step,
     ) -> tuple[State, Tensor]:
-        """The states and last losses of one lane for each seed, after `steps` steps, or as many after given ones."""
+        """The states and last losses of one lane for each seed, after `steps` steps, or as many after given ones.
+
+        `taking` is how the step is taken: as it is, unless it says otherwise.
+        """
         net = self.net()
         if mapped:
             lanewise(net)
         strengths = dict(strengths or {})
-        step = lane_step(net, visits(net, batch_of(self.kind, 0).x), self.stack, self.optimizer, mapped)
+        step = taking(lane_step(net, visits(net, batch_of(self.kind, 0).x), self.stack, self.optimizer, mapped))
         begin, state = after or (0, self.started(net, seeds, strengths))
         hyper: Hyper = {
             f.name: torch.full((len(seeds),), getattr(self.optimizer, f.name), dtype=torch.float64)
@@ -96,7 +100,7 @@ class Trainer:
             batches = [batch_of(self.kind, 100 * seed + at) for seed in seeds]
             batch = Batch(*(torch.stack(part) for part in zip(*batches, strict=True)))
             keys = Key.of(torch.tensor(seeds)).fold("step").fold(at).resolved()
-            state, loss = step(state, batch, strengths, hyper, keys, at, STEPS, 1.0)
+            state, loss = step(state, batch, strengths, hyper, keys, torch.tensor(at), STEPS, torch.tensor(1.0))
         return state, loss
 
     def started(self, net: nn.Module, seeds: list[int], strengths: Mapping[str, Tensor]) -> State:

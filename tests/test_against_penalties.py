@@ -149,7 +149,8 @@ def test_training_under_a_schedule_is_torchs(name: str, biases: bool) -> None:
         F.cross_entropy(net(x), labels).backward()
         theirs.step()
         schedule.step()
-        state, _ = step(state, batch, {}, hyper, torch.zeros(1, dtype=torch.int64), at, 50, Cosine(0.0).share(at, 50))
+        share = torch.tensor(Cosine(0.0).share(at, 50), dtype=torch.float64)
+        state, _ = step(state, batch, {}, hyper, torch.zeros(1, dtype=torch.int64), torch.tensor(at), 50, share)
     for n, w in net.named_parameters():
         torch.testing.assert_close(state.params[n][0], w.detach(), rtol=0, atol=apart)
         assert (w.detach() - params[n]).abs().max() > 0.05

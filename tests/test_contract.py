@@ -13,14 +13,17 @@ from cases import CASES
 from seen import through
 from settings import SHAPES, STEPS, Trainer, batch_of
 
+from runner.engine.lanes import LaneStep
 from runner.engine.optimizers import Adam
 from runner.engine.step import State
+from runner.engine.tape import Taped
 from runner.keys import Key
 from runner.methods.base import FAMILIES, Batch, Method, Now, ranges
 from runner.methods.stack import Stack
 
 NOW = Now(Key.of(0), 0, STEPS, 0.1)
 ADAM = Adam(0.01, 0.9, 0.999, 1e-8)  # whose moments, and their number of steps, count
+ASKING = {"prune", "snapshot_ensemble"}  # what they do depends on the number of the step
 ONE_OF_A_KIND = {"l1_subgradient", "l1_biases", "l2_biases"}  # variants, left out of the cocktail
 
 
@@ -50,6 +53,30 @@ def equal(one: State, other: State, lane: int | EllipsisType = ...) -> bool:
     """Whether two states are the same bit for bit, the second at one lane."""
     pairs = [(a, b) for x, y in zip(one, other, strict=True) for a, b in ((x[n], y[n][lane]) for n in x)]
     return all(torch.equal(a, b) for a, b in pairs)
+
+
+@pytest.mark.parametrize(
+    ("name", "mapped"),
+    [
+        *((f"{name}-{case.kinds[0]}", True) for name, case in CASES.items()),
+        *((f"cocktail-{kind}", mapped) for kind in SHAPES for mapped in (True, False)),
+    ],
+)
+def test_a_step_gone_through_again_gives_the_same_bits(name: str, mapped: bool) -> None:
+    stack, kind = STACKS[name]
+    seeds, strengths = ([3, 4, 5], swept(stack)) if mapped else ([3], {})
+    made: list[Taped] = []
+
+    def taped(step: LaneStep) -> LaneStep:
+        made.append(Taped(step))
+        return made[0]
+
+    plain, loss = Trainer(stack, kind, ADAM).train(seeds, mapped, strengths, STEPS)
+    again, same_loss = Trainer(stack, kind, ADAM).train(seeds, mapped, strengths, STEPS, taking=taped)
+    assert equal(plain, again)
+    assert torch.equal(loss, same_loss)
+    asks = [method for method in stack.methods if method in ASKING]
+    assert (made[0].unfit is None) == (not asks), made[0].unfit
 
 
 @pytest.mark.parametrize("name", STACKS)

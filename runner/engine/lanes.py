@@ -23,7 +23,7 @@ from runner.methods.stack import Stack
 
 Strengths: TypeAlias = Mapping[str, Tensor]  # {"mixup.alpha": [L]}
 # (states, batches, strengths, optimizer numbers, keys, step, steps, share of the rate) -> (states, losses [L])
-LaneStep: TypeAlias = Callable[[State, Batch, Strengths, Hyper, Tensor, int, int, float], tuple[State, Tensor]]
+LaneStep: TypeAlias = Callable[[State, Batch, Strengths, Hyper, Tensor, Tensor, int, Tensor], tuple[State, Tensor]]
 
 
 def lane_step(net: nn.Module, kinds: Sequence[str], stack: Stack, optimizer: Optimizer, mapped: bool) -> LaneStep:
@@ -35,13 +35,27 @@ def lane_step(net: nn.Module, kinds: Sequence[str], stack: Stack, optimizer: Opt
     differentiate: Differentiate = _functorch if mapped else _autograd
 
     def one(
-        state: State, batch: Batch, strengths: Strengths, hyper: Hyper, key: Tensor, step: int, steps: int, share: float
+        state: State,
+        batch: Batch,
+        strengths: Strengths,
+        hyper: Hyper,
+        key: Tensor,
+        step: Tensor,
+        steps: int,
+        share: Tensor,
     ) -> tuple[State, Tensor]:
         now = Now(Key(key), step, steps, hyper["lr"] * share)
         return train_step(net, kinds, stack.at(strengths), optimizer, differentiate, state, batch, hyper, now)
 
     def several(
-        state: State, batch: Batch, strengths: Strengths, hyper: Hyper, key: Tensor, step: int, steps: int, share: float
+        state: State,
+        batch: Batch,
+        strengths: Strengths,
+        hyper: Hyper,
+        key: Tensor,
+        step: Tensor,
+        steps: int,
+        share: Tensor,
     ) -> tuple[State, Tensor]:
         def copy(state: State, key: Tensor) -> tuple[State, Tensor]:
             return one(state, batch, strengths, hyper, key, step, steps, share)

@@ -12,11 +12,10 @@ import hashlib
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice, takewhile
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +28,7 @@ from runner.engine.lanes import LaneStep, lane_step, over_copies, over_lanes
 from runner.engine.machine import prepare
 from runner.engine.robustness import adversarial_accuracy, corrupted_accuracy, mean_of
 from runner.engine.step import State
+from runner.engine.tape import Taped
 from runner.engine.weights import built_net, initial, size, summary
 from runner.experiment import Experiment
 from runner.grid import Run
@@ -343,7 +343,8 @@ def _compiled(pack: Pack, lanes: Lanes, keeper: Keeper) -> Pack:
     """The pack with a compiled step, or as it is, and said so in a line, if that fails or gives other numbers."""
     from runner.engine.compilation import STEPS, compiled, disagreement  # it is rarely asked for
 
-    fused = replace(pack, step=compiled(pack.step), compiled=True)
+    written = pack.step.step if isinstance(pack.step, Taped) else pack.step
+    fused = replace(pack, step=compiled(written), compiled=True)
     try:
         seen = [islice(_steps(one, lanes, 1), STEPS) for one in (pack, fused)]
         why = None
@@ -389,7 +390,7 @@ def begin(experiment: Experiment, runs: Sequence[Run]) -> tuple[Pack, Lanes]:
     own = experiment.splitter.noise.present or data.regression
     labels = {"y": torch.stack([split.y for split in splits]).to(device)} if own else {}
     kinds = visits(net, Pool(x, y, mean, std, fill.get("x")).inputs(rows["train"][:, :2])[0])
-    step = lane_step(net, kinds, experiment.stack, experiment.optimizer, mapped)
+    step = Taped(precise(lane_step(net, kinds, experiment.stack, experiment.optimizer, mapped), experiment))
 
     axes = {p: torch.tensor([run.point[p] for run in runs], dtype=torch.float64, device=device) for p in runs[0].point}
     fixed = experiment.stack.shaping(runs[0].point)
@@ -463,9 +464,9 @@ def _steps(pack: Pack, lanes: Lanes, epoch: int, first: int = 0) -> Iterator[tup
         taken = rows[:, i * size : (i + 1) * size]
         batch = Batch(pool.inputs(taken), pack.targets(pool.labels(taken)))
         keys = Key(lanes.key).fold("step").fold(at).resolved()
-        share = experiment.schedule.share(at, pack.steps)
-        with _precision(experiment):
-            state, loss = pack.step(state, batch, lanes.strengths, lanes.hyper, keys, at, pack.steps, share)
+        share = torch.tensor(experiment.schedule.share(at, pack.steps), dtype=torch.float64, device=keys.device)
+        now = torch.tensor(at, device=keys.device)
+        state, loss = pack.step(state, batch, lanes.strengths, lanes.hyper, keys, now, pack.steps, share)
         finite = finite & loss.isfinite()
         yield i + 1, lanes._replace(state=state, finite=finite)
 
@@ -690,8 +691,13 @@ def _hash(parts: Iterator[Tensor]) -> str:
     return digest.hexdigest()[:12]
 
 
-def _precision(experiment: Experiment) -> AbstractContextManager[object]:
-    """Autocast around float32 weights if the experiment asks for bfloat16; nothing otherwise."""
-    if experiment.dtype == torch.bfloat16:
-        return torch.autocast(experiment.device.type, torch.bfloat16)
-    return nullcontext()
+def precise(step: LaneStep, experiment: Experiment) -> LaneStep:
+    """The step under autocast, around float32 weights, if the experiment asks for bfloat16; else as it is."""
+    if experiment.dtype != torch.bfloat16:
+        return step
+
+    def cast(*arguments: Any) -> tuple[State, Tensor]:
+        with torch.autocast(experiment.device.type, torch.bfloat16):
+            return step(*arguments)
+
+    return cast

@@ -44,7 +44,7 @@ class Now:
     """Where training stands. The same `key` reaches every hook of one method in one step."""
 
     key: Key
-    step: int  # optimizer steps already taken
+    step: Tensor | int  # optimizer steps already taken: int64 [] in training
     steps: int  # optimizer steps in the budget
     lr: Tensor | float  # the learning rate of this step
     memory: Params = field(default_factory=dict)  # what this method remembered after the step before

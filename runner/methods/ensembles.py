@@ -53,7 +53,7 @@ class SnapshotEnsemble(Method):
 
     def remember(self, params: Params, now: Now) -> Params:
         """The slots, with the weights in the last and the first gone if this step ends a cycle."""
-        if self.members == 1 or self._over(now.step + 1, now.steps) == self._over(now.step, now.steps):
+        if self.members == 1 or self._over(int(now.step) + 1, now.steps) == self._over(int(now.step), now.steps):
             return now.memory
         return {name: torch.cat([now.memory[name][1:], w[None]]) for name, w in params.items()}
 
@@ -61,7 +61,7 @@ class SnapshotEnsemble(Method):
         """The slots that hold a snapshot, and the newest weights in those that do not yet: [M, ...]."""
         if self.members == 1:
             return params
-        empty = max(0, self.members - self._over(now.step, now.steps))
+        empty = max(0, self.members - self._over(int(now.step), now.steps))
         return {name: torch.cat([w.expand(empty, *w.shape), now.memory[name][empty:]]) for name, w in params.items()}
 
     def _over(self, step: int, steps: int) -> int:

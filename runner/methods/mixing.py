@@ -140,7 +140,8 @@ class ManifoldMixup(Method):
         return {"share": _share(self.alpha, now.key)}
 
     def _share(self, now: Now) -> Tensor:
-        return now.memory["share"] if now.step else _share(self.alpha, now.key.fold("first"))
+        first = torch.as_tensor(now.step, device=now.memory["share"].device) == 0
+        return torch.where(first, _share(self.alpha, now.key.fold("first")), now.memory["share"])
 
 
 @dataclass(frozen=True)

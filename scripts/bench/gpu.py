@@ -82,7 +82,8 @@ def one_step(pack: Pack, lanes: Lanes) -> Callable[[], object]:
     rows = lanes.rows["train"][:, :BATCH]
     pool = pack.pool(lanes)
     batch = Batch(pool.inputs(rows), pack.targets(pool.labels(rows)))
-    return partial(pack.step, lanes.state, batch, lanes.strengths, lanes.hyper, lanes.key, 0, pack.steps, 1.0)
+    at, share = torch.tensor(0, device=pack.x.device), torch.tensor(1.0, device=pack.x.device)
+    return partial(pack.step, lanes.state, batch, lanes.strengths, lanes.hyper, lanes.key, at, pack.steps, share)
 
 
 def replayed(step: Callable[[], object]) -> Callable[[], object]:
