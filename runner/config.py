@@ -396,13 +396,13 @@ def _keep_every(node: dict[str, Any]) -> float | None:
     return 60 * float(minutes)
 
 
-def _compiled(value: object, device: torch.device) -> bool:
-    """Whether torch's compiler is to make the steps. auto is off: docs/benchmarks.md says what it costs."""
+def _compiled(value: object, device: torch.device) -> bool | None:
+    """Whether torch's compiler is to make the steps; None: where `runner.engine.packing` finds that it repays."""
     if value not in ("auto", "on", "off"):
         raise Refusal(f"compile is {value!r}; it must be auto, on or off (compile=...)")
     if value == "on" and device.type == "cpu" and compiler() is None:
         raise Refusal("compile is 'on'; torch needs a C++ compiler for that, and none is found (CXX or compile=auto)")
-    return value == "on"
+    return {"on": True, "off": False}.get(str(value))
 
 
 def _marks(value: object) -> bool:

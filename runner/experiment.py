@@ -52,7 +52,7 @@ class Experiment:
     lanes: int | None  # runs mapped over at most; 1: one by one, unmapped; None: all
     asked: Asked = NOTHING
     channels_last: bool = False  # whether the net is given images with their channels last in memory
-    compiled: bool = False  # whether torch's compiler makes the step, if its numbers agree
+    compiled: bool | None = False  # whether torch's compiler makes the step, if its numbers agree; None: if that repays
 
     def shaped(self, point: Mapping[str, float]) -> Experiment:
         """The experiment with the stack that the runs at this point, and those like it, have in common."""

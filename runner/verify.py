@@ -114,14 +114,16 @@ def _again(
 ) -> tuple[records.Row, list[records.Row], dict[str, list[records.Row]], Any]:
     """The run's row, curve, tables that were asked for and predictions, trained again as it was.
 
-    That is mapped or not, with the same layout, and on as many threads.
+    That is mapped or not, with the same layout, compiled or not, and on as many threads.
     """
     if row.get("threads"):
         torch.set_num_threads(int(row["threads"]))
     mapped = row["mapped"] == "true" if row.get("mapped") else int(row["lanes"]) > 1
     # Beside a copy of itself where it was mapped: a convolution mapped over one lane takes another path.
     pack = [run, run] if mapped and int(row["lanes"]) > 1 else [run]
-    experiment = replace(job.experiment, lanes=None if mapped else 1, channels_last=row.get("channels_last") == "true")
+    fused = row.get("compiled") == "true"
+    lanes = (int(row["lanes"]) if fused else None) if mapped else 1  # for so many the step was compiled
+    experiment = replace(job.experiment, lanes=lanes, channels_last=row.get("channels_last") == "true", compiled=fused)
     outcome = next(train(experiment, pack))
     mine = records.as_text(records.COLUMNS, row_of(job, row["study"], outcome, ""))
     points = [records.as_text(records.CURVE_COLUMNS, point) for point in curve_of(job, outcome)]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,14 +13,21 @@ from conftest import Regrun
 from test_engine import STACKS, experiment
 from test_memory import Says
 from test_study import SMALL, job_of, rows_of
+from torch import Tensor
 
-from runner.engine import compilation, loop
-from runner.engine.compilation import disagreement
+from runner.engine import compilation, loop, packing
+from runner.engine.compilation import _without_halves, disagreement, shaken
 from runner.engine.lanes import LaneStep
-from runner.engine.loop import Outcome, train
+from runner.engine.loop import Outcome, begin, train
+from runner.engine.packing import packed
 from runner.engine.step import State
+from runner.engine.tape import Operations, written_down
 from runner.grid import Run
+from runner.methods.base import Method
+from runner.methods.flatness import SAM
+from runner.methods.mixing import Mixup
 from runner.methods.stack import Stack
+from runner.methods.stopping import EarlyStopping
 
 RUNS = [Run(seed, "report", {}, 0) for seed in range(3)]
 
@@ -28,14 +36,14 @@ def outcomes(stack: Stack, says: Says) -> list[Outcome]:
     return list(train(replace(experiment(stack, epochs=2), lanes=None, compiled=True), RUNS, keeper=says))
 
 
-def passed_on(step: LaneStep) -> LaneStep:
+def passed_on(step: LaneStep, arguments: object) -> LaneStep:
     return step
 
 
-def off(by: float) -> Callable[[LaneStep], LaneStep]:
+def off(by: float) -> Callable[[LaneStep, object], LaneStep]:
     """A "compiler" whose steps go so much farther, as a share of the move."""
 
-    def wrong(step: LaneStep) -> LaneStep:
+    def wrong(step: LaneStep, arguments: object) -> LaneStep:
         def wrongly(state: State, *rest: object) -> tuple[State, torch.Tensor]:
             after, loss = step(state, *rest)  # type: ignore[arg-type]
             params = {n: w + by * (w - state.params[n]) for n, w in after.params.items()}
@@ -46,7 +54,7 @@ def off(by: float) -> Callable[[LaneStep], LaneStep]:
     return wrong
 
 
-def broken(step: LaneStep) -> LaneStep:
+def broken(step: LaneStep, arguments: object) -> LaneStep:
     def breaks(*arguments: object) -> tuple[State, torch.Tensor]:
         raise ArithmeticError("no\nkernel")
 
@@ -64,7 +72,7 @@ def broken(step: LaneStep) -> LaneStep:
     ],
 )
 def test_a_compiled_step_is_taken_if_it_agrees(
-    monkeypatch: pytest.MonkeyPatch, makes: Callable[[LaneStep], LaneStep], compiled: bool, said: str
+    monkeypatch: pytest.MonkeyPatch, makes: Callable[[LaneStep, object], LaneStep], compiled: bool, said: str
 ) -> None:
     monkeypatch.setattr(compilation, "compiled", makes)
     says = Says()
@@ -77,12 +85,110 @@ def test_a_compiled_step_is_taken_if_it_agrees(
         assert [outcome.figures for outcome in got] == [outcome.figures for outcome in plain]
 
 
+def weights(*values: float) -> State:
+    return State({"w": torch.tensor(values)}, {}, {})
+
+
 def test_disagreement_by_hand() -> None:
-    """The weights have moved by 5, and are 0.04 or 0.06 from those: 0.05 is the most."""
-    start, plain = (State({"w": torch.tensor(v)}, {}, {}) for v in ([0.0, 0.0], [3.0, 4.0]))
-    assert disagreement(start, plain, State({"w": torch.tensor([3.0, 4.04])}, {}, {})) is None
-    assert disagreement(start, plain, State({"w": torch.tensor([3.0, 4.06])}, {}, {})) is not None
-    assert disagreement(start, start, start) is None
+    """The weights have moved by 5, and are 0.04 or 0.06 from those: 0.05 is the most, or twice what rounding does."""
+    start, plain = weights(0.0, 0.0), weights(3.0, 4.0)
+    assert disagreement(start, plain, weights(3.0, 4.04), plain) is None
+    assert disagreement(start, plain, weights(3.0, 4.06), plain) is not None
+    assert disagreement(start, plain, weights(3.0, 4.06), weights(3.04, 4.0)) is None
+    assert disagreement(start, plain, weights(3.0, 4.09), weights(3.04, 4.0)) is not None
+    assert disagreement(start, plain, weights(3.0, float("nan")), plain) is not None
+    assert disagreement(start, start, start, start) is None
+
+
+def test_shaken_weights_are_off_by_rounding() -> None:
+    eps = torch.finfo(torch.float32).eps
+    assert (shaken(weights(1.0, 2.0, -1.0, 0.0)).params["w"] - torch.tensor([1.0, 2.0, -1.0, 0.0])).tolist() == [
+        -eps, 2 * eps, eps, 0.0,
+    ]  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(compilation.compiler() is None, reason="there is no C++ compiler")
+@pytest.mark.parametrize(
+    "methods", [{}, {"mixup": Mixup(0.4), "early_stopping": EarlyStopping(1, 0.0)}, {"sam": SAM(0.05)}]
+)
+@pytest.mark.filterwarnings("default")
+def test_a_compiled_run_is_the_same_beside_any_other(methods: dict[str, Method]) -> None:
+    """Alone in a step for two, beside two others, and beside them in a step for five; others may leave before it."""
+    stack = Stack({**STACKS["mixed"].methods, **methods})
+    figures = []
+    for runs, lanes in ((RUNS[:1], 2), (RUNS, 3), (RUNS, 5)):
+        trained = replace(experiment(stack, epochs=2), lanes=lanes, compiled=True)
+        (first, *_) = sorted(train(trained, runs), key=lambda outcome: outcome.run.seed)
+        assert first.compiled
+        figures.append((first.figures, first.curve, first.hits.tolist()))
+    assert figures[0] == figures[1] == figures[2]
+
+
+def test_a_step_for_five_takes_three(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The two that are missing are the last of the three again, and their results are dropped."""
+    widths = []
+
+    def as_they_are(operations: Operations, given: Sequence[Tensor]) -> Callable[..., Any]:
+        def taken(*tensors: Tensor) -> Any:
+            widths.append(len(tensors[0]))
+            return operations.module.forward(*tensors)
+
+        return taken
+
+    monkeypatch.setattr(compilation, "_fused", as_they_are)
+    says = Says()
+    five = replace(experiment(Stack({}), epochs=2), lanes=5, compiled=True)
+    got = list(train(five, RUNS, keeper=says))
+    assert says.said == []
+    assert set(widths) == {5}
+    plain = train(replace(five, compiled=False), RUNS)
+    assert [outcome.figures for outcome in got] == [outcome.figures for outcome in plain]
+
+
+def test_words_are_taken_apart_by_shifts() -> None:
+    """1 + 2^16 * (-2) is 1 and -2; -1 is -1 and -1."""
+    words = torch.tensor([[1 - 2 * 2**16, -1]], dtype=torch.int32)
+    _, operations = written_down(lambda word: word.view(torch.int16).float(), [words])
+    copy = _without_halves(operations.module.graph)
+    again = torch.fx.GraphModule(operations.module, copy)
+    assert again.forward(words)[0].tolist() == [[1.0, -2.0, -1.0, -1.0]]
+    assert "int16" not in again.code
+
+
+@pytest.mark.parametrize(("steps", "gain", "repays"), [(3000, 5.0, True), (3000, -5.0, False), (1000, 5.0, False)])
+def test_auto_compiles_what_repays(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, steps: int, gain: float, repays: bool
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(packing, "compiler", lambda: "g++")
+    asked = []
+
+    def seconds(pack: object, lanes: object, steps: int) -> float:
+        asked.append(steps)
+        return gain
+
+    monkeypatch.setattr(packing, "_seconds", seconds)
+    trained = replace(experiment(Stack({})), lanes=None, compiled=None)
+    per_epoch = len(trained.splitter.split(trained.data, 0).train) // trained.budget.batch_size
+    trained = replace(trained, budget=replace(trained.budget, epochs=steps // per_epoch))
+    for _ in range(2):  # the second time it is known
+        chosen = packed(trained, RUNS, 1)
+        assert (chosen.compiled, chosen.lanes) == (repays, 3)
+    assert len(asked) == (steps > packing.LEAST_STEPS)
+    assert packed(replace(trained, compiled=False), RUNS, 1).compiled is False
+    assert packed(replace(trained, compiled=True), RUNS, 1).compiled is True
+    many = [Run(seed, "report", {}, 0) for seed in range(33)]
+    assert packed(replace(trained, compiled=True), many, 1).lanes == 11
+    assert packed(replace(trained, compiled=True), many, 2).lanes == 9  # 17 in one of the processes
+    assert packed(replace(trained, compiled=True, lanes=4), many, 2).lanes == 4
+    assert packed(replace(trained, compiled=None, lanes=1), many, 2).compiled is False
+
+
+def test_what_a_compiler_would_save_is_estimated() -> None:
+    trained = replace(experiment(Stack({})), lanes=3)
+    few, many = (packing._seconds(*begin(trained, RUNS), steps) for steps in (1, 10_000_000))
+    assert few < 0 < many
 
 
 @pytest.mark.slow
@@ -136,7 +242,7 @@ def test_it_is_refused_without_a_compiler(regrun: Regrun, monkeypatch: pytest.Mo
 
 
 def test_lack_of_memory_while_compiling_is_no_disagreement(monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(step: LaneStep) -> LaneStep:
+    def full(step: LaneStep, arguments: object) -> LaneStep:
         def breaks(state: State, *rest: object) -> tuple[State, torch.Tensor]:
             if len(next(iter(state.params.values()))) > 1:
                 raise torch.OutOfMemoryError("no more")

@@ -1,23 +1,35 @@
-"""The step of a pack through torch's compiler, where that is asked for.
+"""The step of a pack through torch's compiler: the operations that `runner.engine.tape` has of it, fused.
 
-A compiled step does the same operations fused and in another order, so that a run's numbers differ by rounding from
-those of the step as it is written, and with the number of runs beside it.
+A fused loop rounds otherwise than the operations it is made of, so that a compiled run differs from one that is not by
+rounding. It does not depend on the runs beside it: a step is compiled for a number of lanes, and fewer are filled up.
+What was compiled is kept by torch in the user's cache folder, and found there by later processes.
 """
 
 from __future__ import annotations
 
+import hashlib
+import logging
 import math
 import os
+import platform
 import shutil
-from typing import cast
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, cast
 
 import torch
+from torch import Tensor, fx
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from runner.engine.lanes import LaneStep
+from runner.engine.lanes import FIXED, LaneStep
 from runner.engine.step import State
+from runner.engine.tape import Operations, tensors_of, written_down
 
 STEPS = 3  # that a compiled step is compared on before a run begins
 SHARE = 0.01  # of what the weights have moved by, that those of a compiled step may be off after each of them
+aten = torch.ops.aten
+_compiled: dict[str, Any] = {}  # by what was compiled; worker processes are forked with it
 
 
 def compiler() -> str | None:
@@ -25,24 +37,129 @@ def compiler() -> str | None:
     return shutil.which(os.environ.get("CXX") or "g++") or shutil.which("clang++")
 
 
-def compiled(step: LaneStep) -> LaneStep:
-    """The step, compiled when it is first taken, and again when the number of lanes changes for the first time."""
-    return cast(LaneStep, torch.compile(step))
+def caches() -> Path:
+    """The user's folder for what was measured or compiled here."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "regrun"
 
 
-def disagreement(start: State, plain: State, fused: State) -> str | None:
+def compiled(step: LaneStep, arguments: Sequence[Any]) -> LaneStep:
+    """A step through torch's compiler, for at most as many lanes as these arguments have.
+
+    Raises Unfit for a step that is no fixed list of operations, and whatever the compiler raises.
+    """
+    _, operations = written_down(step, arguments)
+    given = tensors_of(tree_flatten(arguments)[0])
+    fused = _fused(operations, given)
+    forms = [(tensor.shape, tensor.stride()) for tensor in given]
+    fixed = len(tensors_of(tree_flatten(arguments[-FIXED:])[0]))  # at the end, without an axis of lanes
+    width = len(given[0])
+
+    def taken(*arguments: Any) -> Any:
+        tensors = tensors_of(tree_flatten(arguments)[0])
+        lanes = len(tensors[0])
+        if lanes < width:
+            several = len(tensors) - fixed
+            tensors = [_filled(t, width) if at < several else t for at, t in enumerate(tensors)]
+        with torch.no_grad():
+            out = fused(*map(_laid_out, tensors, forms))
+        return tree_unflatten([leaf[:lanes] for leaf in out] if lanes < width else list(out), operations.tree)
+
+    return cast(LaneStep, taken)
+
+
+def disagreement(start: State, plain: State, fused: State, shaken: State) -> str | None:
     """What is wrong with a state that a compiled step has led to, beside that of the step as written; None if nothing.
 
-    Weights are compared by length over all of them: an optimizer that divides by the size of the gradient makes a
-    whole step of what is rounding in a gradient of zero.
+    Weights are compared by length over all of them. `shaken` is where the step as written leads from weights that are
+    off by rounding: an optimizer that divides by the size of the gradient makes a whole step of what is rounding in a
+    gradient of zero, as biases before a batch norm have, and a compiled step may be off by twice as much.
     """
     apart = _length(fused, plain)
     moved = _length(start, plain)
-    if apart <= SHARE * moved:  # not so if either is no number
+    if apart <= max(SHARE * moved, 2 * _length(shaken, plain)):  # not so if any is no number
         return None
     return f"its weights are {apart:.1e} from those of the step as written, which have moved by {moved:.1e}"
+
+
+def shaken(state: State) -> State:
+    """The state with every other weight larger by rounding, and those between smaller."""
+    signs = {
+        name: torch.arange(w.numel(), device=w.device).view(w.shape) % 2 * 2 - 1 for name, w in state.params.items()
+    }
+    by = {name: torch.finfo(w.dtype).eps * signs[name].to(w.dtype) for name, w in state.params.items()}
+    return state._replace(params={name: w + w * by[name] for name, w in state.params.items()})
 
 
 def _length(one: State, other: State) -> float:
     """The Euclidean distance between the weights of two states."""
     return math.sqrt(sum(float((one.params[n] - w).double().square().sum()) for n, w in other.params.items()))
+
+
+def _filled(leaf: Tensor, width: int) -> Tensor:
+    """The values [K, ...] of K lanes, and those of the last for the lanes that are missing: [width, ...]."""
+    return torch.cat([leaf, leaf[-1:].expand(width - len(leaf), *leaf.shape[1:])])
+
+
+def _laid_out(tensor: Tensor, form: tuple[torch.Size, tuple[int, ...]]) -> Tensor:
+    """The tensor as the compiled step expects it in memory."""
+    shape, stride = form
+    if tensor.stride() == stride:
+        return tensor
+    return torch.empty_strided(shape, stride, dtype=tensor.dtype, device=tensor.device).copy_(tensor)
+
+
+def known(operations: Operations, given: Sequence[Tensor]) -> bool:
+    """Whether these operations, on tensors of this form, have been compiled on this machine before."""
+    return _kept_at(_key(operations, given)).exists()
+
+
+def _fused(operations: Operations, given: Sequence[Tensor]) -> Any:
+    """The operations through torch's compiler, or as it made them before in this process: of tensors, to tensors."""
+    key = _key(operations, given)
+    if key not in _compiled:
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(caches() / "compiled"))  # torch's own is open to others
+        logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it looks for a GPU and says so
+        from torch._inductor import config, standalone_compile  # it takes two seconds
+
+        module = fx.GraphModule(operations.module, _without_halves(operations.module.graph))
+        # What is computed of a few numbers for each lane is stored, not computed again for every weight; and no pool of
+        # compiling processes is left behind, which a process that is about to be forked should not have.
+        with torch.no_grad(), config.patch(realize_opcount_threshold=0, compile_threads=1):
+            _compiled[key] = standalone_compile(module, list(given), dynamic_shapes="from_example_inputs")
+        with suppress(OSError):
+            _kept_at(key).touch()
+    return _compiled[key]
+
+
+def _key(operations: Operations, given: Sequence[Tensor]) -> str:
+    """What stands for the operations, on tensors of this form, with this torch on so many threads."""
+    forms = [(tensor.shape, tensor.stride(), tensor.dtype, tensor.device) for tensor in given]
+    constants = [(name, value.tolist()) for name, value in operations.module.named_buffers()]
+    about = (operations.module.code, forms, constants, torch.get_num_threads(), torch.__version__, platform.node())
+    return hashlib.sha256(repr(about).encode()).hexdigest()[:16]
+
+
+def _kept_at(key: str) -> Path:
+    """The file that says that something was compiled, beside what torch keeps of it."""
+    return Path(os.environ.get("TORCHINDUCTOR_CACHE_DIR") or caches() / "compiled") / f"regrun-{key}"
+
+
+def _without_halves(graph: fx.Graph) -> fx.Graph:
+    """A copy of the graph that takes words of 32 bits apart by shifts, not by looking at memory as words of 16.
+
+    The compiler has no vectors of those: a mask costs 9 ns an entry with them and 1 without (docs/benchmarks.md).
+    """
+    copy = fx.Graph()
+    copy.output(copy.graph_copy(graph, {}))
+    for node in copy.find_nodes(op="call_function", target=aten.view.dtype):
+        word, dtype = node.args
+        if dtype != torch.int16:
+            continue
+        with copy.inserting_before(node):
+            low = copy.call_function(aten.__lshift__.Scalar, (word, 16))
+            halves = [copy.call_function(aten.__rshift__.Scalar, (half, 16)) for half in (low, word)]
+            pairs = copy.call_function(aten.stack.default, (halves, -1))
+            both = copy.call_function(aten.flatten.using_ints, (pairs, -2, -1))
+        node.replace_all_uses_with(both)
+        copy.erase_node(node)
+    return copy

@@ -24,6 +24,7 @@ from runner.methods.stack import Stack
 Strengths: TypeAlias = Mapping[str, Tensor]  # {"mixup.alpha": [L]}
 # (states, batches, strengths, optimizer numbers, keys, step, steps, share of the rate) -> (states, losses [L])
 LaneStep: TypeAlias = Callable[[State, Batch, Strengths, Hyper, Tensor, Tensor, int, Tensor], tuple[State, Tensor]]
+FIXED = 3  # of these, the last: the same for all lanes
 
 
 def lane_step(net: nn.Module, kinds: Sequence[str], stack: Stack, optimizer: Optimizer, mapped: bool) -> LaneStep:
@@ -64,7 +65,7 @@ def lane_step(net: nn.Module, kinds: Sequence[str], stack: Stack, optimizer: Opt
         states, losses = over_copies(copy, stack.copies, mapped)(state, keys)
         return states, losses.mean()
 
-    return over_lanes(several if stack.copies > 1 else one, mapped, fixed=3)
+    return over_lanes(several if stack.copies > 1 else one, mapped, FIXED)
 
 
 def over_copies(one: Callable[..., Any], copies: int, mapped: bool) -> Callable[..., Any]:

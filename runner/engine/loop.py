@@ -181,7 +181,7 @@ def train(
         shaped, follow = experiment.shaped(pack[0].point), partial(_watch_on, watch, len(runs) - len(left))
         reached = Reached(pack, part)
         try:
-            for outcome in _train_pack(shaped, pack, follow, keeper, part, tuple(found), reached):
+            for outcome in _train_pack(shaped, pack, follow, keeper, part, tuple(found), reached, width):
                 left.remove(outcome.run)
                 yield outcome
         except (RuntimeError, MemoryError) as error:
@@ -281,14 +281,16 @@ def _train_pack(
     part: Part | None,
     waiting: Sequence[Part],
     reached: Reached,
+    width: int,
 ) -> Iterator[Outcome]:
     """Every run of one pack to its end, from its beginning or from where `part` has it.
 
     `waiting`, what other packs are to go on from, is kept beside this one's state. `reached` is told of every step.
+    A compiled step is made for packs of `width`.
     """
     pack, lanes = begin(experiment, runs)
-    if experiment.compiled:
-        pack = _compiled(pack, lanes, keeper)
+    if experiment.compiled and (fused := compiled(experiment, runs, width, keeper.say)):
+        pack = replace(pack, step=fused, compiled=True)
     few_steps(pack, lanes, 1)  # what the first step sets up is not this method's cost
     budget = experiment.budget
     curves: list[list[Point]] = [[] for _ in runs]
@@ -339,24 +341,37 @@ def _train_pack(
             break
 
 
-def _compiled(pack: Pack, lanes: Lanes, keeper: Keeper) -> Pack:
-    """The pack with a compiled step, or as it is, and said so in a line, if that fails or gives other numbers."""
-    from runner.engine.compilation import STEPS, compiled, disagreement  # it is rarely asked for
+def compiled(experiment: Experiment, runs: Sequence[Run], width: int, say: Callable[[str], None]) -> LaneStep | None:
+    """The step of a pack of at most `width` runs through torch's compiler.
 
+    None, and said so in a line, if that fails or gives other numbers.
+    """
+    from runner.engine import compilation  # it is rarely asked for
+
+    noted: list[tuple[tuple[Any, ...], State]] = []
+    pack, lanes = begin(experiment, [*runs, *[runs[-1]] * (width - len(runs))])
     written = pack.step.step if isinstance(pack.step, Taped) else pack.step
-    fused = replace(pack, step=compiled(written), compiled=True)
+
+    def noting(*arguments: Any) -> tuple[State, Tensor]:
+        out = written(*arguments)
+        noted.append((arguments, out[0]))
+        return out
+
     try:
-        seen = [islice(_steps(one, lanes, 1), STEPS) for one in (pack, fused)]
-        why = None
-        for (_, plain), (_, other) in zip(*seen, strict=True):
-            why = why or disagreement(lanes.state, plain.state, other.state)
+        few_steps(replace(pack, step=noting), lanes, compilation.STEPS)
+        fused = compilation.compiled(written, noted[-1][0])
+        for (state, *rest), after in noted:
+            elsewhere, _ = written(compilation.shaken(state), *rest)
+            why = compilation.disagreement(state, after, fused(state, *rest)[0], elsewhere)
+            if why:
+                break
     except Exception as error:  # whatever a compiler raises; the step as it is written is known to work
         if is_full(error):
             raise
         why = " ".join(f"{type(error).__name__}: {error}".split())[:200]
     if why:
-        keeper.say(f"trains without torch's compiler: {why}")
-    return pack if why else fused
+        say(f"trains without torch's compiler: {why}")
+    return None if why else fused
 
 
 def begin(experiment: Experiment, runs: Sequence[Run]) -> tuple[Pack, Lanes]:

@@ -5,27 +5,31 @@ here, so dense nets are packed as wide as memory allows, and so are convolutions
 where they are mapped (`runner.nets.lanewise`). Other mapped convolutions become grouped ones, which a CPU computes
 slowly, and alone they are faster or slower where the channels of an image come last in memory: there the way is
 measured, once for each machine and shape, and kept in the user's cache folder so that the same command gives the same
-numbers again.
+numbers again. So is whether torch's compiler would save more time than it takes (docs/benchmarks.md).
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
+import math
 import platform
 import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
-from runner.engine.loop import alike, begin, few_steps
+from runner.engine.compilation import caches, compiler, known
+from runner.engine.loop import Lanes, Pack, alike, begin, few_steps
 from runner.engine.memory import available, footprint
+from runner.engine.step import State
+from runner.engine.tape import Taped, Unfit, tensors_of, written_down
 from runner.engine.weights import built_net
 from runner.engine.workers import cores
 from runner.experiment import Experiment
@@ -36,6 +40,10 @@ WIDTHS = (4, 16)  # tried against each other, and against one by one
 SHARE_OF_MEMORY = 0.5  # of what is free: a prediction may be off, and the machine has others on it
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 SMALL = 10_000_000  # multiply-adds of a forward pass on a batch
+COMPILED_LANES = 16  # runs side by side in a compiled step, at most: what they make should stay in the core's cache
+LEAST_STEPS = 2000  # in which a compiler can save its own time
+SHARE_LEFT = 0.3  # of the time of what is no matrix product or convolution, when it is compiled (docs/benchmarks.md)
+TO_LOAD, TO_COMPILE, EACH_OPERATION = 4.0, 10.0, 0.03  # seconds: of what is compiled already, and of what is not
 
 
 class Way(NamedTuple):
@@ -46,11 +54,24 @@ class Way(NamedTuple):
 
 
 def packed(experiment: Experiment, runs: Sequence[Run], workers: int) -> Experiment:
-    """The experiment with the lanes, and the layout of images in memory, that train all runs of a stage fastest.
+    """The experiment with the lanes, the layout of images and the use of the compiler that train its runs fastest.
 
-    Lanes that the user has asked for stay. So many processes share the runs. No number of a run depends on either
+    Lanes that the user has asked for stay. So many processes share the runs. No number of a run depends on any of it
     beyond rounding.
     """
+    way = _laid_out(experiment, runs, workers)
+    if way.compiled is False or way.lanes == 1:
+        return replace(way, compiled=bool(way.compiled))
+    share = math.ceil(len(alike(experiment.stack, runs)) / workers)
+    even = math.ceil(share / math.ceil(share / COMPILED_LANES))
+    narrow = replace(way, lanes=experiment.lanes or max(2, min(even, way.lanes or even)), compiled=True)
+    if not way.compiled and not _repays(narrow, runs, workers):
+        return replace(way, compiled=False)
+    return narrow
+
+
+def _laid_out(experiment: Experiment, runs: Sequence[Run], workers: int) -> Experiment:
+    """The experiment with the lanes and the layout of images in memory that train its runs fastest."""
     first = alike(experiment.stack, runs)
     shaped = experiment.shaped(first[0].point)
     net = built_net(shaped)
@@ -132,14 +153,7 @@ def multiply_adds(net: nn.Module, experiment: Experiment) -> int:
 
 def _fastest(experiment: Experiment, runs: Sequence[Run], net: nn.Module, ways: Sequence[Way]) -> Way:
     """The way that takes the least time per run, from the cache or from a few steps of each."""
-    about = [
-        platform.node(), torch.get_num_threads(), torch.__version__, str(net), experiment.data.shape,
-        experiment.budget.batch_size, sorted(experiment.stack.methods), experiment.stack.copies,
-        type(experiment.optimizer).__name__, str(experiment.dtype), ways,
-    ]  # fmt: skip
-    key = hashlib.sha1(json.dumps(about).encode(), usedforsecurity=False).hexdigest()[:16]
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "regrun"
-    path = folder / f"packing-{key}"
+    path = _kept_in("packing", experiment, net, ways)
     try:
         return ways[int(path.read_text())]
     except (OSError, ValueError, IndexError):
@@ -153,7 +167,66 @@ def _fastest(experiment: Experiment, runs: Sequence[Run], net: nn.Module, ways: 
         few_steps(pack, started, 3)
         cost[number] = (time.perf_counter() - clock) / way.lanes
     best = min(cost, key=lambda number: cost[number])
-    with suppress(OSError):  # else it is measured again the next time
-        folder.mkdir(parents=True, exist_ok=True)
-        path.write_text(str(best))
+    _keep(path, str(best))
     return ways[best]
+
+
+def _repays(experiment: Experiment, runs: Sequence[Run], workers: int) -> bool:
+    """Whether torch's compiler would save its own time twice over in all steps of a process, with such packs.
+
+    From the cache, or from a few steps: what is no matrix product or convolution becomes SHARE_LEFT of what it was.
+    """
+    assert experiment.lanes
+    first = alike(experiment.stack, runs)
+    shaped = experiment.shaped(first[0].point)
+    packs = math.ceil(len(runs) / workers / experiment.lanes)
+    per_epoch = len(shaped.splitter.split(shaped.data, first[0].seed).train) // shaped.budget.batch_size
+    steps = packs * per_epoch * shaped.budget.epochs
+    if shaped.device.type != "cpu" or compiler() is None or steps < LEAST_STEPS:
+        return False
+    path = _kept_in("compile", shaped, built_net(shaped), [experiment.lanes, steps])
+    try:
+        return {"yes": True, "no": False}[path.read_text()]
+    except (OSError, KeyError):
+        pass  # as above
+    repays = _seconds(*begin(shaped, first[: experiment.lanes]), steps) > 0
+    _keep(path, "yes" if repays else "no")
+    return repays
+
+
+def _seconds(pack: Pack, lanes: Lanes, steps: int) -> float:
+    """What torch's compiler is expected to save in so many steps, less twice of what it takes itself, in seconds."""
+    lanes, noted = few_steps(pack, lanes, 1), []
+    step = pack.step.step if isinstance(pack.step, Taped) else pack.step
+
+    def noting(*arguments: Any) -> tuple[State, Tensor]:
+        noted.append(arguments)
+        return step(*arguments)
+
+    few_steps(replace(pack, step=noting), lanes, 1)
+    try:
+        _, operations = written_down(step, noted[0])
+    except Unfit:
+        return 0.0
+    tensors = tensors_of(tree_leaves(noted[0]))
+    timed = [operations.seconds(tensors) for _ in range(3)]
+    whole, products = (min(seconds) for seconds in zip(*timed, strict=True))
+    saved: float = steps * (1 - SHARE_LEFT) * (whole - products)
+    return saved - 2 * (TO_LOAD if known(operations, tensors) else TO_COMPILE + EACH_OPERATION * len(operations))
+
+
+def _kept_in(what: str, experiment: Experiment, net: nn.Module, more: object) -> Path:
+    """The file of the user's cache folder that holds what was measured of this machine, net and stack."""
+    about = [
+        platform.node(), torch.get_num_threads(), torch.__version__, str(net), experiment.data.shape,
+        experiment.budget.batch_size, sorted(experiment.stack.methods), experiment.stack.copies,
+        type(experiment.optimizer).__name__, str(experiment.dtype), more,
+    ]  # fmt: skip
+    key = hashlib.sha1(json.dumps(about).encode(), usedforsecurity=False).hexdigest()[:16]
+    return caches() / f"{what}-{key}"
+
+
+def _keep(path: Path, found: str) -> None:
+    with suppress(OSError):  # else it is measured again the next time
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(found)

@@ -8,6 +8,7 @@ changes from step to step is computed once, and what nothing depends on is left 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from operator import getitem
@@ -27,6 +28,10 @@ aten = torch.ops.aten
 RENAMING = {  # which may give just what they are given
     aten.view.default, aten._unsafe_view.default, aten.expand.default, aten.detach.default, aten.lift_fresh.default,
 }  # fmt: skip
+PRODUCTS = {
+    aten.mm.default, aten.addmm.default, aten.bmm.default, aten.baddbmm.default, aten.convolution.default,
+    aten.convolution_backward.default,
+}  # fmt: skip
 
 
 class Unfit(Exception):
@@ -44,6 +49,33 @@ class Operations:
         """What the step gives."""
         with torch.no_grad():
             return tree_unflatten(self.module.forward(*tensors), self.tree)
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return sum(node.op == "call_function" for node in self.module.graph.nodes)
+
+    def seconds(self, tensors: Sequence[Tensor]) -> tuple[float, float]:
+        """How long all of them take, and how long matrix products and convolutions among them."""
+        clock = time.perf_counter()
+        self(tensors)
+        whole = time.perf_counter() - clock
+        timed = Timed(self.module)
+        with torch.no_grad():
+            timed.run(*tensors)
+        return whole, timed.products
+
+
+class Timed(fx.Interpreter):
+    """Takes the time of matrix products and convolutions in a graph that it goes through."""
+
+    products: float = 0.0  # seconds
+
+    def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Do an operation."""
+        clock = time.perf_counter()
+        out = super().call_function(target, args, kwargs)
+        self.products += (time.perf_counter() - clock) * (target in PRODUCTS)
+        return out
 
 
 class Taped:

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 from runner.engine.checkpoint import Keeper, Stopped
-from runner.engine.loop import Outcome, Progress, Watch, train
+from runner.engine.loop import Outcome, Progress, Watch, alike, compiled, train
 from runner.experiment import Experiment
 from runner.grid import Run
 
@@ -64,6 +64,8 @@ def train_across(
     if workers <= 1:
         yield from train(experiment, runs, watch, keeper)
         return
+    if experiment.compiled:  # here, so that it is done once
+        experiment = replace(experiment, compiled=_compiles(experiment, runs, workers, keeper))
     size = math.ceil(len(runs) / workers)
     parts = [runs[i : i + size] for i in range(0, len(runs), size)]
     context = multiprocessing.get_context("fork")
@@ -116,6 +118,18 @@ def train_across(
                 process.join()
     if stopped:
         raise Stopped(stopped)
+
+
+def _compiles(experiment: Experiment, runs: Sequence[Run], workers: int, keeper: Keeper) -> bool:
+    """Whether torch's compiler can make the steps of the processes' packs; they are forked with what it has made."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    first = alike(experiment.stack, runs)
+    width = experiment.lanes or math.ceil(len(first) / workers)
+    try:
+        return compiled(experiment.shaped(first[0].point), first[:width], width, keeper.say) is not None
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _work(experiment: Experiment, runs: Sequence[Run], told: Connection, keeper: Keeper, number: int) -> None:
