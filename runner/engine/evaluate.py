@@ -43,7 +43,8 @@ class Pool(NamedTuple):
 
     def inputs(self, rows: Tensor) -> Tensor:
         """Standardized inputs of rows [L, B]: [L, B, ...]."""
-        raw = self.x[rows].to(self.mean.dtype)
+        raw = self.x.index_select(0, rows.flatten()).unflatten(0, rows.shape)  # by whole rows, unlike x[rows]
+        raw = raw.to(self.mean.dtype)
         raw = self.change(raw) if self.change else raw
         picked = (raw - self.mean[:, None]) / self.std[:, None]
         return picked if self.fill is None else torch.where(picked.isnan(), self.fill[:, None], picked)
