@@ -1,11 +1,12 @@
 """How many runs to train in one pass, with what layout of images in memory, and on how many threads.
 
 Mapping many small matrix products over lanes saves most of what a small net costs, and never loses on the nets tried
-here, so dense nets are packed as wide as memory allows, and so are convolutions of signals, which are matrix products
-where they are mapped (`runner.nets.lanewise`). Other mapped convolutions become grouped ones, which a CPU computes
-slowly, and alone they are faster or slower where the channels of an image come last in memory: there the way is
-measured, once for each machine and shape, and kept in the user's cache folder so that the same command gives the same
-numbers again. So is whether torch's compiler would save more time than it takes (docs/benchmarks.md).
+here, so dense nets are packed as wide as memory allows. Convolutions of signals are matrix products where they are
+mapped (`runner.nets.lanewise`), and best packed as wide as the core's cache allows. Other mapped convolutions become
+grouped ones, which a CPU computes slowly, and alone they are faster or slower where the channels of an image come last
+in memory. There the way is measured, once for each machine and shape, and kept in the user's cache folder so that the
+same command gives the same numbers again. So is whether torch's compiler would save more time than it takes
+(docs/benchmarks.md).
 """
 
 from __future__ import annotations
@@ -37,10 +38,11 @@ from runner.grid import Run
 from runner.nets.lanewise import LanewiseConv1d, lanewise
 
 WIDTHS = (4, 16)  # tried against each other, and against one by one
+WIDTHS_OF_SIGNALS = (4, 8, 16, 32)  # tried against each other: patches of many runs outgrow the core's cache
 SHARE_OF_MEMORY = 0.5  # of what is free: a prediction may be off, and the machine has others on it
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 SMALL = 10_000_000  # multiply-adds of a forward pass on a batch
-COMPILED_LANES = 16  # runs side by side in a compiled step, at most: what they make should stay in the core's cache
+COMPILED_LANES = 40  # runs side by side in a compiled step, at most: from a dozen on a run costs the same
 LEAST_STEPS = 2000  # in which a compiler can save its own time
 SHARE_LEFT = 0.3  # of the time of what is no matrix product or convolution, when it is compiled (docs/benchmarks.md)
 TO_LOAD, TO_COMPILE, EACH_OPERATION = 4.0, 10.0, 0.03  # seconds: of what is compiled already, and of what is not
@@ -60,14 +62,16 @@ def packed(experiment: Experiment, runs: Sequence[Run], workers: int) -> Experim
     beyond rounding.
     """
     way = _laid_out(experiment, runs, workers)
-    if way.compiled is False or way.lanes == 1:
+    if way.lanes == 1 or way.compiled is False:
         return replace(way, compiled=bool(way.compiled))
-    share = math.ceil(len(alike(experiment.stack, runs)) / workers)
-    even = math.ceil(share / math.ceil(share / COMPILED_LANES))
-    narrow = replace(way, lanes=experiment.lanes or max(2, min(even, way.lanes or even)), compiled=True)
-    if not way.compiled and not _repays(narrow, runs, workers):
-        return replace(way, compiled=False)
-    return narrow
+    fused = replace(way, lanes=experiment.lanes or _even(runs, workers, way, COMPILED_LANES), compiled=True)
+    return fused if way.compiled or _repays(fused, runs, workers) else replace(way, compiled=False)
+
+
+def _even(runs: Sequence[Run], workers: int, way: Experiment, most: int) -> int:
+    """At most so many lanes, and no more than the way has, that give a process packs of the same size."""
+    share = math.ceil(len(alike(way.stack, runs)) / workers)
+    return max(2, math.ceil(share / math.ceil(share / min(most, way.lanes or most))))
 
 
 def _laid_out(experiment: Experiment, runs: Sequence[Run], workers: int) -> Experiment:
@@ -77,18 +81,24 @@ def _laid_out(experiment: Experiment, runs: Sequence[Run], workers: int) -> Expe
     net = built_net(shaped)
     most = experiment.lanes or min(len(runs), fitting(shaped, first[0], workers))
     lanewise(net)
-    convolves = any(isinstance(m, CONVOLUTIONS) and not isinstance(m, LanewiseConv1d) for m in net.modules())
-    if not convolves or experiment.device.type != "cpu":
+    convolutions = [m for m in net.modules() if isinstance(m, CONVOLUTIONS)]
+    if not convolutions or experiment.device.type != "cpu":
         return replace(experiment, lanes=most)
-    images = any(isinstance(m, nn.Conv2d) for m in net.modules())
-    ways = [Way(1, channels_last) for channels_last in (False, True)[: 1 + images]]
-    ways += [Way(lanes, False) for lanes in WIDTHS if lanes <= min(most, len(first))]
+    several = min(most, len(first))
+    if all(isinstance(m, LanewiseConv1d) for m in convolutions):
+        ways = [Way(lanes, False) for lanes in WIDTHS_OF_SIGNALS if lanes <= several]
+    else:
+        images = any(isinstance(m, nn.Conv2d) for m in convolutions)
+        ways = [Way(1, channels_last) for channels_last in (False, True)[: 1 + images]]
+        ways += [Way(lanes, False) for lanes in WIDTHS if lanes <= several]
     if experiment.lanes:
         ways = [way for way in ways if way.lanes == experiment.lanes]
     if len(ways) < 2:
         return replace(experiment, lanes=most)
     best = _fastest(shaped, first, net, ways)
-    return replace(experiment, lanes=best.lanes, channels_last=best.channels_last)
+    chosen = replace(experiment, lanes=best.lanes, channels_last=best.channels_last)
+    even = best.lanes > 1 and not experiment.lanes
+    return replace(chosen, lanes=_even(runs, workers, chosen, best.lanes)) if even else chosen
 
 
 def fitting(experiment: Experiment, run: Run, workers: int) -> int:
