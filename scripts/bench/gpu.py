@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from run import data
 from torch import nn
-from turns import machine, put, store
+from turns import machine, of, put, store
 
 from runner.data.base import Splitter
 from runner.engine.loop import Lanes, Pack, begin, few_steps, is_full
@@ -157,7 +157,7 @@ def main() -> None:
     columns = [key for key in rows[0] if any(row[key] is not None for row in rows)] if rows else []
     page = "\n".join(
         [
-            "; ".join(f"{key}: {value}" for key, value in about.items()), "",
+            of(about),
             f"| {' | '.join(columns)} |", f"| {' | '.join('---:' for _ in columns)} |",
             *(f"| {' | '.join(_cell(row[key]) for key in columns)} |" for row in rows),
             *([f"\nLeft out: {'; '.join(left_out)}."] if left_out else []),

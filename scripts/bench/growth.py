@@ -22,7 +22,7 @@ from pathlib import Path
 import matplotlib as mpl
 import torch
 from matplotlib.figure import Figure
-from turns import machine, put, store
+from turns import machine, of, put, store
 
 from runner.data.base import Data, Splitter
 from runner.engine.evaluate import evaluate
@@ -172,7 +172,7 @@ def main() -> None:
             asked.figures.mkdir(parents=True, exist_ok=True)
             figure.savefig(asked.figures / f"growth_{axis.name}.svg", metadata={"Date": None})
             figure.savefig(asked.figures / f"growth_{axis.name}.png", dpi=150, metadata={"Software": None})
-    page = "\n".join(["; ".join(f"{key}: {value}" for key, value in about.items()), "", *lines])
+    page = "\n".join([of(about), *lines])
     print(page)
     store(asked.out, {"machine": about, "table": table})
     if asked.write:

@@ -25,7 +25,7 @@ from statistics import median
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from turns import Row, Train, machine, row, table, turns, write
+from turns import Row, Train, machine, put, row, table, turns
 
 from runner.data.base import Data, Splitter
 from runner.engine.loop import begin, few_steps
@@ -175,7 +175,7 @@ def main() -> None:
     asked.out.parent.mkdir(parents=True, exist_ok=True)
     asked.out.write_text(json.dumps({"machine": about, "tables": stored}, indent=1) + "\n", encoding="utf-8")
     if asked.write:
-        write(asked.write, "bench", page)
+        put(asked.write, "bench", page)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import nn
-from turns import Row, Train, machine, row, table, turns, write
+from turns import Row, Train, machine, of, put, row, table, turns
 
 from runner.data.base import Data, Splitter
 from runner.engine.loop import begin, few_steps
@@ -169,10 +169,10 @@ def main() -> None:
     rows = dense(count)
     rows += images("convnet", partial(convnet, (1, 28, 28), CLASSES, 32, 128), (1, 28, 28), 100, count)
     rows += images("resnet20", partial(resnet_cifar, (3, 32, 32), CLASSES, 20, 16, "batch"), (3, 32, 32), 100, count)
-    page = "; ".join(f"{key}: {value}" for key, value in about.items()) + "\n\n" + table("the tight loop", rows)
+    page = "\n".join([of(about), table("the tight loop", rows)])
     print(page)
     if asked.write:
-        write(asked.write, "single", page)
+        put(asked.write, "single", page)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
-from turns import machine, put, store
+from turns import machine, of, put, store
 
 SMALL = ["epochs=1", "seeds=1", "data.train_size=100", "data.val_size=50", "batch_size=50", "progress=false"]
 HELP, SMOKE, JOB = 0.7, 6.0, 0.15  # seconds on the wall that each may take
@@ -105,7 +105,7 @@ def main() -> None:
         rows.append((f"a job of a sweep, of {many - few}, beyond its training", each[0], each[1], JOB))
     page = "\n".join(
         [
-            "; ".join(f"{key}: {value}" for key, value in about.items()), "",
+            of(about),
             "| | seconds on the wall | of the processor | may take |", "| --- | ---: | ---: | ---: |",
             *(f"| {what} | {wall:.2f} | {cpu:.2f} | {most or '–'} |" for what, wall, cpu, most in rows),
         ]

@@ -59,16 +59,6 @@ def table(head: str, rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def write(page: Path, name: str, text: str) -> None:
-    """Put the text between the markers `<!-- name: begin -->` and `<!-- name: end -->` of a page; ends without them."""
-    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
-    before, _, rest = page.read_text(encoding="utf-8").partition(begin)
-    _, found, after = rest.partition(end)
-    if not found:
-        sys.exit(f"{page} lacks the markers {begin} and {end}")
-    page.write_text(f"{before}{begin}\n{text}\n{end}{after}", encoding="utf-8")
-
-
 def machine() -> dict[str, str]:
     """What the figures were measured on."""
     info = Path("/proc/cpuinfo")
@@ -84,6 +74,11 @@ def machine() -> dict[str, str]:
         "system": platform.platform(),
         "date": datetime.now(UTC).date().isoformat(),
     }
+
+
+def of(about: Mapping[str, str]) -> str:
+    """The machine in a line, above a table."""
+    return "; ".join(f"{key}: {value}" for key, value in about.items()) + "\n"
 
 
 def put(page: Path, name: str, text: str) -> None:
