@@ -36,6 +36,16 @@ def test_bfloat16_trains() -> None:
     assert all(outcome.status == "ok" for outcome in outcomes(trial, 3))
 
 
+def test_a_compiled_run_is_the_same_on_a_gpu() -> None:
+    trial = replace(experiment(STACKS["mixed"], epochs=2), device=torch.device("cuda"), lanes=3)
+    says = Says()
+    got = list(train(replace(trial, compiled=True), RUNS[:3], keeper=says))
+    assert says.said == []
+    assert all(outcome.compiled for outcome in got)
+    for mine, theirs in zip(got, train(trial, RUNS[:3]), strict=True):
+        assert mine.figures["last_val_loss"] == pytest.approx(theirs.figures["last_val_loss"], rel=1e-2)
+
+
 def test_memory_that_ends_on_a_gpu_halves_the_pack() -> None:
     """The device is told to give out so little that six runs of a wide net do not fit, and one does."""
     device = torch.device("cuda")

@@ -74,15 +74,15 @@ def ours(
 
 def tight(
     net: nn.Module, shape: tuple[int, ...], batch: int, optimizer: torch.optim.Optimizer, limit: float = 0.0,
-    channels_last: bool = False,
+    channels_last: bool = False, device: str | torch.device = "cpu",
 ) -> Train:  # fmt: skip
     """The loop that one would write by hand."""
-    x, y = data(shape).x, data(shape).y
+    x, y = data(shape).x.to(device), data(shape).y.to(device)
     layout = torch.channels_last if channels_last else torch.contiguous_format
     matrices = [layer.weight for layer in net.modules() if isinstance(layer, nn.Linear)]
 
     def train(steps: int) -> None:
-        order = torch.randperm(EXAMPLES)
+        order = torch.randperm(EXAMPLES, device=device)
         for i in range(steps):
             rows = order[i * batch : (i + 1) * batch]
             optimizer.zero_grad(set_to_none=True)
