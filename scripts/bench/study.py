@@ -9,7 +9,8 @@ end. regrun trains all of it; a rival trains a few of the runs, one after anothe
 is multiplied. Contenders take turns and a ratio is taken within each turn, set-up excluded: by the clock on the wall,
 where regrun has all cores and its rivals one, and by processor time, which a neighbour on the machine changes less.
 regrun takes part as it is (`compile=off`) and with compiled steps (`compile=on`); to compile is set-up, and is told
-beside the table. The last columns show that all train as well: test accuracies of the same seeds at the middle rate.
+beside the table. How long the matrix products alone take is what no way of training can be faster than. The last columns
+show that all train as well: test accuracies of the same seeds at the middle rate.
 """
 
 from __future__ import annotations
@@ -26,18 +27,21 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from hydra import compose, initialize_config_dir
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 from torch.utils.data import DataLoader, TensorDataset
 from turns import machine, of, put, store
 
 from runner.config import Job, read
 from runner.data.base import Split
+from runner.engine.loop import begin, few_steps
 from runner.engine.packing import packed, threads
+from runner.engine.tape import Taped, tensors_of, written_down
 from runner.engine.workers import train_across, worth
 from runner.nets.sites import Mark
 from runner.paths import conf_dir
@@ -238,17 +242,50 @@ def measure(work: Work, rivals: Sequence[str], turns: int) -> tuple[float, list[
             began = since()
             accuracy[name] = [contenders[name](work, job, rate, seed) for rate, seed in shown]
             costs[name].append(Cost(*(seconds / len(shown) * whole for seconds in since(began))))
+    floor = products(job)
+    costs["matrix products alone"] = [floor] * turns
     return first[1] - first[0], [
         {
             "what": f"{work.model}, {work.epochs} epochs: {name}",
             "seconds": round(statistics.median(cost.wall for cost in mine), 1),
             **{f"times {one}": advantage(mine, costs[one]) for one in ours_are},
             "processor seconds": round(statistics.median(cost.processor for cost in mine), 1),
-            "test accuracy": round(statistics.mean(accuracy[name]), 3),
-            "± 2 standard errors": round(2 * statistics.stdev(accuracy[name]) / len(shown) ** 0.5, 3),
+            "test accuracy": round(statistics.mean(accuracy[name]), 3) if name in accuracy else "–",
+            "± 2 standard errors": (
+                round(2 * statistics.stdev(accuracy[name]) / len(shown) ** 0.5, 3) if name in accuracy else "–"
+            ),
         }
         for name, mine in costs.items()
     ]
+
+
+def products(job: Job) -> Cost:
+    """What of the study are the matrix products of training and of the looks after each epoch, at the rate they have.
+
+    No training of these nets on these cores can take less: an aim above the ratio to this is out of reach.
+    """
+    runs, budget = job.reporting(None), job.experiment.budget
+    workers = worth(job.experiment, len(runs))
+    experiment = packed(compiling(job, False).experiment, runs, workers)
+    pack, lanes = begin(experiment, runs[: experiment.lanes])
+    noted: list[tuple[object, ...]] = []
+    assert isinstance(pack.step, Taped)
+    written = pack.step.step
+
+    def noting(*arguments: Any) -> Any:
+        noted.append(arguments)
+        return written(*arguments)
+
+    lanes = few_steps(pack, lanes, 1)
+    few_steps(replace(pack, step=noting), lanes, 1)
+    _, operations = written_down(written, noted[0])
+    tensors = tensors_of(tree_leaves(noted[0]))
+    step = min(operations.seconds(tensors)[1] for _ in range(20)) / len(lanes.run)
+    examples = {name: rows.shape[1] for name, rows in lanes.rows.items()}
+    trained = 3 * pack.steps_per_epoch * budget.batch_size  # in forward passes of an example, to be looked at later
+    looked = examples["train"] + examples["val"]
+    seconds = len(runs) * budget.epochs * pack.steps_per_epoch * step * (1 + looked / trained)
+    return Cost(seconds / workers, seconds)
 
 
 def compiling(job: Job, compiled: bool) -> Job:
