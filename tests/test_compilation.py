@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +22,7 @@ from runner.engine.lanes import LaneStep
 from runner.engine.loop import Outcome, begin, train
 from runner.engine.packing import packed
 from runner.engine.step import State
-from runner.engine.tape import Operations, written_down
+from runner.engine.tape import Operations, Taped, written_down
 from runner.grid import Run
 from runner.methods.base import Method
 from runner.methods.flatness import SAM
@@ -156,9 +157,12 @@ def test_words_are_taken_apart_by_shifts() -> None:
     assert "int16" not in again.code
 
 
-@pytest.mark.parametrize(("steps", "gain", "repays"), [(3000, 5.0, True), (3000, -5.0, False), (1000, 5.0, False)])
+@pytest.mark.parametrize(
+    ("steps", "gain", "faster", "repays"),
+    [(3000, 5.0, True, True), (3000, 5.0, False, False), (3000, -5.0, True, False), (1000, 5.0, True, False)],
+)
 def test_auto_compiles_what_repays(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, steps: int, gain: float, repays: bool
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, steps: int, gain: float, faster: bool, repays: bool
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(packing, "compiler", lambda: "g++")
@@ -169,6 +173,7 @@ def test_auto_compiles_what_repays(
         return gain
 
     monkeypatch.setattr(packing, "_seconds", seconds)
+    monkeypatch.setattr(packing, "_faster", lambda pack, lanes, runs: faster)
     trained = replace(experiment(Stack({})), lanes=None, compiled=None)
     per_epoch = len(trained.splitter.split(trained.data, 0).train) // trained.budget.batch_size
     trained = replace(trained, budget=replace(trained.budget, epochs=steps // per_epoch))
@@ -183,6 +188,28 @@ def test_auto_compiles_what_repays(
     assert packed(replace(trained, compiled=True), many, 2).lanes == 25  # two in each process, of 50 and 49 runs
     assert packed(replace(trained, compiled=True, lanes=4), many, 2).lanes == 4
     assert packed(replace(trained, compiled=None, lanes=1), many, 2).compiled is False
+
+
+@pytest.mark.parametrize(("seconds", "faster"), [(0.0, True), (0.02, False)])
+def test_a_compiled_step_is_timed(monkeypatch: pytest.MonkeyPatch, seconds: float, faster: bool) -> None:
+    class Slow(Taped):
+        def __call__(self, *arguments: Any) -> Any:
+            time.sleep(0.01)
+            return super().__call__(*arguments)
+
+    def late(*arguments: object) -> LaneStep:
+        def taken(*arguments: Any) -> tuple[State, Tensor]:
+            time.sleep(seconds)
+            return (arguments[0], torch.zeros(3))
+
+        return taken
+
+    monkeypatch.setattr(packing, "compiled", late)
+    pack, lanes = begin(replace(experiment(Stack({})), lanes=3), RUNS)
+    assert isinstance(pack.step, Taped)
+    assert packing._faster(replace(pack, step=Slow(pack.step.step)), lanes, RUNS) is faster
+    monkeypatch.setattr(packing, "compiled", lambda *arguments: None)
+    assert not packing._faster(pack, lanes, RUNS)
 
 
 def test_what_a_compiler_would_save_is_estimated() -> None:

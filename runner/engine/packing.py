@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from runner.engine.compilation import caches, compiler, known
-from runner.engine.loop import Lanes, Pack, alike, begin, few_steps
+from runner.engine.loop import Lanes, Pack, alike, begin, compiled, few_steps
 from runner.engine.memory import available, footprint
 from runner.engine.step import State
 from runner.engine.tape import Taped, Unfit, tensors_of, written_down
@@ -182,9 +182,10 @@ def _fastest(experiment: Experiment, runs: Sequence[Run], net: nn.Module, ways: 
 
 
 def _repays(experiment: Experiment, runs: Sequence[Run], workers: int) -> bool:
-    """Whether torch's compiler would save its own time twice over in all steps of a process, with such packs.
+    """Whether torch's compiler saves its own time twice over in all steps of a process, with such packs.
 
-    From the cache, or from a few steps: what is no matrix product or convolution becomes SHARE_LEFT of what it was.
+    From the cache, or from a few steps: if what is no matrix product or convolution becoming SHARE_LEFT of what it was
+    would save so much, they are compiled, and taken if they are then faster indeed.
     """
     assert experiment.lanes
     first = alike(experiment.stack, runs)
@@ -199,9 +200,25 @@ def _repays(experiment: Experiment, runs: Sequence[Run], workers: int) -> bool:
         return {"yes": True, "no": False}[path.read_text()]
     except (OSError, KeyError):
         pass  # as above
-    repays = _seconds(*begin(shaped, first[: experiment.lanes]), steps) > 0
+    pack, lanes = begin(shaped, first[: experiment.lanes])
+    repays = _seconds(pack, lanes, steps) > 0 and _faster(pack, lanes, first)
     _keep(path, "yes" if repays else "no")
     return repays
+
+
+def _faster(pack: Pack, lanes: Lanes, runs: Sequence[Run]) -> bool:
+    """Whether compiled steps are taken faster than those that are gone through again."""
+    width = len(lanes.run)
+    step = compiled(pack.experiment, runs[:width], width, lambda line: None)
+    if step is None:
+        return False
+    cost = []
+    for way in (pack, replace(pack, step=step)):
+        few_steps(way, lanes, 5)  # the first steps also set things up
+        clock = time.perf_counter()
+        few_steps(way, lanes, 5)
+        cost.append(time.perf_counter() - clock)
+    return cost[1] < cost[0]
 
 
 def _seconds(pack: Pack, lanes: Lanes, steps: int) -> float:

@@ -9,8 +9,8 @@ end. regrun trains all of it; a rival trains a few of the runs, one after anothe
 is multiplied. Contenders take turns and a ratio is taken within each turn, set-up excluded: by the clock on the wall,
 where regrun has all cores and its rivals one, and by processor time, which a neighbour on the machine changes less.
 regrun takes part as it is (`compile=off`) and with compiled steps (`compile=on`); to compile is set-up, and is told
-beside the table. How long the matrix products alone take is what no way of training can be faster than. The last columns
-show that all train as well: test accuracies of the same seeds at the middle rate.
+beside the table. How long the matrix products alone take is what no way of training can be faster than. The last
+columns show that all train as well: test accuracies of the same seeds at the middle rate.
 """
 
 from __future__ import annotations
