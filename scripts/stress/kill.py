@@ -1,6 +1,6 @@
 """Kill a study at random moments, start it again each time, and compare what it leaves with an undisturbed one.
 
-python scripts/stress/kill.py            60 runs, killed 100 times, about 25 minutes on one core
+python scripts/stress/kill.py            60 runs, killed 100 times, about 25 minutes on a shared core
 python scripts/stress/kill.py --seeds 2 --methods l2 dropout --epochs 60 --kills 6
 
 A moment is drawn in three steps: how much training is let go by, in which phase of the study the process is then to
