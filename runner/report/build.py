@@ -41,7 +41,7 @@ SECONDARY = tuple(
     (checkpoint, metric) for metric in METRICS for checkpoint in ("last", "best") if (checkpoint, metric) != PRIMARY
 )
 MOST_DRAWN = 12  # comparisons that have figures of their own; a page with more could not be opened
-MOST_POINTED = 300  # configurations that these may have together, the first comparison's aside
+MOST_POINTED = 200  # configurations that these may have together, the first comparison's aside
 # The tables of headline.md, with their headings; the others are in headline.csv and on the page.
 HEADINGS = {
     ("best", "test_acc"): "At the epoch of lowest validation loss (secondary)",
