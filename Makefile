@@ -7,10 +7,10 @@ DONE := $(VENV)/.installed
 TEST := OMP_NUM_THREADS=1 $(BIN)/pytest -q -n auto --maxprocesses 8
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all lint types fmt bench clean
+.PHONY: help install demo test test-all extras test-cluster lint types fmt bench clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(DONE) ## make .venv with regrun and its tools in it
 
@@ -28,6 +28,14 @@ test: $(DONE) ## run the tests that take seconds
 
 test-all: $(DONE) ## run all tests: slow ones, GPUs, Slurm and Ray too, where they are installed
 	$(TEST) -m ''
+
+extras: $(DONE) ## add every extra to .venv: Slurm, Ray, Optuna, TensorBoard, MLflow
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[slurm,ray,optuna,tensorboard,mlflow]'
+
+test-cluster: extras ## install Slurm on this Debian machine (as root) and run all tests of clusters, searches, trackers
+	apt-get update -qq
+	apt-get install -y -qq --no-install-recommends slurmctld slurmd slurm-client munge
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -rs -m '' $(addprefix tests/test_,cluster.py sharing.py search.py trackers.py)
 
 lint: $(DONE) ## check style and format
 	$(BIN)/ruff check .

@@ -12,12 +12,13 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from difflib import get_close_matches
 from typing import NoReturn
 
 import hydra
+from hydra._internal.hydra import Hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
@@ -34,6 +35,8 @@ CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPE
 EXTRAS = {"submitit": "slurm", "SlurmLauncher": "slurm"}  # what a missing one is called, and what brings it
 OmegaConf.register_new_resolver("regrun_gpus", lambda: len(devices()) or 1, replace=True)
 GROUPS = ("data", "model", "optimizer", "schedule", "method", "protocol", "experiment")
+WITHIN = tuple(f"{group}/" for group in GROUPS)
+LISTED = Hydra.format_config_groups
 
 
 @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")
@@ -86,10 +89,16 @@ def main() -> None:
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra hands exceptions on instead of printing them
     # Hydra copies the only store there is for every group of the help and for every job; what it gives out are copies.
     ConfigStore.__deepcopy__ = lambda self, memo: self  # type: ignore[attr-defined]
+    setattr(Hydra, "format_config_groups", _choices_of)  # noqa: B010  # Hydra has no setting for it
     with _answers():
         _flags_are_known(sys.argv[1:])
         _choices_are_names(sys.argv[1:])
         _task()
+
+
+def _choices_of(hydra: Hydra, predicate: Callable[[str], bool], compact: bool = True) -> str:
+    """The groups of `regrun --help`, without those inside others, which configuration files build on."""
+    return LISTED(hydra, lambda group: predicate(group) and not group.startswith(WITHIN), compact)
 
 
 @contextmanager

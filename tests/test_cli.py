@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import pickle
 import re
 import shlex
@@ -14,6 +15,7 @@ from conftest import Regrun
 from hydra import initialize_config_dir
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.utils import JobReturn
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 from test_study import SMALL, job_of, rows_of
@@ -47,6 +49,21 @@ def test_help_lists_every_group_and_option(regrun: Regrun) -> None:
         assert listed[group].split(", ") == options(group)
     for example in EXAMPLES:
         assert f"regrun {example}" in told.out
+    assert not any("/" in group for group in listed if " " not in group)  # conf/data/base is no choice
+
+
+def test_a_sweep_keeps_no_configuration_of_a_job_that_has_ended(
+    regrun: Regrun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: list[int] = []
+
+    def report(*arguments: object) -> int:
+        kept.append(sum(type(seen) is JobReturn and seen.cfg is not None for seen in gc.get_objects()))
+        return 0
+
+    monkeypatch.setattr("runner.sweep.report", report)
+    assert regrun("-m", "method=l2", "method.l2.rate=0.1,0.2", *SMALL).code == 0
+    assert kept == [0]
 
 
 def test_help_imports_nothing_heavy() -> None:

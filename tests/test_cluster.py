@@ -1,7 +1,7 @@
 """Studies on Slurm and Ray, begun for real on this machine: the same records as in one process, whatever dies.
 
-Skipped where they are not installed: Slurm needs root, Debian's slurmctld, slurmd, slurm-client and munge, and
-hydra-submitit-launcher; Ray needs ray.
+`make test-cluster` installs what they need, on Debian as root, and runs them; elsewhere they are skipped: Slurm needs
+root, Debian's slurmctld, slurmd, slurm-client and munge, and hydra-submitit-launcher; Ray needs ray.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import pytest
 from test_study import figures, rows_of
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+INSTALLS = "make test-cluster, on Debian as root"
 SCRIPTS = Path(__file__).resolve().parent.parent / "scripts" / "cluster"
 LONG = 2000  # epochs that take five to ten seconds
 STUDY = [
@@ -101,8 +102,10 @@ class Lab:
 @pytest.fixture(scope="session")
 def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     missing = [tool for tool in ("slurmctld", "slurmd", "sbatch", "munged") if shutil.which(tool) is None]
-    if missing or os.geteuid() != 0 or find_spec("hydra_plugins.hydra_submitit_launcher") is None:
-        pytest.skip(f"Slurm cannot be begun here: {missing or 'not root, or no hydra-submitit-launcher'}")
+    missing += ["hydra-submitit-launcher"] * (find_spec("hydra_plugins.hydra_submitit_launcher") is None)
+    missing += ["root"] * (os.geteuid() != 0)
+    if missing:
+        pytest.skip(f"Slurm cannot be begun here without {', '.join(missing)} ({INSTALLS})")
     folder = tmp_path_factory.mktemp("slurm")
     try:
         subprocess.run([SCRIPTS / "slurm.sh", "start", folder], check=True)
@@ -200,7 +203,7 @@ def ray(lab: Path, what: str) -> None:
 def two_nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A Ray of two nodes of one core each."""
     if find_spec("ray") is None:
-        pytest.skip("ray is not installed")
+        pytest.skip(f"ray is not installed ({INSTALLS})")
     lab = tmp_path_factory.mktemp("ray")
     try:
         ray(lab, "start")

@@ -157,7 +157,7 @@ def test_a_small_disk_is_a_line(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_two_processes_on_one_study_train_each_run_once(tmp_path: Path) -> None:
-    arguments = command(["l2"], 2, 40)
+    arguments = [sys.executable, "-m", "runner.cli", *command(["l2"], 2, 40)]
     both = [
         subprocess.Popen(arguments, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         for _ in range(2)

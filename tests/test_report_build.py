@@ -18,7 +18,7 @@ from matplotlib.text import Text
 from report_data import METHODS, Plan, write_study
 
 from runner.report import figures
-from runner.report.build import NoRuns, NotAStudy, build
+from runner.report.build import NoRuns, NotAStudy, _drawn, build
 from runner.report.cli import main
 from runner.report.collect import collect, write_atomic
 from runner.report.sheet import limits_of
@@ -228,6 +228,40 @@ def test_learning_curves_show_all_down_to_a_thousandth() -> None:
     assert 0.0003 < figures._log_limits(np.array([0.5, 1e-9]), val)[0] < 0.001
     # but validation is shown whole
     assert figures._log_limits(np.array([0.5, 1e-9]), np.array([1.0, 1e-4]))[0] < 1e-4
+
+
+def test_learning_curves_of_very_many_are_those_of_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(figures, "MOST_PANELS", 2)
+    study = write_study(tmp_path / "study", Plan(methods=METHODS[:3], report=3))
+    runs = in_order(read_runs(collect(study)))
+    frame = headline(runs)
+    drawing = figures.learning_curves(runs, frame, read_curves(study))
+    assert drawing is not None
+    assert len(drawing.figure.axes) == 2
+    assert set(drawing.data["method"]) == {"none", *frame["method"][1:3]}
+    texts = " ".join(text.get_text().replace("\n", " ") for text in drawing.figure.findobj(Text))
+    assert "The first 2 of 3 configurations" in texts
+
+
+def test_so_many_comparisons_are_drawn_as_a_page_can_carry() -> None:
+    def drawn(*rows: int) -> int:
+        return len(_drawn([("", pd.DataFrame(index=range(count))) for count in rows]))
+
+    assert drawn(5, 5) == 2
+    assert drawn(*[5] * 20) == 12
+    assert drawn(100, 100, 1) == 2  # 200 configurations at most
+    assert drawn(1000, 1) == 1  # but one always
+
+
+def test_what_was_made_is_told_by_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    study = write_study(tmp_path / "study", Plan(methods=("l2",), report=2))
+    assert main([str(study)]) == 0
+    last = [line for line in capsys.readouterr().out.splitlines() if line.startswith(str(tmp_path))]
+    assert last[0] == str(study / "report" / "report.html")
+    folders = [line.partition(": ")[0] for line in last[1:]]
+    assert folders == [str(study / "report"), str(study / "report" / "figures")]
+    named = {name for line in last[1:] for name in line.partition(": ")[2].rpartition(" (")[0].split(", ")}
+    assert named == {path.stem for path in (study / "report").rglob("*.*") if path.suffix != ".html"}
 
 
 def test_one_collapsed_method_does_not_flatten_the_others() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import warnings
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,7 @@ def test_mlflow_has_the_parameters_the_curves_and_the_report(regrun: Regrun, tmp
         told = regrun(*SWEEP, "tracker=[mlflow]", f"seeds={seeds}")
         assert told.code == 0, told.err
         assert "tracker" not in told.err
+    assert os.environ["MLFLOW_DISABLE_TELEMETRY"] == "true"
     client = tracking.MlflowClient(f"sqlite:///{(STUDY / 'mlflow.db').absolute()}")
     experiment = client.get_experiment_by_name("first")
     runs: dict[str, Any] = {r.data.tags["regrun.run_id"]: r for r in client.search_runs([experiment.experiment_id])}

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import accumulate
 from pathlib import Path
 
 import pandas as pd
@@ -40,6 +41,7 @@ SECONDARY = tuple(
     (checkpoint, metric) for metric in METRICS for checkpoint in ("last", "best") if (checkpoint, metric) != PRIMARY
 )
 MOST_DRAWN = 12  # comparisons that have figures of their own; a page with more could not be opened
+MOST_POINTED = 200  # configurations that these may have together, the first comparison's aside
 # The tables of headline.md, with their headings; the others are in headline.csv and on the page.
 HEADINGS = {
     ("best", "test_acc"): "At the epoch of lowest validation loss (secondary)",
@@ -195,10 +197,18 @@ def secondary(
 
 def _undrawn(primary: pd.DataFrame) -> str:
     """A sentence on the comparisons that have no figures of their own; nothing where all have."""
-    count = len(groups(primary))
-    if count <= MOST_DRAWN:
+    parts = groups(primary)
+    count, drawn = len(parts), len(_drawn(parts))
+    if drawn == count:
         return ""
-    return f"Figures are drawn for the first {MOST_DRAWN} of {count} comparisons; the tables have all."
+    first = "first" if drawn == 1 else f"first {drawn}"
+    return f"Figures are drawn for the {first} of {count} comparisons; the tables have all."
+
+
+def _drawn(parts: Sequence[tuple[str, pd.DataFrame]]) -> Sequence[tuple[str, pd.DataFrame]]:
+    """The comparisons that have figures of their own: the first ones, as many as a page can carry."""
+    reached = list(accumulate(len(frame) for _, frame in parts))
+    return parts[: max(1, min(MOST_DRAWN, sum(count <= MOST_POINTED for count in reached)))]
 
 
 def _slug(text: str) -> str:
@@ -223,7 +233,7 @@ def _draw(
     parts = groups(primary)
     runs_of, strengths_of = dict(groups(runs)), dict(groups(strengths))
     headlines_of = [dict(groups(other)) for other in headlines]
-    for title, frame in parts[:MOST_DRAWN]:
+    for title, frame in _drawn(parts):
         own, grid = runs_of[title], strengths_of[title]
         both = [frames[title] for frames in headlines_of]
         makers: dict[str, Callable[[], Drawing | None]] = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -19,7 +19,7 @@ DIFFERENT = 1  # a run that was verified
 
 
 def show(report: Report) -> None:
-    """Print each group's headline with its caption, the paths of the tables and pictures, and what did not end."""
+    """Print each group's headline with its caption, where tables and figures are, and what did not end."""
     from rich.console import Console
 
     from runner.report.build import describe
@@ -31,10 +31,21 @@ def show(report: Report) -> None:
         console.print(terminal_table(frame, max(100, console.width)))
         console.print(caption(frame), style="dim", markup=False)
         console.print()
-    for path in (*report.tables, *(path for path in report.figures if path.suffix == ".png")):
-        console.print(str(path), soft_wrap=True, markup=False)
+    for line in _places(report):
+        console.print(line, soft_wrap=True, markup=False)
     for failure in report.failures:
         print(f"job {describe(failure)}", file=sys.stderr)
+
+
+def _places(report: Report) -> Iterator[str]:
+    """Where the report is: its page, and by folder the names of its tables and figures, and the kinds of files."""
+    page = [path for path in report.tables if path.suffix == ".html"]
+    yield from map(str, page)
+    others = [path for path in (*report.tables, *report.figures) if path not in page]
+    for folder in dict.fromkeys(path.parent for path in others):
+        inside = [path for path in others if path.parent == folder]
+        names, kinds = (dict.fromkeys(parts) for parts in zip(*((p.stem, p.suffix) for p in inside), strict=True))
+        yield f"{folder}: {', '.join(names)} ({' '.join(kinds)})"
 
 
 def _margin(text: str) -> tuple[str, float]:

@@ -48,6 +48,7 @@ from runner.report.writers import number, records, score_of, shared_names, span,
 
 LEADING = 5
 ENOUGH_FOR_A_BAND = 3  # seeds; of two, a t-interval is thirteen times the standard error and hides the panel
+MOST_PANELS = 48  # of learning curves; a sheet with more takes longer to draw than all other figures
 MOST_OF_A_PATH = 8  # strengths; a search draws more, and the lines between them cross
 SEED_LINES = 10
 COLUMNS = 4
@@ -551,6 +552,7 @@ def _learning_curves(runs: pd.DataFrame, headline: pd.DataFrame, curves: pd.Data
         return None
     rows = [row for row in records(headline) if row["method"] != BASELINE]
     rows = [row for row in rows if number(row, "n_report") + number(row, "n_failed") > 0] or records(headline)[:1]
+    count, rows = len(rows), rows[:MOST_PANELS]
     names = named(rows)
     handles: list[Artist] = [
         Line2D([], [], color="#444444", label="validation, median of seeds"),
@@ -572,8 +574,13 @@ def _learning_curves(runs: pd.DataFrame, headline: pd.DataFrame, curves: pd.Data
         f"{seeds}, medians without intervals. Clean data, evaluation mode; loss on a log axis. "
         "There is no test curve: test is read once per stored checkpoint."
     )
+    if count > len(rows):
+        note += f" The first {len(rows)} of {count} configurations, in the order of the table."
     medians = loss.groupby([*key[1:3], "split", "epoch"], sort=True)["value"].median().reset_index()
-    shown = medians.merge(headline[["method", "strengths"]].drop_duplicates(), on=["method", "strengths"])
+    drawn = headline[["method", "strengths"]].drop_duplicates()
+    inside = {(row["method"], row["strengths"]) for row in rows}
+    mine = [method == BASELINE or (method, s) in inside for method, s in drawn.itertuples(index=False)]
+    shown = medians.merge(drawn[mine], on=["method", "strengths"])
     low, high = _log_limits(*(shown.loc[shown["split"] == name, "value"].to_numpy(float) for name in ("train", "val")))
     if (shown["value"] < low).any():
         note += f" Below {low:.1g} curves leave the axes."

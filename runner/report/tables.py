@@ -181,7 +181,7 @@ def _numbers(frame: pd.DataFrame, column: str) -> Values:
     if column not in frame.columns:
         return np.full(len(frame), math.nan)
     values = frame[column].to_numpy(dtype=np.float64)
-    usable = np.isfinite(values) & (frame["status"] == "ok").to_numpy(dtype=bool)
+    usable = np.isfinite(values) & (frame["status"].to_numpy() == "ok")  # pandas takes ten times as long to compare
     return np.where(usable, values, math.nan)
 
 

@@ -95,6 +95,7 @@ class RayLauncher(Launcher):
         """Run all jobs and wait for each; one whose node dies is run again, as often as `retries` says."""
         from runner.errors import Refusal
 
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a Ray that is begun here reports to nobody
         try:
             import ray
         except ImportError as error:

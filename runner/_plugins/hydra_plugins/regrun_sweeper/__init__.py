@@ -8,14 +8,16 @@ import pickle
 import sys
 from collections.abc import Sequence
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.config_repository import ConfigRepository
+from hydra._internal.config_repository import ConfigRepository, IConfigRepository
+from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper, BasicSweeperConf
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
+from hydra.core.default_element import ResultDefault
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.config_source import ConfigResult
@@ -66,6 +68,7 @@ class OnceComposed(ConfigLoaderImpl):
         super().__init__(search_path)
         self.repository = OnceRead(search_path)
         self._composed: dict[tuple[str, ...], bytes] = {}  # pickled: a few kilobytes in place of half a megabyte
+        self._joined: dict[str, bytes] = {}  # by the files that were put together
 
     def plan_sweep_config(self, master_config: DictConfig, sweep_overrides: Sequence[str]) -> DictConfig:
         """The configuration of a job, which the next load of the same overrides is given."""
@@ -81,9 +84,17 @@ class OnceComposed(ConfigLoaderImpl):
         cfg: DictConfig = pickle.loads(kept)  # of this very process
         return cfg
 
+    def _compose_config_from_defaults_list(self, defaults: list[ResultDefault], repo: IConfigRepository) -> DictConfig:
+        """The files of a job put together, before its own values: once for all jobs that chose the same."""
+        files = repr([astuple(default) for default in defaults])
+        if files not in self._joined:
+            self._joined[files] = pickle.dumps(super()._compose_config_from_defaults_list(defaults, repo))
+        cfg: DictConfig = pickle.loads(self._joined[files])  # of this very process
+        return cfg
+
     def __getstate__(self) -> dict[str, Any]:
         """For another process: without what was composed in this one."""
-        return self.__dict__ | {"_composed": {}}
+        return self.__dict__ | {"_composed": {}, "_joined": {}}
 
 
 class RegrunSweeper(BasicSweeper):
@@ -149,8 +160,10 @@ class RegrunSweeper(BasicSweeper):
         return returns
 
     def _in_batches(self, jobs: list[list[str]], begin: int) -> list[JobReturn | None]:
-        size = self.max_batch_size or len(jobs)
-        return [told for at in range(0, len(jobs), size) for told in self._launched(jobs[at : at + size], begin + at)]
+        one_by_one = isinstance(self.launcher, BasicLauncher)
+        size = 1 if one_by_one else self.max_batch_size or len(jobs)
+        batches = (self._launched(jobs[at : at + size], begin + at) for at in range(0, len(jobs), size))
+        return [_lean(told) for batch in batches for told in batch]
 
     def _launched(self, jobs: list[list[str]], begin: int) -> list[JobReturn | None]:
         """What became of each job; None where the process that had it died.
@@ -165,6 +178,13 @@ class RegrunSweeper(BasicSweeper):
             if len(jobs) == 1:
                 return [None]
         return [told for number, job in enumerate(jobs) for told in self._launched([job], begin + number)]
+
+
+def _lean(told: JobReturn | None) -> JobReturn | None:
+    """What became of a job without its configuration, which of thousands of jobs would fill the memory."""
+    if told:
+        told.cfg = told.hydra_cfg = None
+    return told
 
 
 def _is_done(told: JobReturn | None) -> bool:
