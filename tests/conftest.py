@@ -53,3 +53,9 @@ def regrun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
         return Told(code, said.out, said.err)
 
     return call
+
+
+@pytest.fixture
+def as_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every step calls every hook: for spies, which are not pure."""
+    monkeypatch.setattr("runner.engine.loop.Taped", lambda step: step)

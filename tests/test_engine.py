@@ -136,7 +136,7 @@ def test_progress_has_no_test_figure() -> None:
     ],
     ids=["dropout", "mixed"],
 )
-def test_figures_are_those_of_a_plain_pytorch_evaluation(methods: dict[str, Method]) -> None:
+def test_figures_are_those_of_a_plain_pytorch_evaluation(methods: dict[str, Method], as_written: None) -> None:
     """Train one run, take its last weights out through the memory of a spy, and evaluate them by hand."""
 
     @dataclass(frozen=True)
@@ -167,7 +167,7 @@ def test_figures_are_those_of_a_plain_pytorch_evaluation(methods: dict[str, Meth
     assert outcome.curve[-1].figures["train_loss"] == pytest.approx(figures["last_train_loss"])
 
 
-def test_an_epoch_shows_every_training_example_once_in_a_new_order() -> None:
+def test_an_epoch_shows_every_training_example_once_in_a_new_order(as_written: None) -> None:
     @dataclass(frozen=True)
     class Spy(Method):
         shown: list[Tensor] = field(default_factory=list)

@@ -74,7 +74,7 @@ def test_targets_are_standardized_by_training_rows_alone() -> None:
 
 
 @pytest.mark.parametrize("lanes", [1, None])
-def test_figures_are_those_of_scikit_learn(lanes: int | None) -> None:
+def test_figures_are_those_of_scikit_learn(lanes: int | None, as_written: None) -> None:
     @dataclass(frozen=True)
     class Spy(Method):
         last: list[Params] = field(default_factory=list)

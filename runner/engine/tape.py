@@ -81,8 +81,9 @@ class Timed(fx.Interpreter):
 class Taped:
     """A step that is written down when it has been taken PLAIN times with arguments of the same form, then replayed.
 
-    The first replay is compared with the step as it is written. A step that comes out otherwise, or that takes numbers
-    out of tensors, which may decide what it does next, is taken as it is written for good; `unfit` then says why.
+    The first replay is compared with the step as it is written. A step that comes out otherwise, that cannot be written
+    down, or that takes numbers out of tensors, which may decide what it does next, is taken as it is written for good;
+    `unfit` then says why.
     """
 
     def __init__(self, step: Step) -> None:
@@ -106,21 +107,25 @@ class Taped:
             return self.step(*arguments)
         if self._operations is None:
             return self._written_down(arguments)
-        replayed = self._operations(tensors_of(leaves))
-        return replayed if self._met > PLAIN + 2 else self._compared(arguments, replayed)
+        if self._met > PLAIN + 2:
+            return self._operations(tensors_of(leaves))
+        return self._compared(arguments, self._operations, tensors_of(leaves))
 
     def _written_down(self, arguments: Any) -> Any:
         try:
             out, self._operations = written_down(self.step, arguments)
-        except Unfit as why:
-            self.unfit = str(why)
+        except Exception as why:  # whatever a foreign net's operations raise when they are written down
+            self.unfit = f"{type(why).__name__}: {why}"
             return self.step(*arguments)
         return out
 
-    def _compared(self, arguments: Any, replayed: Any) -> Any:
+    def _compared(self, arguments: Any, operations: Operations, tensors: Sequence[Tensor]) -> Any:
         out = self.step(*arguments)
-        if not all(map(_same, tree_flatten(out)[0], tree_flatten(replayed)[0])):
-            self.unfit = "its operations are others in another step"
+        try:
+            if not all(map(_same, tree_flatten(out)[0], tree_flatten(operations(tensors))[0])):
+                self.unfit = "its operations are others in another step"
+        except Exception as why:  # as above
+            self.unfit = f"{type(why).__name__}: {why}"
         return out
 
 

@@ -1,16 +1,17 @@
 """How long does a whole study take, beside the scripts that one would write by hand?
 
-    python scripts/bench/study.py                      the work of mlp and conv1d; --quick: fewer epochs and turns
+    python scripts/bench/study.py                      a quarter of an hour; --quick: fewer epochs and turns
     python scripts/bench/study.py --write docs/benchmarks.md
 
 The work: MNIST-1D (4,000 training examples, 1,000 for validation, 10,000 for testing), five dropout rates times
 thirteen seeds, Adam, batches of 100, training and validation accuracy after every epoch and the test accuracy at the
-end. regrun trains all of it; a rival trains a few of the runs, one after another as it would train all, and its time
-is multiplied. Contenders take turns and a ratio is taken within each turn, set-up excluded: by the clock on the wall,
-where regrun has all cores and its rivals one, and by processor time, which a neighbour on the machine changes less.
-regrun takes part as it is (`compile=off`) and with compiled steps (`compile=on`); to compile is set-up, and is told
-beside the table. How long the matrix products alone take is what no way of training can be faster than. The last
-columns show that all train as well: test accuracies of the same seeds at the middle rate.
+end: mlp for 60 epochs, which is regrun's default, and conv1d for twelve. regrun trains all of it; a rival trains a few
+of the runs, one after another as it would train all, and its time is multiplied. Contenders take turns and a ratio is
+taken within each turn, set-up excluded, by the clock on the wall, where regrun has all cores and its rivals one.
+Processor seconds, which a neighbour on the machine changes less, are told too. regrun takes part as it is
+(`compile=off`) and with compiled steps (`compile=on`); to compile is set-up, and is told beside the table. How long the
+matrix products alone take is what no way of training can be faster than. The last columns show that all train as well:
+test accuracies of the same seeds at the middle rate.
 """
 
 from __future__ import annotations
@@ -309,17 +310,18 @@ def table(rows: Sequence[dict[str, object]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--rivals", default="plain,tight,lightning")
     parser.add_argument("--write", type=Path, metavar="PAGE")
     asked = parser.parse_args()
     about, clock = machine(), time.monotonic()
-    works = [Work("mlp", 3 if asked.quick else 10, 4), Work("conv1d", 2 if asked.quick else 6, 4)]
+    works = [Work("mlp", 3 if asked.quick else 60, 3), Work("conv1d", 2 if asked.quick else 12, 3)]
     torch.set_num_threads(1)
     rows, set_up = [], {}
     with tempfile.TemporaryDirectory() as folder:
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder  # nothing is compiled yet
         for work in works:
-            set_up[work.model], more = measure(work, asked.rivals.split(","), 1 if asked.quick else 3)
+            set_up[work.model], more = measure(work, asked.rivals.split(","), 1 if asked.quick else asked.turns)
             rows += more
     about["seconds"] = f"{time.monotonic() - clock:.0f}"
     told = ", ".join(f"{seconds:.0f} s for {model}" for model, seconds in set_up.items())
