@@ -1,4 +1,4 @@
-"""Steps that are gone through again: what may be, what may not, what is left out. For every method: test_contract.py."""
+"""Steps that are gone through again: what may be, what may not, what is left out. Every method: test_contract.py."""
 
 from __future__ import annotations
 
