@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import subprocess
 import sys
 from pathlib import Path
@@ -27,3 +28,18 @@ def test_what_leaks_is_found() -> None:
     assert soak.Seen([100.0 + number for number in range(40)], [6] * 40).wrong() == "memory grew by 30.3 %"
     assert soak.Seen([100.0] * 40, list(range(40))).wrong() == "39 files are open, and 7 were"
     assert soak.Seen([100.0] * 40, [6] * 40, page_mb=25, report_s=700).wrong().count(";") == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+def test_memory_is_what_the_process_has_written(tmp_path: Path) -> None:
+    """Not the pages of a file that it reads, as libraries are, which are private while no other process reads them."""
+    size, path = 50 * 2**20, tmp_path / "library"
+    path.write_bytes(bytes(size))
+    before = soak.written_mb()
+    with path.open("rb") as file, mmap.mmap(file.fileno(), size, mmap.MAP_PRIVATE, mmap.PROT_READ) as pages:
+        assert sum(pages[at] for at in range(0, size, mmap.PAGESIZE)) == 0
+        assert soak.written_mb() - before < 10
+    with mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as own:
+        for at in range(0, size, mmap.PAGESIZE):
+            own[at] = 1
+        assert soak.written_mb() - before > 40

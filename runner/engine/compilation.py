@@ -121,7 +121,7 @@ def _fused(operations: Operations, given: Sequence[Tensor]) -> Any:
         logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it looks for a GPU and says so
         from torch._inductor import config, standalone_compile  # it takes two seconds
 
-        module = fx.GraphModule(operations.module, _without_halves(operations.module.graph))
+        module = fx.GraphModule(operations.constants, _without_halves(operations.graph))
         # What is computed of a few numbers for each lane is stored, not computed again for every weight; and no pool of
         # compiling processes is left behind, which a process that is about to be forked should not have.
         with torch.no_grad(), config.patch(realize_opcount_threshold=0, compile_threads=1):
@@ -134,8 +134,8 @@ def _fused(operations: Operations, given: Sequence[Tensor]) -> Any:
 def _key(operations: Operations, given: Sequence[Tensor]) -> str:
     """What stands for the operations, on tensors of this form, with this torch on so many threads."""
     forms = [(tensor.shape, tensor.stride(), tensor.dtype, tensor.device) for tensor in given]
-    constants = [(name, value.tolist()) for name, value in operations.module.named_buffers()]
-    about = (operations.module.code, forms, constants, torch.get_num_threads(), torch.__version__, platform.node())
+    constants = [(name, value.tolist()) for name, value in operations.constants.named_buffers()]
+    about = (operations.code, forms, constants, torch.get_num_threads(), torch.__version__, platform.node())
     return hashlib.sha256(repr(about).encode()).hexdigest()[:16]
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from operator import getitem
 from typing import Any, TypeAlias
 
@@ -42,24 +43,42 @@ class Unfit(Exception):
 class Operations:
     """What a step does, to be done again with other numbers: a function of the tensors of its arguments, in order."""
 
-    module: fx.GraphModule
+    graph: fx.Graph
+    constants: nn.Module  # what the graph takes as given, as buffers
     tree: TreeSpec  # of what the step gives
 
     def __call__(self, tensors: Sequence[Tensor]) -> Any:
         """What the step gives."""
         with torch.no_grad():
-            return tree_unflatten(self.module.forward(*tensors), self.tree)
+            return tree_unflatten(self._function(self.constants, *tensors), self.tree)
 
     def __len__(self) -> int:
         """How many there are."""
-        return sum(node.op == "call_function" for node in self.module.graph.nodes)
+        return sum(node.op == "call_function" for node in self.graph.nodes)
+
+    @property
+    def code(self) -> str:
+        """The operations as Python writes them."""
+        return self.graph.python_code("self").src
+
+    @cached_property
+    def _function(self) -> Callable[..., Any]:
+        """The graph as a function of the constants and of tensors.
+
+        An fx.GraphModule would be the same, but torch keeps the source of each one for as long as the process lives.
+        """
+        written = self.graph.python_code("self")
+        names = dict(written.globals)
+        exec(written.src, names)  # torch has written it, of the operations above
+        function: Callable[..., Any] = names["forward"]
+        return function
 
     def seconds(self, tensors: Sequence[Tensor]) -> tuple[float, float]:
         """How long all of them take, and how long matrix products and convolutions among them."""
         clock = time.perf_counter()
         self(tensors)
         whole = time.perf_counter() - clock
-        timed = Timed(self.module)
+        timed = Timed(self.constants, graph=self.graph)
         with torch.no_grad():
             timed.run(*tensors)
         return whole, timed.products
@@ -144,7 +163,7 @@ def written_down(step: Step, arguments: Any) -> tuple[Any, Operations]:
     constants = nn.Module()
     for name, constant in _constants(tape.graph, tape.constants).items():
         constants.register_buffer(name, constant)
-    return out, Operations(fx.GraphModule(constants, tape.graph), tree)
+    return out, Operations(tape.graph, constants, tree)
 
 
 class Tape(TorchDispatchMode):

@@ -3,9 +3,9 @@
 python scripts/stress/soak.py              2,000 jobs of two runs
 python scripts/stress/soak.py --jobs 60
 
-The jobs go one after another in one process, Hydra's basic launcher, which is where a leak would show. Memory is the
-process's own, what it shares left out, a hundred times on the way (to collect garbage takes longer than a job); "flat"
-is that the median of the last tenth of the jobs is at most 5 % above that of the second tenth (in the first one
+The jobs go one after another in one process, Hydra's basic launcher, which is where a leak would show. Memory is what
+the process has written itself, looked at a hundred times on the way (to collect garbage takes longer than a job);
+"flat" is that the median of the last tenth of the jobs is at most 5 % above that of the second tenth (in the first one
 libraries are loaded and caches filled).
 """
 
@@ -29,7 +29,7 @@ REPORT_S = 600.0  # the most that the report may take
 EACH = 100  # jobs at each learning rate: the baseline and strengths of L2
 SMALL = (
     "method=l2", "data=digits", "data.train_size=100", "data.val_size=50", "data.test_size=100", "model.width=4",
-    "model.depth=1", "epochs=1", "batch_size=50", "seeds=2", "workers=1", "study=soak", "progress=false",
+    "model.depth=1", "epochs=1", "batch_size=20", "seeds=2", "workers=1", "study=soak", "progress=false",
     "evaluate.predictions=false",
 )  # fmt: skip
 
@@ -66,10 +66,14 @@ class Seen:
         return "; ".join(said)
 
 
-def private_mb() -> float:
-    """The memory of this process that it shares with no other, in MB."""
+def written_mb() -> float:
+    """The memory of this process that is no file's, in MB, also where it was moved to disk.
+
+    Not all that is private: the pages of a library become private, 330 MB of torch's, when the last other process that
+    has it loaded ends.
+    """
     rollup = Path("/proc/self/smaps_rollup").read_text(encoding="ascii")
-    return sum(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Private")) / 1024
+    return sum(int(line.split()[1]) for line in rollup.splitlines() if line.startswith(("Anonymous:", "Swap:"))) / 1024
 
 
 def soak(folder: Path, jobs: int) -> Seen:
@@ -84,7 +88,7 @@ def soak(folder: Path, jobs: int) -> Seen:
         done = run_job(*arguments)
         if seen.jobs % every == 0:
             gc.collect()
-            seen.memory_mb.append(private_mb())
+            seen.memory_mb.append(written_mb())
             seen.handles.append(len(list(Path("/proc/self/fd").iterdir())))
         seen.jobs += 1
         return done
