@@ -49,17 +49,10 @@ def lane_step(net: nn.Module, kinds: Sequence[str], stack: Stack, optimizer: Opt
         return train_step(net, kinds, stack.at(strengths), optimizer, differentiate, state, batch, hyper, now)
 
     def several(
-        state: State,
-        batch: Batch,
-        strengths: Strengths,
-        hyper: Hyper,
-        key: Tensor,
-        step: Tensor,
-        steps: int,
-        share: Tensor,
+        state: State, batch: Batch, strengths: Strengths, hyper: Hyper, key: Tensor, *fixed: Any
     ) -> tuple[State, Tensor]:
         def copy(state: State, key: Tensor) -> tuple[State, Tensor]:
-            return one(state, batch, strengths, hyper, key, step, steps, share)
+            return one(state, batch, strengths, hyper, key, *fixed)
 
         keys = torch.stack([key, *(Key(key).fold("copy").fold(i).resolved() for i in range(1, stack.copies))])
         states, losses = over_copies(copy, stack.copies, mapped)(state, keys)
