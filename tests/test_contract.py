@@ -59,7 +59,11 @@ def equal(one: State, other: State, lane: int | EllipsisType = ...) -> bool:
     ("name", "mapped"),
     [
         *((f"{name}-{case.kinds[0]}", True) for name, case in CASES.items()),
-        *((f"cocktail-{kind}", mapped) for kind in SHAPES for mapped in (True, False)),
+        *(
+            pytest.param(f"cocktail-{kind}", mapped, marks=pytest.mark.slow)
+            for kind in SHAPES
+            for mapped in (True, False)
+        ),
     ],
 )
 def test_a_step_gone_through_again_gives_the_same_bits(name: str, mapped: bool) -> None:

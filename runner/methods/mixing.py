@@ -140,8 +140,8 @@ class ManifoldMixup(Method):
         return {"share": _share(self.alpha, now.key)}
 
     def _share(self, now: Now) -> Tensor:
-        first = torch.as_tensor(now.step, device=now.memory["share"].device) == 0
-        return torch.where(first, _share(self.alpha, now.key.fold("first")), now.memory["share"])
+        first = _share(self.alpha, now.key.fold("first"))
+        return torch.where(torch.as_tensor(now.step, device=first.device) == 0, first, now.memory.get("share", first))
 
 
 @dataclass(frozen=True)
