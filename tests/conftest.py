@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
 from hydra.core.global_hydra import GlobalHydra
 
 from runner.cli import main
@@ -23,6 +24,7 @@ class Told:
 
 
 Regrun = Callable[..., Told]
+THREADS = torch.get_num_threads()  # that the tests begin with
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -31,6 +33,11 @@ def _cache(tmp_path_factory: pytest.TempPathFactory) -> object:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+def pytest_runtest_setup() -> None:
+    """A job sets the threads of its process, and on several the sums of wide packs are split otherwise than of narrow."""
+    torch.set_num_threads(THREADS)
 
 
 @pytest.fixture
