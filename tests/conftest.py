@@ -36,7 +36,7 @@ def _cache(tmp_path_factory: pytest.TempPathFactory) -> object:
 
 
 def pytest_runtest_setup() -> None:
-    """A job sets the threads of its process, and on several the sums of wide packs are split otherwise than of narrow."""
+    """A job sets the threads of its process; on several, sums are split otherwise in wide packs than in narrow ones."""
     torch.set_num_threads(THREADS)
 
 
