@@ -115,15 +115,21 @@ def _answers() -> Iterator[None]:
         _leave(f"{what}; run the same command again to go on (with study=NAME)", getattr(stopped, "number", 2) + 128)
     except OSError as error:
         if error.errno not in CANNOT_WRITE:
+            _leave_unread(error)  # omegaconf's word for a file that holds no mapping
             raise
         _leave(f"cannot write: {error}; what was written before is kept, and the same command goes on", 1)
     except Exception as error:
-        if _in_reading(error):
-            said = " ".join(f"{type(error).__name__}: {error}".split())
-            _leave(f"the configuration cannot be read: {said[:300]}", 2)
+        _leave_unread(error)
         if type(error).__name__ != "JobFailed":  # its module imports torch, which --help must not wait for
             raise
         _leave(str(error), 1)
+
+
+def _leave_unread(error: Exception) -> None:
+    """Leave with a line if an error came from reading configurations."""
+    if _in_reading(error):
+        said = " ".join(f"{type(error).__name__}: {error}".split())
+        _leave(f"the configuration cannot be read: {said[:300]}", 2)
 
 
 def _in_reading(error: Exception) -> bool:

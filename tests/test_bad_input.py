@@ -260,3 +260,12 @@ def test_bad_input_in_a_process_of_its_own(tmp_path: Path, command: str) -> None
     assert done.stdout == ""
     assert len(done.stderr.splitlines()) == 1, done.stderr
     assert _present(tmp_path) == set()
+
+
+def test_a_file_that_holds_no_mapping_is_refused(regrun: Regrun, tmp_path: Path) -> None:
+    """Found by the fuzz: omegaconf raises an OSError for it."""
+    (tmp_path / "mine" / "method").mkdir(parents=True)
+    (tmp_path / "mine" / "method" / "odd.yaml").write_text("FALSE\n", encoding="utf-8")
+    told = regrun("--config-dir", str(tmp_path / "mine"), "method=odd")
+    assert (told.code, told.err.count("\n")) == (2, 1)
+    assert "cannot be read" in told.err
