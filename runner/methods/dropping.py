@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from runner.methods.base import Method, Now, Site, Strength, strength
+from runner.methods.base import Method, Now, Site, Strength, laid_out, strength
 
 
 @dataclass(frozen=True)
@@ -26,5 +26,5 @@ class Dropout(Method):
         if site.kind not in ("input", "hidden"):
             return h
         rate = self.input_rate if site.kind == "input" else self.rate
-        keep = site.key.kept(rate, *h.shape)
+        keep = laid_out(site.key.kept(rate, *h.shape), h)
         return h * (keep / (1 - rate))

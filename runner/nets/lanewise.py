@@ -1,4 +1,4 @@
-"""Convolutions of signals as matrix products, for nets that are mapped over lanes on a CPU.
+"""Layers as the matrix products that a CPU computes fastest where a net is mapped over lanes.
 
 Mapped over lanes, torch's convolutions become grouped ones, which a CPU computes several times slower than the same
 arithmetic in batched matrix products (docs/benchmarks.md). Those give a lane the same bits however many there are.
@@ -6,60 +6,136 @@ arithmetic in batched matrix products (docs/benchmarks.md). Those give a lane th
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd import Function
 
 from runner.nets.norms import NormLayer
 from runner.nets.residual import Residual
 from runner.nets.sites import Mark, Slot
 
+FEW = 16  # outputs: as many as a core multiplies at once
 
-def patches(x: Tensor, kernel: int, stride: int, padding: int) -> Tensor:
-    """The patches of signals x [B, C, T] that a convolution weighs: [B, out, kernel * C], tap after tap.
 
-    >>> patches(torch.arange(4.0).view(1, 1, 4), kernel=3, stride=2, padding=1)
-    tensor([[[0., 0., 1.],
-             [1., 2., 3.]]])
+class Window(NamedTuple):
+    """The taps of a convolution along a signal, and how many patches it weighs."""
+
+    kernel: int
+    stride: int
+    padding: int
+    out: int
+
+    def tap(self, number: int) -> slice:
+        """Where in a padded signal a tap of every patch lies."""
+        return slice(number, number + (self.out - 1) * self.stride + 1, self.stride)
+
+
+class Patches(Function):
+    """The patches of signals x [C, T, B] that a convolution weighs: [C, kernel, out, B].
+
+    Autograd's derivative of the slices would fill a whole signal with zeros for each tap (docs/benchmarks.md).
+
+    >>> Patches.apply(torch.arange(4.0).view(1, 4, 1), Window(kernel=3, stride=2, padding=1, out=2))[0, :, :, 0].mT
+    tensor([[0., 0., 1.],
+            [1., 2., 3.]])
     """
-    batch, channels, length = x.shape
-    out = (length + 2 * padding - kernel) // stride + 1
-    pieces = -(-kernel // stride)  # a patch is so many steps of `stride` taps, the last of them cut short
-    steps = out + pieces - 1
-    x = F.pad(x.mT, (0, 0, padding, steps * stride - padding - length))  # channels last; cuts off what no patch reaches
-    x = x.reshape(batch, steps, stride * channels)
-    taps = [min(stride, kernel - i * stride) for i in range(pieces)]
-    return torch.cat([x[:, i : i + out, : n * channels] for i, n in enumerate(taps)], 2)
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, window: Window) -> Tensor:
+        """The taps of all patches, one after another."""
+        beyond = (window.out - 1) * window.stride + window.kernel - window.padding - x.shape[1]
+        x = F.pad(x, (0, 0, window.padding, max(beyond, 0)))
+        return torch.stack([x[:, window.tap(number)] for number in range(window.kernel)], 1)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Window], output: Tensor) -> None:
+        """What the derivative needs."""
+        ctx.length, ctx.window = inputs[0].shape[1], inputs[1]
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        """Every patch of a gradient back to where it was taken from."""
+        return Signals.apply(gradient, ctx.length, ctx.window), None
+
+
+class Signals(Function):
+    """The transpose of Patches: signals [C, T, B] with every patch [C, kernel, out, B] added where it lies."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(patches: Tensor, length: int, window: Window) -> Tensor:
+        """The sum of the patches."""
+        channels, kernel, out, batch = patches.shape
+        reached = (out - 1) * window.stride + kernel
+        x = patches.new_zeros(channels, max(window.padding + length, reached), batch)
+        for number in range(kernel):
+            x[:, window.tap(number)] += patches[:, number]
+        return x[:, window.padding : window.padding + length]
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, int, Window], output: Tensor) -> None:
+        """What the derivative needs."""
+        ctx.window = inputs[2]
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        """The gradient's own patches."""
+        return Patches.apply(gradient, ctx.window), None, None
 
 
 class LanewiseConv1d(nn.Conv1d):
-    """nn.Conv1d as a matrix product of patches and filters."""
+    """nn.Conv1d as a matrix product of filters and patches, examples being last in memory.
 
-    channels_last = False  # whether its output may have its channels last in memory, as the product gives it
+    So a row of the product is as long as the examples and their patches are many, which a core computes faster than
+    one that is as long as the filters are (docs/benchmarks.md).
+    """
+
+    examples_last = False  # whether its output may stay so in memory, as the product gives it
 
     def forward(self, x: Tensor) -> Tensor:
         """x [B, C, T] -> [B, O, out]."""
         (kernel,), (stride,), padding = self.kernel_size, self.stride, self.padding[0]
         assert isinstance(padding, int)
-        seen = patches(x, kernel, stride, padding)
-        y = seen.flatten(0, 1) @ self.weight.mT.flatten(1).mT
-        out: Tensor = (y if self.bias is None else y + self.bias).unflatten(0, seen.shape[:2]).mT
-        return out if self.channels_last else out.contiguous()
+        window = Window(kernel, stride, padding, (x.shape[2] + 2 * padding - kernel) // stride + 1)
+        seen: Tensor = Patches.apply(x.permute(1, 2, 0), window)
+        y = self.weight.flatten(1) @ seen.flatten(2).flatten(0, 1)
+        y = y if self.bias is None else y + self.bias[:, None]
+        out = y.unflatten(1, (window.out, len(x))).permute(2, 0, 1)
+        return out if self.examples_last else out.contiguous()
+
+
+class LanewiseLinear(nn.Linear):
+    """nn.Linear of few outputs, as the product of its weights and the examples rather than the other way round."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [B, I] -> [B, O]; whatever has more axes as torch has it."""
+        if x.ndim != 2:
+            return super().forward(x)
+        y = (self.weight @ x.mT).mT.contiguous()
+        return y if self.bias is None else y + self.bias
 
 
 def lanewise(net: nn.Module) -> None:
-    """Make the net's convolutions of signals such products, in place.
+    """Make the net's convolutions of signals, and its layers of few outputs, such products, in place.
 
-    Those with groups, dilation or a padding other than zeros stay torch's, and so do those of images, which lose little
-    where they are mapped (docs/benchmarks.md).
+    Convolutions with groups, dilation or a padding other than zeros stay torch's, and so do those of images, which lose
+    little where they are mapped (docs/benchmarks.md).
     """
     for module in net.modules():
         if type(module) is nn.Conv1d and _plain(module):
             module.__class__ = LanewiseConv1d
+        elif type(module) is nn.Linear and module.out_features <= FEW:
+            module.__class__ = LanewiseLinear
     indifferent = all(isinstance(module, INDIFFERENT) for module in net.modules())
     for module in net.modules():
         if isinstance(module, LanewiseConv1d):
-            module.channels_last = indifferent
+            module.examples_last = indifferent
 
 
 def _plain(module: nn.Conv1d) -> bool:
@@ -67,5 +143,5 @@ def _plain(module: nn.Conv1d) -> bool:
     return zeros and module.groups == 1 and module.dilation == (1,)
 
 
-# Layers as fast in either layout; torch's pools, for one, are mapped by a loop where channels come last.
+# Layers as fast in either layout; torch's pools, for one, are mapped by a loop where memory is in another order.
 INDIFFERENT = (LanewiseConv1d, nn.Linear, nn.ReLU, nn.Flatten, nn.Sequential, Mark, Slot, NormLayer, Residual)
