@@ -25,7 +25,7 @@ from runner.engine.calibration import (
     null_draws,
     null_level,
 )
-from runner.engine.evaluate import Pool, examine
+from runner.engine.evaluate import Examiner, Pool, examine
 from runner.keys import Key
 from runner.methods.dropping import Dropout
 from runner.methods.normalization import BatchNorm
@@ -156,7 +156,7 @@ def test_an_ensemble_is_judged_by_the_mean_probability() -> None:
     pool = Pool(torch.zeros(36, 1), y, torch.zeros(1, 1), torch.ones(1, 1))
     rows = {"train": torch.tensor([[0]]), "val": torch.arange(2, 36)[None], "test": torch.tensor([[0, 1]])}
     for mapped in (False, True):
-        seen = examine(nn.Linear(1, 2), params, pool, rows, mapped, members=2)
+        seen = examine(Examiner(nn.Linear(1, 2), mapped, members=2), params, pool, rows)
         assert seen.calibrated is not None
         brier = (2 * (5 / 8) ** 2 + 2 * (3 / 8) ** 2) / 2
         assert seen.calibrated.test_brier.tolist() == pytest.approx([brier])
@@ -201,7 +201,7 @@ def test_weights_that_are_not_numbers_are_examined_to_the_end() -> None:
     params = {"weight": torch.full((1, 2, 1), math.nan), "bias": torch.zeros(1, 2)}
     pool = Pool(torch.ones(4, 1), torch.tensor([0, 1, 0, 1]), torch.zeros(1, 1), torch.ones(1, 1))
     rows = {split: torch.arange(4)[None] for split in ("train", "val", "test")}
-    seen = examine(nn.Linear(1, 2), params, pool, rows, mapped=True)
+    seen = examine(Examiner(nn.Linear(1, 2), mapped=True), params, pool, rows)
     assert seen.calibrated is not None
     assert math.isnan(seen.calibrated.test_brier.item())
     assert math.isnan(seen.calibrated.temperature.item())

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from runner.data.base import Data, Splitter
 from runner.engine import loop
-from runner.engine.evaluate import Examined, Pool, evaluate, examine
+from runner.engine.evaluate import Examined, Examiner, Pool, evaluate, examine
 from runner.engine.loop import Lanes, Outcome, Pack, Progress, begin, train
 from runner.engine.optimizers import SGD, Adam
 from runner.engine.schedules import Constant
@@ -211,7 +211,7 @@ def test_convolutions_agree_in_packs_of_any_size_and_alone(name: str) -> None:
 @pytest.mark.parametrize("name", STACKS)
 def test_the_best_checkpoint_is_examined_where_it_is_not_the_last(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def whole(pack: Pack, lanes: Lanes, last_epoch: Tensor, last: Examined) -> Examined:
-        return examine(pack.net, lanes.best, pack.pool(lanes), lanes.rows, pack.mapped)
+        return examine(pack.examiner, lanes.best, pack.pool(lanes), lanes.rows)
 
     trial = experiment(STACKS[name], epochs=8)
     some = outcomes(trial, 5, optimizer__lr=[0.01, 0.2])
@@ -303,6 +303,33 @@ def test_other_precisions_train(dtype: torch.dtype, seeds: int) -> None:
     assert all(w.dtype == kept for w in lanes.state.params.values())
 
 
+@pytest.mark.parametrize("mapped", [True, False])
+def test_an_examiner_goes_through_its_passes_again_to_the_same_bits(mapped: bool) -> None:
+    lanes = 30 if mapped else 1  # on a CPU three passes of ten
+    net = BatchNorm(1e-5).build(mlp((16,), 4, width=12, depth=2)).eval()
+    ran = 0
+
+    def count(*_: object) -> None:
+        nonlocal ran
+        ran += 1
+
+    net.register_forward_hook(count)
+    examiner, data = Examiner(net, mapped), blobs()
+    y = data.y.repeat(lanes, 1)
+    for number in range(6):
+        params = initial(net, range(number, number + lanes))
+        buffers = {n: torch.rand(lanes, *b.shape) for n, b in net.named_buffers()}
+        x = data.x.repeat(lanes, 1, *[1] * (data.x.ndim - 1)) + number
+        x = x.view(lanes, *data.x.shape)
+        before = ran
+        seen = [*examiner.predictions(params, buffers, x, y), *examiner.statistics(params, buffers, x).values()]
+        taken = ran - before
+        fresh = Examiner(net, mapped)
+        right = [*fresh.predictions(params, buffers, x, y), *fresh.statistics(params, buffers, x).values()]
+        assert all(map(torch.equal, seen, right))
+    assert taken == 0  # the net itself has not run in the last of them
+
+
 def test_measured_norms_are_those_of_the_training_set() -> None:
     """One chunk of examples: the statistics are exact in every layer, so torch's own batch norm agrees."""
     net = BatchNorm(1e-5).build(mlp((16,), 4, width=12, depth=2))
@@ -310,7 +337,7 @@ def test_measured_norms_are_those_of_the_training_set() -> None:
     data = blobs()
     pool = Pool(data.x, data.y, torch.zeros(2, 1, 1), torch.ones(2, 1, 1))
     rows = {"train": torch.stack([torch.arange(100), torch.arange(100, 200)]), "test": torch.arange(400).repeat(2, 1)}
-    seen = evaluate(net, params, pool, rows, mapped=True)
+    seen = evaluate(Examiner(net, mapped=True), params, pool, rows)
     for lane in range(2):
         plain = nn.Sequential(*(nn.BatchNorm1d(12) if isinstance(m, BatchNormLayer) else m for m in net.children()))
         plain.load_state_dict(
@@ -336,9 +363,9 @@ def test_norms_measured_in_chunks_are_pooled_exactly_in_the_first_layer(monkeypa
     data = blobs()
     pool = Pool(data.x, data.y, torch.zeros(1, 1, 1), torch.ones(1, 1, 1))
     train_rows = torch.arange(100)[None]
-    whole = module.measure_norms(net, params, pool, train_rows, mapped=False)
+    whole = module.measure_norms(module.Examiner(net, mapped=False), params, pool, train_rows)
     monkeypatch.setattr(module, "EXAMPLES", 25)
-    chunks = module.measure_norms(net, params, pool, train_rows, mapped=False)
+    chunks = module.measure_norms(module.Examiner(net, mapped=False), params, pool, train_rows)
     for name, value in whole.items():
         torch.testing.assert_close(chunks[name], value, rtol=1e-5, atol=1e-6)
         assert not torch.equal(value, torch.zeros_like(value))

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
-from runner.nets.lanewise import LanewiseConv1d, lanewise
+from runner.nets.lanewise import LanewiseConv1d, LanewiseLinear, lanewise
 
 PAIRS = [(1, 1), (3, 1), (5, 2), (3, 2), (2, 3), (4, 4), (1, 2), (7, 3)]  # kernel, stride
 
@@ -31,6 +31,24 @@ def test_a_convolution_and_its_derivatives_are_torchs(kernel: int, stride: int, 
             strict=True,
         ):
             torch.testing.assert_close(mine, right)
+
+
+@pytest.mark.parametrize("shape", [(5, 7), (2, 5, 7)])
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_layer_of_few_outputs_and_its_derivatives_are_torchs(shape: tuple[int, ...], bias: bool) -> None:
+    theirs, ours = nn.Linear(7, 3, bias).double(), nn.Sequential(nn.Linear(7, 3, bias).double(), nn.Linear(3, 17))
+    ours[0].load_state_dict(theirs.state_dict())
+    lanewise(ours)
+    assert [type(layer) for layer in ours] == [LanewiseLinear, nn.Linear]
+    x = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+    torch.testing.assert_close(ours[0](x), theirs(x))
+    assert ours[0](x).is_contiguous()
+    for mine, right in zip(
+        torch.autograd.grad(ours[0](x).sin().sum(), [x, *ours[0].parameters()]),
+        torch.autograd.grad(theirs(x).sin().sum(), [x, *theirs.parameters()]),
+        strict=True,
+    ):
+        torch.testing.assert_close(mine, right)
 
 
 def test_second_derivatives_are_torchs() -> None:

@@ -113,7 +113,7 @@ def trained(experiment: Experiment, seeds: list[int]) -> tuple[dict[str, torch.T
     pack, lanes = begin(experiment, [Run(0, "report", {}, seed) for seed in seeds])
     lanes = few_steps(pack, lanes, 3)
     rows = {"train": lanes.rows["train"]}
-    seen = evaluate(pack.net, lanes.state.params, pack.pool(lanes), rows, pack.mapped)
+    seen = evaluate(pack.examiner, lanes.state.params, pack.pool(lanes), rows)
     return lanes.state.params, seen["train"].loss
 
 

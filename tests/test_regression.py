@@ -19,7 +19,7 @@ from torch import nn
 from runner.data.base import Data, Splitter
 from runner.data.tables import diabetes
 from runner.data.teacher import teacher
-from runner.engine.evaluate import Pool, evaluate
+from runner.engine.evaluate import Examiner, Pool, evaluate
 from runner.engine.loop import train
 from runner.engine.step import mean_loss
 from runner.errors import Refusal
@@ -125,7 +125,7 @@ def test_members_predict_their_mean() -> None:
     params = {"weight": torch.zeros(1, 2, 1, 1), "bias": torch.tensor([[[1.0], [3.0]]])}
     pool = Pool(torch.zeros(2, 1), torch.tensor([[1.0, 4.0]]), torch.zeros(1, 1), torch.ones(1, 1))
     for mapped in (False, True):
-        seen = evaluate(nn.Linear(1, 1), params, pool, {"train": torch.tensor([[0, 1]])}, mapped, members=2)
+        seen = evaluate(Examiner(nn.Linear(1, 1), mapped, members=2), params, pool, {"train": torch.tensor([[0, 1]])})
         assert seen["train"].loss.item() == pytest.approx(2.5)
         assert seen["train"].acc.item() == pytest.approx(1 - 2.5 / 2.25)
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torchvision.transforms.functional import gaussian_blur
 
 from runner.engine.corruptions import CORRUPTIONS, SEVERITIES, Frame, corrupted, frame
-from runner.engine.evaluate import Pool
+from runner.engine.evaluate import Examiner, Pool
 from runner.engine.robustness import Attack, adversarial_accuracy
 from runner.experiment import Asked
 from runner.keys import Key
@@ -173,7 +173,7 @@ def test_attacks_on_a_linear_net_by_hand(mapped: bool, epsilon: float, right: fl
     x = [[0.15, 0.0], [0.0, -0.6], [-0.75, 0.0], [0.5, -0.5]]
     net, params, pool = linear([[0.0, 0.0], [2.0, -1.0]], x, [1, 1, 0, 1])
     rows = {"train": torch.tensor([[0]]), "test": torch.arange(4)[None]}
-    found = adversarial_accuracy(net, params, pool, rows, Attack(epsilon, 10), torch.tensor([0]), mapped, 1)
+    found = adversarial_accuracy(Examiner(net, mapped), params, pool, rows, Attack(epsilon, 10), torch.tensor([0]))
     assert {name: value.item() for name, value in found.items()} == {"fgsm_acc": right, "pgd_acc": right}
     assert net.training
 

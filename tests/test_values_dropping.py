@@ -10,12 +10,13 @@ from itertools import product
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.func import vmap
 
 from runner.engine.step import sites
 from runner.engine.weights import initial
 from runner.errors import Refusal
 from runner.keys import Key
-from runner.methods.base import Method, Now, Site
+from runner.methods.base import Method, Now, Site, laid_out
 from runner.methods.dropping import Dropout
 from runner.methods.mixing import ManifoldMixup
 from runner.methods.structured_dropping import (
@@ -40,6 +41,27 @@ NOW = Now(Key.of(0), 0, 10, 0.1)
 
 def site(kind: str = "hidden", depth: float = 1.0, seed: int = 1) -> Site:
     return Site(kind, 0, 1, depth, Key.of(seed))
+
+
+def test_dropout_drops_the_same_values_wherever_they_lie_in_memory() -> None:
+    h = torch.randn(6, 3, 5)
+    plain = Dropout(0.5, 0.0).hidden(h, site(), NOW)
+    for order in ((1, 2, 0), (0, 2, 1), (2, 1, 0)):
+        back = [order.index(dim) for dim in range(3)]
+        moved = h.permute(order).contiguous().permute(back)
+        found = Dropout(0.5, 0.0).hidden(moved, site(), NOW)
+        assert torch.equal(found, plain)
+        assert found.stride() == moved.stride()
+        lanes = vmap(lambda h: Dropout(0.5, 0.0).hidden(h, site(), NOW))(torch.stack([moved, moved]).contiguous())
+        assert torch.equal(lanes, plain.expand(2, 6, 3, 5))
+
+
+def test_what_is_laid_out_like_another_value_is_the_same_with_its_strides() -> None:
+    x, like = torch.randn(2, 3, 4, 5), torch.empty(2, 3, 4, 5).to(memory_format=torch.channels_last)
+    assert torch.equal(laid_out(x, like), x)
+    assert laid_out(x, like).stride() == like.stride()
+    inside = vmap(lambda x, like: laid_out(x, like) + 0)(x, like)
+    assert inside[0].stride() == like[0].stride()
 
 
 def test_gaussian_dropout_has_the_mean_and_the_variance_of_dropout() -> None:

@@ -14,7 +14,7 @@ from test_engine import blobs, experiment, outcomes, same
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from runner.engine.evaluate import Pool, evaluate, measure_norms
+from runner.engine.evaluate import Examiner, Pool, evaluate, measure_norms
 from runner.engine.loop import begin, few_steps
 from runner.engine.schedules import Cyclic
 from runner.engine.weights import initial
@@ -136,7 +136,7 @@ def test_an_ensemble_predicts_the_mean_probability() -> None:
         "bias": torch.tensor([[[0.0, 0.0], [logit, 0.0]]]),
     }
     pool = Pool(torch.zeros(1, 1), torch.tensor([0]), torch.zeros(1, 1), torch.ones(1, 1))
-    seen = evaluate(net, params, pool, {"train": torch.tensor([[0]])}, mapped=False, members=2)
+    seen = evaluate(Examiner(net, False, members=2), params, pool, {"train": torch.tensor([[0]])})
     assert seen["train"].loss.item() == pytest.approx(-math.log(3 / 8))
 
 
@@ -230,7 +230,7 @@ def test_mc_dropout_leaves_the_measured_norms_alone(order: int) -> None:
     params, data = initial(net, [0]), blobs()
     pool = Pool(data.x, data.y, torch.zeros(1, 1, 1), torch.ones(1, 1, 1))
     rows = torch.arange(100)[None]
-    measured, expected = (measure_norms(n, params, pool, rows, mapped=False) for n in (net, plain))
+    measured, expected = (measure_norms(Examiner(n, False), params, pool, rows) for n in (net, plain))
     assert expected
     assert all(torch.equal(measured[name], value) for name, value in expected.items())
     used = {n: w[0] for n, w in (params | measured).items()}

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from operator import itemgetter
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,11 +18,14 @@ from torch.utils._pytree import tree_map
 
 from runner.engine.calibration import Marks, best_temperature, calibration_error, marks, null_draws, null_level
 from runner.engine.lanes import over_lanes
+from runner.engine.tape import Taped
 from runner.methods.base import Params, log_probabilities, mean_prediction
 from runner.nets.norms import BatchNormLayer
 
 EXAMPLES = 500  # examples in one forward pass: what fits a cache well (15 lanes of a small MLP, measured)
 NORM_EXAMPLES = 5000  # at most so many training examples measure the statistics of batch norm
+LANES = 12  # in one forward pass on a CPU, at most; likewise (docs/benchmarks.md)
+FORMS = 16  # of passes that are remembered: by lanes, examples, and what is asked
 
 
 class Measured(NamedTuple):
@@ -59,13 +63,67 @@ class Pool(NamedTuple):
         return self.y[rows] if self.y.ndim == 1 else self.y.gather(1, rows)
 
 
-def measure_norms(net: nn.Module, params: Params, pool: Pool, train: Tensor, mapped: bool) -> Params:
+class Examiner:
+    """A net that lanes are looked at with again and again, in passes over some of their examples.
+
+    A pass is written down as operations and gone through again (`runner.engine.tape`), to the same bits.
+    """
+
+    def __init__(self, net: nn.Module, mapped: bool, members: int = 1) -> None:
+        """Of a net; with several members the weights are [L, M, ...], and what they say is their mean probability."""
+        self.net, self.mapped, self.members = net, mapped, members
+        self._passes: dict[tuple[object, ...], Taped] = {}
+
+    def predictions(self, params: Params, buffers: Params, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Summed loss [L], hits [L] and log-probabilities [L, B, C] on standardized inputs [L, B, ...], labels [L, B].
+
+        Of a regression summed squared errors, 0 and predictions [L, B, 1].
+        """
+        seen: tuple[Tensor, Tensor, Tensor] = self._passed(self._predictions, params, buffers, x, y)
+        return seen
+
+    def statistics(self, params: Params, buffers: Params, x: Tensor) -> Params:
+        """The buffers [L, ...] as the net's layers leave them behind after standardized inputs [L, B, ...]."""
+        left: Params = self._passed(self._statistics, params, buffers, x)
+        return left
+
+    def _predictions(self, params: Params, buffers: Params, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        together = predicted(self.net, params, buffers, x, self.members)
+        if y.is_floating_point():
+            return ((together[:, 0] - y) ** 2).sum(), torch.zeros_like(y[0]), together
+        return -together.gather(1, y[:, None]).sum(), (together.argmax(1) == y).sum(), together
+
+    def _statistics(self, params: Params, buffers: Params, x: Tensor) -> Params:
+        used = params | buffers
+        functional_call(self.net, used, (x,))  # each layer's assignment to its buffers replaces the entry in `used`
+        return {name: used[name] for name in buffers}
+
+    def _passed(self, one: Callable[..., Any], *arguments: Any) -> Any:
+        """`one` over lanes, of weights, buffers, inputs and whatever more: a few lanes at a time, for the cache."""
+        lanes, on_cpu = len(arguments[2]), arguments[2].device.type == "cpu"
+        groups = -(-lanes // LANES) if on_cpu else 1
+        if groups == 1:
+            return self._pass(one, *arguments)
+        ends = [lanes * group // groups for group in range(groups + 1)]
+        parts = [self._pass(one, *tree_map(itemgetter(slice(*ends[at : at + 2])), arguments)) for at in range(groups)]
+        return tree_map(lambda *leaves: torch.cat(leaves), *parts)
+
+    def _pass(self, one: Callable[..., Any], *arguments: Any) -> Any:
+        form = one.__name__, arguments[2].shape
+        if form not in self._passes:
+            if len(self._passes) == FORMS:
+                del self._passes[next(iter(self._passes))]  # the oldest
+            self._passes[form] = Taped(over_lanes(one, self.mapped))
+        return self._passes[form](*arguments)
+
+
+def measure_norms(examiner: Examiner, params: Params, pool: Pool, train: Tensor) -> Params:
     """The net's buffers [L, ...], with the batch-norm statistics that these weights have on training rows [L, n].
 
     Chunks of examples are pooled by the law of total variance, which is exact for the first layer and, for later
     ones, exact but for the earlier layers being normalized by their chunk's statistics.
     """
-    lanes = len(train)
+    net, lanes = examiner.net, len(train)
     buffers = {name: b.expand(lanes, *b.shape).clone() for name, b in net.named_buffers()}
     layers = [m for m in net.modules() if isinstance(m, BatchNormLayer)]
     if not layers:
@@ -73,16 +131,10 @@ def measure_norms(net: nn.Module, params: Params, pool: Pool, train: Tensor, map
     rows = train[:, :NORM_EXAMPLES]
     chunks = rows.split(EXAMPLES, dim=1)
     full = [chunk for chunk in chunks if chunk.shape[1] == chunks[0].shape[1]]  # equal weights
-
-    def one(params: Params, buffers: Params, x: Tensor) -> Params:
-        used = params | buffers
-        functional_call(net, used, (x,))  # each layer's assignment to its buffers replaces the entry in `used`
-        return {name: used[name] for name in buffers}
-
     for layer in layers:
         layer.measuring = True
     try:
-        seen = [over_lanes(one, mapped)(params, buffers, pool.inputs(chunk)) for chunk in full]
+        seen = [examiner.statistics(params, buffers, pool.inputs(chunk)) for chunk in full]
     finally:
         for layer in layers:
             layer.measuring = False
@@ -123,24 +175,11 @@ class Examined(NamedTuple):
     confidence: Tensor  # float64 [L, n]: the probability of the predicted class; likewise
 
 
-def chunks(
-    net: nn.Module, params: Params, buffers: Params, pool: Pool, rows: Tensor, mapped: bool, members: int
-) -> Iterator[Chunk]:
-    """The predictions of each lane on its rows [L, n], some rows at a time.
-
-    With several members the weights are [L, M, ...], and a lane's prediction is the mean of its members' probabilities.
-    """
-
-    def one(params: Params, buffers: Params, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        together = predicted(net, params, buffers, x, members)
-        if pool.regression:
-            return ((together[:, 0] - y) ** 2).sum(), torch.zeros_like(y[0]), together
-        return -together.gather(1, y[:, None]).sum(), (together.argmax(1) == y).sum(), together
-
+def chunks(examiner: Examiner, params: Params, buffers: Params, pool: Pool, rows: Tensor) -> Iterator[Chunk]:
+    """The predictions of each lane on its rows [L, n], some rows at a time."""
     for some in rows.split(EXAMPLES, dim=1) if rows.shape[1] else ():
         y = pool.labels(some)
-        loss, hits, logp = over_lanes(one, mapped)(params, buffers, pool.inputs(some), y)
-        yield Chunk(loss, hits, logp, y)
+        yield Chunk(*examiner.predictions(params, buffers, pool.inputs(some), y), y)
 
 
 def predicted(net: nn.Module, params: Params, buffers: Params, x: Tensor, members: int) -> Tensor:
@@ -174,31 +213,24 @@ def measure(seen: Iterable[Chunk], rows: Tensor) -> Measured:
     return Measured(losses / rows.shape[1], 1 - losses / rows.shape[1] / spread)
 
 
-def evaluate(
-    net: nn.Module, params: Params, pool: Pool, rows: Mapping[str, Tensor], mapped: bool, members: int = 1
-) -> dict[str, Measured]:
+def evaluate(examiner: Examiner, params: Params, pool: Pool, rows: Mapping[str, Tensor]) -> dict[str, Measured]:
     """The metrics of the lanes' weights on each named set of rows; "train" must be among them.
 
     The net is in evaluation mode while this runs, and in training mode after.
     """
-    with evaluating(net):
-        buffers = buffers_of(net, params, pool, rows["train"], mapped, members)
-        return {
-            split: measure(chunks(net, params, buffers, pool, part, mapped, members), part)
-            for split, part in rows.items()
-        }
+    with evaluating(examiner.net):
+        buffers = buffers_of(examiner, params, pool, rows["train"])
+        return {split: measure(chunks(examiner, params, buffers, pool, part), part) for split, part in rows.items()}
 
 
-def examine(
-    net: nn.Module, params: Params, pool: Pool, rows: Mapping[str, Tensor], mapped: bool, members: int = 1
-) -> Examined:
+def examine(examiner: Examiner, params: Params, pool: Pool, rows: Mapping[str, Tensor]) -> Examined:
     """All that is recorded of weights that are stored, on their rows "train", "val" and "test".
 
     The temperature is fitted to validation rows (NaN where there are none), and test rows are only read.
     """
-    with evaluating(net):
-        buffers = buffers_of(net, params, pool, rows["train"], mapped, members)
-        seen = {split: chunks(net, params, buffers, pool, part, mapped, members) for split, part in rows.items()}
+    with evaluating(examiner.net):
+        buffers = buffers_of(examiner, params, pool, rows["train"])
+        seen = {split: chunks(examiner, params, buffers, pool, part) for split, part in rows.items()}
         if pool.regression:
             none = torch.zeros(len(rows["test"]), 0)
             measured = {split: measure(seen[split], part) for split, part in rows.items()}
@@ -252,10 +284,10 @@ def evaluating(net: nn.Module) -> Iterator[None]:
         net.train()
 
 
-def buffers_of(net: nn.Module, params: Params, pool: Pool, train: Tensor, mapped: bool, members: int) -> Params:
+def buffers_of(examiner: Examiner, params: Params, pool: Pool, train: Tensor) -> Params:
     """The net's buffers [L, ...] for these weights, [L, M, ...] if there are several members."""
-    if members == 1:
-        return measure_norms(net, params, pool, train, mapped)
-    each = [{n: w[:, m] for n, w in params.items()} for m in range(members)]
-    measured = [measure_norms(net, own, pool, train, mapped) for own in each]
+    if examiner.members == 1:
+        return measure_norms(examiner, params, pool, train)
+    each = [{n: w[:, m] for n, w in params.items()} for m in range(examiner.members)]
+    measured = [measure_norms(examiner, own, pool, train) for own in each]
     return {n: torch.stack([own[n] for own in measured], 1) for n in measured[0]}

@@ -23,7 +23,7 @@ from torch.utils._pytree import tree_map
 
 from runner.engine import measures
 from runner.engine.checkpoint import Keeper, Kept, Part, Point
-from runner.engine.evaluate import Examined, Measured, Pool, evaluate, evaluating, examine, measure_norms
+from runner.engine.evaluate import Examined, Examiner, Measured, Pool, evaluate, evaluating, examine, measure_norms
 from runner.engine.lanes import LaneStep, lane_step, over_copies, over_lanes
 from runner.engine.machine import prepare
 from runner.engine.robustness import adversarial_accuracy, corrupted_accuracy, mean_of
@@ -106,9 +106,8 @@ class Pack:
     """What the lanes of one pass have in common."""
 
     experiment: Experiment
-    net: nn.Module
+    examiner: Examiner
     step: LaneStep
-    mapped: bool
     x: Tensor  # all examples, on the device
     y: Tensor
     one_hot: Tensor  # [C, C] one-hot rows
@@ -121,9 +120,19 @@ class Pack:
         return self.steps_per_epoch * self.experiment.budget.epochs
 
     @property
+    def net(self) -> nn.Module:
+        """The net that the lanes share, without their weights."""
+        return self.examiner.net
+
+    @property
+    def mapped(self) -> bool:
+        """Whether lanes are mapped over; else there is one."""
+        return self.examiner.mapped
+
+    @property
     def members(self) -> int:
         """How many sets of weights an evaluation averages the predictions of."""
-        return self.experiment.stack.copies * self.experiment.stack.members
+        return self.examiner.members
 
     def targets(self, y: Tensor) -> Tensor:
         """What the net is to say of labels, or numbers, [K, B]: [K, B, C], or [K, B, 1]."""
@@ -260,7 +269,7 @@ def unmappable(experiment: Experiment, run: Run) -> str | None:
             pack, lanes = begin(_small(experiment, run, 4, 2), [run, run])
             lanes = few_steps(pack, lanes, 1)
             few = {"train": lanes.rows["train"][:, :4]}
-            evaluate(pack.net, pack.kept(lanes, 1), pack.pool(lanes), few, pack.mapped, pack.members)
+            evaluate(pack.examiner, pack.kept(lanes, 1), pack.pool(lanes), few)
     except Exception as error:  # whatever a foreign net raises; that the run works alone is known
         said = " ".join(f"{type(error).__name__}: {error}".split())
         return said if len(said) <= 200 else f"{said[:199]}…"
@@ -405,6 +414,7 @@ def begin(experiment: Experiment, runs: Sequence[Run]) -> tuple[Pack, Lanes]:
     own = experiment.splitter.noise.present or data.regression
     labels = {"y": torch.stack([split.y for split in splits]).to(device)} if own else {}
     kinds = visits(net, Pool(x, y, mean, std, fill.get("x")).inputs(rows["train"][:, :2])[0])
+    examiner = Examiner(net, mapped, copies * experiment.stack.members)
     step = Taped(precise(lane_step(net, kinds, experiment.stack, experiment.optimizer, mapped), experiment))
 
     axes = {p: torch.tensor([run.point[p] for run in runs], dtype=torch.float64, device=device) for p in runs[0].point}
@@ -439,12 +449,12 @@ def begin(experiment: Experiment, runs: Sequence[Run]) -> tuple[Pack, Lanes]:
         state=state,
         finite=torch.ones(len(runs), dtype=torch.bool, device=device),
         curve=torch.empty(len(runs), 0, dtype=torch.float64, device=device),
-        best=params if copies * experiment.stack.members == 1 else {},
+        best=params if examiner.members == 1 else {},
         best_epoch=torch.zeros(len(runs), dtype=torch.int64, device=device),
     )
     one_hot = torch.eye(data.classes, dtype=dtype, device=device)
     per_epoch = rows["train"].shape[1] // experiment.budget.batch_size
-    return Pack(experiment, net, step, mapped, x, y, one_hot, per_epoch), lanes
+    return Pack(experiment, examiner, step, x, y, one_hot, per_epoch), lanes
 
 
 def _channels_last(net: nn.Module, given: tuple[Tensor]) -> Tensor:
@@ -534,7 +544,7 @@ def _look(pack: Pack, lanes: Lanes, epoch: int) -> tuple[Lanes, dict[str, Measur
     """Clean train and validation figures of the lanes, and the lanes with their best weights brought up to date."""
     weights = pack.kept(lanes, epoch)
     rows = {split: lanes.rows[split] for split in ("train", "val")}
-    seen = evaluate(pack.net, weights, pack.pool(lanes), rows, pack.mapped, pack.members)
+    seen = evaluate(pack.examiner, weights, pack.pool(lanes), rows)
     val = seen["val"].loss
     so_far = lanes.curve.amin(1) if lanes.curve.shape[1] else torch.full_like(val, torch.inf)
     better = val < so_far  # ties go to the earliest; never true for NaN
@@ -574,7 +584,7 @@ def _finish(
     newest = {n: w[:, 0] if experiment.stack.copies > 1 else w for n, w in lanes.state.params.items()}
     single = last if pack.members == 1 else newest  # of several, the newest of the first copy are described
     columns: dict[str, Tensor] = summary(single, {name: w.to(experiment.device) for name, w in start.items()})
-    examined = examine(pack.net, last, pool, lanes.rows, pack.mapped, pack.members)
+    examined = examine(pack.examiner, last, pool, lanes.rows)
     stored = {"last": examined, "best": _examined_best(pack, lanes, last_epoch, examined)}
     for checkpoint, weights, at in (("last", last, last_epoch), ("best", lanes.best, best_epoch)):
         seen = stored[checkpoint].measured
@@ -582,7 +592,7 @@ def _finish(
         columns |= {f"{checkpoint}_{name}": value for name, value in pack.named(seen).items()}
         if experiment.splitter.noise.present:
             right = pool._replace(y=pack.y)
-            clean = evaluate(pack.net, weights, right, {"train": lanes.rows["train"]}, pack.mapped, pack.members)
+            clean = evaluate(pack.examiner, weights, right, {"train": lanes.rows["train"]})
             columns[f"{checkpoint}_train_acc_clean"] = clean["train"].acc
         columns[f"{checkpoint}_gap_loss"] = seen["test"].loss - seen["train"].loss
         columns[f"{checkpoint}_gap_{experiment.data.score}"] = seen["train"].acc - seen["test"].acc
@@ -644,16 +654,14 @@ def _asked(
     tables: dict[str, list[list[dict[str, object]]]] = {}
     if asked.corruptions:
         data = pack.experiment.data
-        found = corrupted_accuracy(pack.net, weights, pool, lanes.rows, data, seeds, pack.mapped, pack.members)
+        found = corrupted_accuracy(pack.examiner, weights, pool, lanes.rows, data, seeds)
         columns["last_corrupted_acc"] = mean_of(found)
         tables["corruptions"] = [
             [{"kind": kind, "severity": severity, "acc": float(acc[row])} for (kind, severity), acc in found.items()]
             for row in range(len(seeds))
         ]
     if asked.attack:
-        found_by = adversarial_accuracy(
-            pack.net, weights, pool, lanes.rows, asked.attack, seeds, pack.mapped, pack.members
-        )
+        found_by = adversarial_accuracy(pack.examiner, weights, pool, lanes.rows, asked.attack, seeds)
         columns |= {f"last_{name}": value for name, value in found_by.items()}
     if asked.measures:
         tables["measures"] = list(_measures(pack, lanes, single, start, seeds))
@@ -666,7 +674,7 @@ def _measures(
     """The measures of generalization of each lane, one row each; lane by lane, as if each were alone."""
     net, pool, train = pack.net, pack.pool(lanes), lanes.rows["train"]
     with evaluating(net):
-        buffers = measure_norms(net, weights, pool, train, pack.mapped)
+        buffers = measure_norms(Examiner(net, pack.mapped), weights, pool, train)
         for row, seed in enumerate(seeds.tolist()):
             at, first, own = (
                 {n: w[row].to(train.device) for n, w in tree.items()} for tree in (weights, start, buffers)
@@ -685,7 +693,7 @@ def _examined_best(pack: Pack, lanes: Lanes, last_epoch: Tensor, last: Examined)
     if len(others) == 1 < len(lanes.run):
         others = others.repeat(2)  # a convolution of images that is mapped over one lane takes another path
     some = lanes.of(others)
-    best = examine(pack.net, some.best, pack.pool(some), some.rows, pack.mapped, pack.members)
+    best = examine(pack.examiner, some.best, pack.pool(some), some.rows)
 
     def put(whole: Tensor | None, part: Tensor | None) -> Tensor | None:
         return whole if whole is None or part is None else whole.index_copy(0, others, part)

@@ -103,7 +103,7 @@ def _measured(experiment: Experiment, run: Run) -> Footprint:
 
 def _look(pack: Pack, lanes: Lanes, examples: int) -> None:
     rows = {"train": lanes.rows["train"][:, :examples]}
-    evaluate.evaluate(pack.net, pack.kept(lanes, 1), pack.pool(lanes), rows, pack.mapped, pack.members)
+    evaluate.evaluate(pack.examiner, pack.kept(lanes, 1), pack.pool(lanes), rows)
 
 
 def _line(seen: list[float], at: int) -> float:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from runner.data.base import Data
 from runner.engine.corruptions import CORRUPTIONS, SEVERITIES, Frame, corrupted, frame
-from runner.engine.evaluate import EXAMPLES, Pool, buffers_of, chunks, evaluating, predicted
+from runner.engine.evaluate import EXAMPLES, Examiner, Pool, buffers_of, chunks, evaluating, predicted
 from runner.engine.lanes import over_lanes
 from runner.keys import Key
 from runner.methods.base import Params
@@ -31,9 +31,8 @@ class Attack:
 
 
 def corrupted_accuracy(
-    net: nn.Module, params: Params, pool: Pool, rows: Mapping[str, Tensor], data: Data, seeds: Tensor, mapped: bool,
-    members: int,
-) -> dict[tuple[str, int], Tensor]:  # fmt: skip
+    examiner: Examiner, params: Params, pool: Pool, rows: Mapping[str, Tensor], data: Data, seeds: Tensor
+) -> dict[tuple[str, int], Tensor]:
     """Test accuracy [L] under each kind and severity of corruption that suits the data.
 
     A run's corruptions follow from its seed, the kind, the severity and the place in its test set, so that at one seed
@@ -42,14 +41,14 @@ def corrupted_accuracy(
     frames = [frame(pool.x[train], data.kind, data.indicators) for train in rows["train"]]
     keys = Key.of(seeds, pool.x.device).fold("corruption")
     found = {}
-    with evaluating(net):
-        buffers = buffers_of(net, params, pool, rows["train"], mapped, members)
+    with evaluating(examiner.net):
+        buffers = buffers_of(examiner, params, pool, rows["train"])
         for kind in CORRUPTIONS[data.kind]:
             for severity in SEVERITIES:
                 hits = torch.zeros(len(seeds), dtype=torch.float64, device=pool.x.device)
                 for part, some in enumerate(rows["test"].split(EXAMPLES, dim=1)):
                     changed = _Corrupting(data.kind, kind, severity, keys.fold(part).resolved(), frames)
-                    for chunk in chunks(net, params, buffers, pool._replace(change=changed), some, mapped, members):
+                    for chunk in chunks(examiner, params, buffers, pool._replace(change=changed), some):
                         hits = hits + chunk.hits
                 found[kind, severity] = hits / rows["test"].shape[1]
     return found
@@ -72,9 +71,8 @@ class _Corrupting:
 
 
 def adversarial_accuracy(
-    net: nn.Module, params: Params, pool: Pool, rows: Mapping[str, Tensor], attack: Attack, seeds: Tensor, mapped: bool,
-    members: int,
-) -> dict[str, Tensor]:  # fmt: skip
+    examiner: Examiner, params: Params, pool: Pool, rows: Mapping[str, Tensor], attack: Attack, seeds: Tensor
+) -> dict[str, Tensor]:
     """Test accuracy [L] under a one-step ("fgsm_acc") and an iterated ("pgd_acc") attack on the cross-entropy.
 
     FGSM is x + epsilon * sign(slope)  (Goodfellow et al. 2015). PGD begins at a uniform draw from the ball and takes
@@ -82,8 +80,10 @@ def adversarial_accuracy(
     standardized and never clamped. Of several members the mean probability is attacked.
     """
 
+    net = examiner.net
+
     def one(params: Params, buffers: Params, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        logp = predicted(net, params, buffers, x, members)
+        logp = predicted(net, params, buffers, x, examiner.members)
         loss = -logp.gather(1, y[:, None]).sum()
         return loss, (logp.argmax(1) == y).sum()
 
@@ -91,7 +91,7 @@ def adversarial_accuracy(
         """The slope of each lane's loss at its inputs [L, B, ...], and its correct predictions there [L]."""
         with torch.enable_grad():
             at = x.detach().requires_grad_()
-            loss, hits = over_lanes(one, mapped)(params, buffers, at, y)
+            loss, hits = over_lanes(one, examiner.mapped)(params, buffers, at, y)
             (slope,) = torch.autograd.grad(loss.sum(), at)  # lanes do not share inputs
         return slope, hits
 
@@ -99,7 +99,7 @@ def adversarial_accuracy(
     hits = {name: torch.zeros(len(seeds), dtype=torch.float64, device=pool.x.device) for name in ("fgsm", "pgd")}
     # cuDNN has no backward pass for a recurrent net in evaluation mode
     with evaluating(net), torch.backends.cudnn.flags(enabled=not _recurs(net)):
-        buffers = buffers_of(net, params, pool, rows["train"], mapped, members)
+        buffers = buffers_of(examiner, params, pool, rows["train"])
         for part, some in enumerate(rows["test"].split(EXAMPLES, dim=1)):
             x, y = pool.inputs(some), pool.labels(some)
             slope, _ = seen(x)

@@ -106,7 +106,7 @@ class LanewiseConv1d(nn.Conv1d):
         seen: Tensor = Patches.apply(x.permute(1, 2, 0), window)
         y = self.weight.flatten(1) @ seen.flatten(2).flatten(0, 1)
         y = y if self.bias is None else y + self.bias[:, None]
-        out = y.unflatten(1, (window.out, len(x))).permute(2, 0, 1)
+        out: Tensor = y.unflatten(1, (window.out, len(x))).permute(2, 0, 1)
         return out if self.examples_last else out.contiguous()
 
 
@@ -117,7 +117,7 @@ class LanewiseLinear(nn.Linear):
         """x [B, I] -> [B, O]; whatever has more axes as torch has it."""
         if x.ndim != 2:
             return super().forward(x)
-        y = (self.weight @ x.mT).mT.contiguous()
+        y: Tensor = (self.weight @ x.mT).mT.contiguous()
         return y if self.bias is None else y + self.bias
 
 

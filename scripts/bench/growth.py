@@ -97,7 +97,7 @@ def rows(count: int) -> Callable[[], object]:
         pack, started = begin(trial, runs(2))
         after = few_steps(pack, started, 1)
         part = {"train": after.rows["train"]}
-        return evaluate(pack.net, after.state.params, pack.pool(after), part, pack.mapped)
+        return evaluate(pack.examiner, after.state.params, pack.pool(after), part)
 
     return call
 
