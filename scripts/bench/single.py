@@ -62,12 +62,13 @@ def data(shape: tuple[int, ...]) -> Data:
 
 
 def ours(
-    net: Net, shape: tuple[int, ...], batch: int, optimizer: Optimizer, stack: Stack, channels_last: bool = False
-) -> Train:
+    net: Net, shape: tuple[int, ...], batch: int, optimizer: Optimizer, stack: Stack, channels_last: bool = False,
+    dtype: torch.dtype = torch.float32,
+) -> Train:  # fmt: skip
     """regrun's own loop of one run."""
     experiment = Experiment(
         data(shape), Splitter(EXAMPLES, 0, None, "none", 0, False), net, stack, optimizer, Constant(),
-        Budget(10, batch, 10), torch.device("cpu"), torch.float32, 1, channels_last=channels_last,
+        Budget(10, batch, 10), torch.device("cpu"), dtype, 1, channels_last=channels_last,
     )  # fmt: skip
     return partial(few_steps, *begin(experiment, [Run(0, "report", {}, 0)]))
 
@@ -131,6 +132,7 @@ def dense(count: int) -> list[Row]:
         {
             "bare: tight loop": loop(0.0, 0.0),
             "bare": ours(large_mlp, shape, batch, SGD_OURS, Stack({})),
+            "bare: bfloat16": ours(large_mlp, shape, batch, SGD_OURS, Stack({}), dtype=torch.bfloat16),
             "dropout and max-norm: tight loop": loop(RATE, LIMIT),
             "dropout and max-norm": ours(large_mlp, shape, batch, SGD_OURS, stack),
             "rate": multiply(),
@@ -155,6 +157,9 @@ def images(what: str, net: Net, shape: tuple[int, ...], batch: int, count: int) 
         optimizer = torch.optim.Adam(own.parameters(), 0.001, fused=True)
         contenders[f"{what}, {name}: tight loop"] = tight(own, shape, batch, optimizer, channels_last=layout)
         contenders[f"{what}, {name}"] = ours(net, shape, batch, ADAM_OURS, Stack({}), layout)
+        contenders[f"{what}, {name}, bfloat16"] = ours(
+            net, shape, batch, ADAM_OURS, Stack({}), layout, dtype=torch.bfloat16
+        )
     seen = turns(contenders, count, 3)
     return [row(name, ms, seen[f"{what}, channels first: tight loop"]) for name, ms in seen.items()]
 
