@@ -49,7 +49,7 @@ TRUSTED = (
     "runner.methods.", "runner.data.", "runner.nets.", "runner.engine.optimizers.", "runner.engine.schedules.",
     "torch.nn.", "torchvision.models.", "timm.",
 )  # fmt: skip
-DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
+DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "auto": None}
 SPLIT_KEYS = (
     "train_size", "val_size", "test_size", "resplit", "standardize", "smoke", "label_noise", "noise_form", "noisy_val",
     "random_labels", "imbalance", "input_dim",

@@ -48,7 +48,8 @@ class Experiment:
     schedule: Schedule
     budget: Budget
     device: torch.device
-    dtype: torch.dtype  # of weights and arithmetic; bfloat16 stands for autocast around float32 weights
+    # Of weights and arithmetic; bfloat16 stands for autocast around float32 weights, None for it where it is faster.
+    dtype: torch.dtype | None
     lanes: int | None  # runs mapped over at most; 1: one by one, unmapped; None: all
     asked: Asked = NOTHING
     channels_last: bool = False  # whether the net is given images with their channels last in memory

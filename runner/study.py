@@ -343,7 +343,11 @@ def _trained(
     experiment = packed(job.experiment, wanted, workers)
     wide = min(experiment.lanes or len(missing), math.ceil(len(missing) / workers))
     say(f"{job.name}: {prediction(job.experiment, missing[0], wide, workers)}")
-    way = {"mapped": experiment.lanes != 1, "channels_last": experiment.channels_last}
+    way = {
+        "mapped": experiment.lanes != 1,
+        "channels_last": experiment.channels_last,
+        "dtype": dtype_name(experiment.dtype),
+    }
     about = {**records.versions(), "device": experiment.device.type, **way, "compiled": experiment.compiled}
     keeper = Checkpoints(mine, about, job.keep_every, lambda line: say(f"{job.name}: {line}"))
     with keeper.listening():
@@ -477,11 +481,16 @@ def row_of(job: Job, study: str, outcome: Outcome, began: str) -> Row:
         "compiled": outcome.compiled,
         "peak_mem_mb": _peak_memory(experiment.device),
         "device": experiment.device.type,
-        "dtype": str(experiment.dtype).removeprefix("torch."),
+        "dtype": dtype_name(experiment.dtype),
         "deterministic": experiment.device.type == "cpu",
         "started_at": began,
         **records.versions(),
     }
+
+
+def dtype_name(dtype: torch.dtype | None) -> str:
+    """A type of numbers as it is written in the configuration."""
+    return str(dtype).removeprefix("torch.") if dtype else "auto"
 
 
 def curve_of(job: Job, outcome: Outcome) -> list[Row]:

@@ -15,7 +15,7 @@ import yaml
 from omegaconf import OmegaConf
 
 from runner import records
-from runner.config import OUTSIDE, Job, read
+from runner.config import DTYPES, OUTSIDE, Job, read
 from runner.engine.loop import train
 from runner.errors import Refusal
 from runner.grid import Run, runs
@@ -114,7 +114,7 @@ def _again(
 ) -> tuple[records.Row, list[records.Row], dict[str, list[records.Row]], Any]:
     """The run's row, curve, tables that were asked for and predictions, trained again as it was.
 
-    That is mapped or not, with the same layout, compiled or not, and on as many threads.
+    That is mapped or not, with the same layout and precision, compiled or not, and on as many threads.
     """
     if row.get("threads"):
         torch.set_num_threads(int(row["threads"]))
@@ -123,9 +123,12 @@ def _again(
     pack = [run, run] if mapped and int(row["lanes"]) > 1 else [run]
     fused = row.get("compiled") == "true"
     lanes = (int(row["lanes"]) if fused else None) if mapped else 1  # for so many the step was compiled
-    experiment = replace(job.experiment, lanes=lanes, channels_last=row.get("channels_last") == "true", compiled=fused)
+    experiment = replace(
+        job.experiment, lanes=lanes, channels_last=row.get("channels_last") == "true", compiled=fused,
+        dtype=DTYPES.get(row["dtype"], job.experiment.dtype),
+    )  # fmt: skip
     outcome = next(train(experiment, pack))
-    mine = records.as_text(records.COLUMNS, row_of(job, row["study"], outcome, ""))
+    mine = records.as_text(records.COLUMNS, row_of(replace(job, experiment=experiment), row["study"], outcome, ""))
     points = [records.as_text(records.CURVE_COLUMNS, point) for point in curve_of(job, outcome)]
     return mine, points, asked_of(job, outcome), (outcome.hits, outcome.confidence)
 

@@ -75,6 +75,29 @@ def test_the_fastest_way_is_taken_and_remembered(
     assert not tried
 
 
+@pytest.mark.parametrize(("cost", "chosen"), [(0.5, torch.bfloat16), (0.95, torch.float32), (2.0, torch.float32)])
+def test_a_precision_left_open_is_measured_once_and_the_same_for_all_methods(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cost: float, chosen: torch.dtype
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    tried, clock = [], [0.0]
+
+    def steps(pack: Pack, lanes: Lanes, count: int) -> Lanes:
+        tried.append(pack.experiment.dtype)
+        clock[0] += cost if pack.experiment.dtype == torch.bfloat16 else 1.0
+        return lanes
+
+    monkeypatch.setattr(packing, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    monkeypatch.setattr(packing, "few_steps", steps)
+    trial = replace(experiment((2, 12), lambda: mlp((2, 12), 3, 8, 1)), dtype=None)
+    points = [replace(run, point={"dropout.rate": 0.3}) for run in RUNS]
+    assert packed(trial, points, 1).dtype == chosen
+    assert tried == [torch.float32] * 2 + [torch.bfloat16] * 2
+    assert packed(replace(trial, stack=Stack({})), RUNS, 1).dtype == chosen
+    assert len(tried) == 4
+    assert packed(replace(trial, dtype=torch.float64), RUNS, 1).dtype == torch.float64
+
+
 def test_a_short_job_does_not_decide_for_a_long_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     tried = told(monkeypatch, (1, True))

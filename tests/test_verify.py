@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import Regrun
 from test_study import SMALL, job_of, rows_of
 
@@ -42,6 +43,18 @@ def test_a_run_is_the_same_again(regrun: Regrun, capsys: pytest.CaptureFixture[s
         lines.add(out.split("(")[0])
     assert len(lines) > 1 or len(rows_of(STUDY)) == 1
     assert "are the same" in verified(capsys)[1]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_a_precision_that_was_measured_is_recorded_and_taken_again(
+    regrun: Regrun, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr("runner.engine.packing._precision", lambda experiment, run: dtype)
+        assert regrun("method=l2", "seeds=1", "dtype=auto", *SMALL).code == 0
+    assert [row["dtype"] for row in rows_of(STUDY)] == [str(dtype).removeprefix("torch.")]
+    code, out, err = verified(capsys)
+    assert (code, err) == (0, ""), out
 
 
 def test_a_figure_that_was_changed_is_found(regrun: Regrun, capsys: pytest.CaptureFixture[str]) -> None:

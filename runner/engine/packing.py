@@ -35,6 +35,7 @@ from runner.engine.weights import built_net
 from runner.engine.workers import cores
 from runner.experiment import Experiment
 from runner.grid import Run
+from runner.methods.stack import Stack
 from runner.nets.lanewise import LanewiseConv1d, lanewise
 
 WIDTHS = (4, 16)  # tried against each other, and against one by one
@@ -42,6 +43,7 @@ WIDTHS_OF_SIGNALS = (4, 8, 16, 32)  # tried against each other: patches of many 
 SHARE_OF_MEMORY = 0.5  # of what is free: a prediction may be off, and the machine has others on it
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 SMALL = 10_000_000  # multiply-adds of a forward pass on a batch
+BRIEF = 0.9  # of float32's time that bfloat16 has to stay below: its digits are fewer
 COMPILED_LANES = 20  # runs side by side in a compiled step, at most: what they make then stays in the caches
 LEAST_STEPS = 2000  # in which a compiler can save its own time
 SHARE_LEFT = 0.3  # of the time of what is no matrix product or convolution, when it is compiled (docs/benchmarks.md)
@@ -59,13 +61,37 @@ def packed(experiment: Experiment, runs: Sequence[Run], workers: int) -> Experim
     """The experiment with the lanes, the layout of images and the use of the compiler that train its runs fastest.
 
     Lanes that the user has asked for stay. So many processes share the runs. No number of a run depends on any of it
-    beyond rounding.
+    beyond rounding, but where the user leaves the precision open too.
     """
+    experiment = experiment if experiment.dtype else replace(experiment, dtype=_precision(experiment, runs[0]))
     way = _laid_out(experiment, runs, workers)
     if way.lanes == 1 or way.compiled is False:
         return replace(way, compiled=bool(way.compiled))
     fused = replace(way, lanes=experiment.lanes or _even(runs, workers, way, COMPILED_LANES), compiled=True)
     return fused if way.compiled or _repays(fused, runs, workers) else replace(way, compiled=False)
+
+
+def _precision(experiment: Experiment, run: Run) -> torch.dtype:
+    """float32, or bfloat16 where steps then take less than BRIEF of the time, from the cache or from a few steps.
+
+    They are those of the net alone without methods, so that all stacks, which are compared, get the same.
+    """
+    bare = replace(experiment, stack=Stack({}), lanes=1, compiled=False, dtype=torch.float32)
+    path = _kept_in("dtype", bare, built_net(bare), [])
+    try:
+        return {"float32": torch.float32, "bfloat16": torch.bfloat16}[path.read_text()]
+    except (OSError, KeyError):
+        pass  # as below
+    cost = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        pack, lanes = begin(replace(bare, dtype=dtype), [replace(run, point={})])
+        few_steps(pack, lanes, 5)  # the first steps also set things up
+        clock = time.perf_counter()
+        few_steps(pack, lanes, 3)
+        cost[dtype] = time.perf_counter() - clock
+    best = torch.bfloat16 if cost[torch.bfloat16] < BRIEF * cost[torch.float32] else torch.float32
+    _keep(path, str(best).removeprefix("torch."))
+    return best
 
 
 def _even(runs: Sequence[Run], workers: int, way: Experiment, most: int) -> int:
