@@ -40,15 +40,17 @@ def test_a_layer_of_few_outputs_and_its_derivatives_are_torchs(shape: tuple[int,
     ours[0].load_state_dict(theirs.state_dict())
     lanewise(ours)
     assert [type(layer) for layer in ours] == [LanewiseLinear, nn.Linear]
-    x = torch.randn(shape, dtype=torch.float64, requires_grad=True)
-    torch.testing.assert_close(ours[0](x), theirs(x))
-    assert ours[0](x).is_contiguous()
-    for mine, right in zip(
-        torch.autograd.grad(ours[0](x).sin().sum(), [x, *ours[0].parameters()]),
-        torch.autograd.grad(theirs(x).sin().sum(), [x, *theirs.parameters()]),
-        strict=True,
-    ):
-        torch.testing.assert_close(mine, right)
+    x = torch.randn(shape, dtype=torch.float64)
+    for value in (x, x.mT.contiguous().mT):
+        value.requires_grad_()
+        torch.testing.assert_close(ours[0](value), theirs(value))
+        assert ours[0](value).is_contiguous()
+        for mine, right in zip(
+            torch.autograd.grad(ours[0](value).sin().sum(), [value, *ours[0].parameters()]),
+            torch.autograd.grad(theirs(value).sin().sum(), [value, *theirs.parameters()]),
+            strict=True,
+        ):
+            torch.testing.assert_close(mine, right)
 
 
 def test_second_derivatives_are_torchs() -> None:

@@ -111,11 +111,11 @@ class LanewiseConv1d(nn.Conv1d):
 
 
 class LanewiseLinear(nn.Linear):
-    """nn.Linear of few outputs, as the product of its weights and the examples rather than the other way round."""
+    """nn.Linear of few outputs; where examples are last in memory, as the product of its weights and the examples."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """x [B, I] -> [B, O]; whatever has more axes as torch has it."""
-        if x.ndim != 2:
+        """x [..., I] -> [..., O]."""
+        if x.ndim != 2 or x.is_contiguous():
             return super().forward(x)
         y: Tensor = (self.weight @ x.mT).mT.contiguous()
         return y if self.bias is None else y + self.bias
