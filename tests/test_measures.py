@@ -236,8 +236,17 @@ def test_the_report_correlates_measures_with_the_gap(tmp_path: Path) -> None:
     assert measures_figure(none) is None
 
 
-def test_a_study_has_them_where_they_are_asked_for(regrun: Regrun, tmp_path: Path) -> None:
-    small = ("data.train_size=200", "data.val_size=100", "epochs=2", "batch_size=50", "seeds=2", "out=out")
+@pytest.mark.parametrize("model", ["mlp", "conv1d"])
+def test_a_study_has_them_where_they_are_asked_for(regrun: Regrun, tmp_path: Path, model: str) -> None:
+    small = (
+        "data.train_size=200",
+        "data.val_size=100",
+        "epochs=2",
+        "batch_size=50",
+        "seeds=2",
+        "out=out",
+        f"model={model}",
+    )
     assert regrun("method=l2", "study=s", *small, "evaluate.measures=true").code == 0
     (job,) = tmp_path.glob("out/s/l2-*")
     rows, found = read_table(job / "runs.csv"), read_table(job / "measures.csv")

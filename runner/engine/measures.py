@@ -18,6 +18,7 @@ from torch.func import functional_call
 from runner.keys import Key
 from runner.methods.base import Params, losses, norm, penalized, total
 from runner.methods.weight_penalties import PATH_LAYERS
+from runner.nets.lanewise import LANEWISE
 
 MEASURES = (
     "param_norm", "dist_init", "dist_init_spec", "log_prod_frob", "log_prod_spec", "margin", "log_prod_spec_margin",
@@ -90,7 +91,7 @@ def has_paths(net: nn.Module, params: Params) -> bool:
     """Whether a path's weights say it all: a ReLU net of linear and convolutional layers and pools."""
     modules = [m for m in net.modules() if not list(m.children()) or list(m.parameters(recurse=False))]
     named = all(name.endswith("bias") or (name.endswith("weight") and w.ndim >= 2) for name, w in params.items())
-    return named and not net._forward_hooks and all(type(m) in PATH_LAYERS for m in modules)
+    return named and not net._forward_hooks and all(type(m) in (*PATH_LAYERS, *LANEWISE) for m in modules)
 
 
 def path_norm(net: nn.Module, params: Params, x: Tensor) -> Tensor:

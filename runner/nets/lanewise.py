@@ -143,5 +143,6 @@ def _plain(module: nn.Conv1d) -> bool:
     return zeros and module.groups == 1 and module.dilation == (1,)
 
 
+LANEWISE = (LanewiseConv1d, LanewiseLinear)
 # Layers as fast in either layout; torch's pools, for one, are mapped by a loop where memory is in another order.
 INDIFFERENT = (LanewiseConv1d, nn.Linear, nn.ReLU, nn.Flatten, nn.Sequential, Mark, Slot, NormLayer, Residual)
