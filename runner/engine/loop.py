@@ -357,19 +357,11 @@ def compiled(experiment: Experiment, runs: Sequence[Run], width: int, say: Calla
     """
     from runner.engine import compilation  # it is rarely asked for
 
-    noted: list[tuple[tuple[Any, ...], State]] = []
     pack, lanes = begin(experiment, [*runs, *[runs[-1]] * (width - len(runs))])
-    written = pack.step.step if isinstance(pack.step, Taped) else pack.step
-
-    def noting(*arguments: Any) -> tuple[State, Tensor]:
-        out = written(*arguments)
-        noted.append((arguments, out[0]))
-        return out
-
     try:
-        few_steps(replace(pack, step=noting), lanes, compilation.STEPS)
-        fused = compilation.compiled(written, noted[-1][0])
-        for (state, *rest), after in noted:
+        written, calls = noted(pack, lanes, compilation.STEPS)
+        fused = compilation.compiled(written, calls[-1][0])
+        for (state, *rest), (after, _) in calls:
             elsewhere, _ = written(compilation.shaken(state), *rest)
             why = compilation.disagreement(state, after, fused(state, *rest)[0], elsewhere)
             if why:
@@ -465,6 +457,19 @@ def _channels_last(net: nn.Module, given: tuple[Tensor]) -> Tensor:
 def few_steps(pack: Pack, lanes: Lanes, count: int) -> Lanes:
     """The lanes after the first `count` steps of the first epoch: what it costs to train them, for measuring."""
     return _epoch(pack, lanes, 1, count)
+
+
+def noted(pack: Pack, lanes: Lanes, count: int) -> tuple[LaneStep, list[tuple[tuple[Any, ...], tuple[State, Tensor]]]]:
+    """A pack's step as it is written, and what it was given and gave in each of the first `count` steps."""
+    written: LaneStep = pack.step.step if isinstance(pack.step, Taped) else pack.step
+    calls: list[tuple[tuple[Any, ...], tuple[State, Tensor]]] = []
+
+    def noting(*arguments: Any) -> tuple[State, Tensor]:
+        calls.append((arguments, written(*arguments)))
+        return calls[-1][1]
+
+    few_steps(replace(pack, step=noting), lanes, count)
+    return written, calls
 
 
 def _epoch(pack: Pack, lanes: Lanes, epoch: int, most: int | None = None) -> Lanes:

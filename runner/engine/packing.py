@@ -20,17 +20,16 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from runner.engine.compilation import caches, compiler, known
-from runner.engine.loop import Lanes, Pack, alike, begin, compiled, few_steps
+from runner.engine.loop import Lanes, Pack, alike, begin, compiled, few_steps, noted
 from runner.engine.memory import available, footprint
-from runner.engine.step import State
-from runner.engine.tape import Taped, Unfit, tensors_of, written_down
+from runner.engine.tape import Unfit, tensors_of, written_down
 from runner.engine.weights import built_net
 from runner.engine.workers import cores
 from runner.experiment import Experiment
@@ -249,19 +248,12 @@ def _faster(pack: Pack, lanes: Lanes, runs: Sequence[Run]) -> bool:
 
 def _seconds(pack: Pack, lanes: Lanes, steps: int) -> float:
     """What torch's compiler is expected to save in so many steps, less twice of what it takes itself, in seconds."""
-    lanes, noted = few_steps(pack, lanes, 1), []
-    step = pack.step.step if isinstance(pack.step, Taped) else pack.step
-
-    def noting(*arguments: Any) -> tuple[State, Tensor]:
-        noted.append(arguments)
-        return step(*arguments)
-
-    few_steps(replace(pack, step=noting), lanes, 1)
+    written, [(arguments, _)] = noted(pack, few_steps(pack, lanes, 1), 1)
     try:
-        _, operations = written_down(step, noted[0])
+        _, operations = written_down(written, arguments)
     except Unfit:
         return 0.0
-    tensors = tensors_of(tree_leaves(noted[0]))
+    tensors = tensors_of(tree_leaves(arguments))
     timed = [operations.seconds(tensors) for _ in range(3)]
     whole, products = (min(seconds) for seconds in zip(*timed, strict=True))
     saved: float = steps * (1 - SHARE_LEFT) * (whole - products)

@@ -28,7 +28,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -40,9 +40,9 @@ from turns import machine, of, put, store
 
 from runner.config import Job, read
 from runner.data.base import Split
-from runner.engine.loop import begin, few_steps
+from runner.engine.loop import begin, few_steps, noted
 from runner.engine.packing import packed, threads
-from runner.engine.tape import Taped, tensors_of, written_down
+from runner.engine.tape import tensors_of, written_down
 from runner.engine.workers import train_across, worth
 from runner.nets.sites import Mark
 from runner.paths import conf_dir
@@ -269,18 +269,10 @@ def products(job: Job) -> Cost:
     workers = worth(job.experiment, len(runs))
     experiment = packed(compiling(job, False).experiment, runs, workers)
     pack, lanes = begin(experiment, runs[: experiment.lanes])
-    noted: list[tuple[object, ...]] = []
-    assert isinstance(pack.step, Taped)
-    written = pack.step.step
-
-    def noting(*arguments: Any) -> Any:
-        noted.append(arguments)
-        return written(*arguments)
-
     lanes = few_steps(pack, lanes, 1)
-    few_steps(replace(pack, step=noting), lanes, 1)
-    _, operations = written_down(written, noted[0])
-    tensors = tensors_of(tree_leaves(noted[0]))
+    written, [(arguments, _)] = noted(pack, lanes, 1)
+    _, operations = written_down(written, arguments)
+    tensors = tensors_of(tree_leaves(arguments))
     step = min(operations.seconds(tensors)[1] for _ in range(20)) / len(lanes.run)
     examples = {name: rows.shape[1] for name, rows in lanes.rows.items()}
     trained = 3 * pack.steps_per_epoch * budget.batch_size  # in forward passes of an example, to be looked at later
