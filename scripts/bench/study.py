@@ -36,7 +36,7 @@ from hydra import compose, initialize_config_dir
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 from torch.utils.data import DataLoader, TensorDataset
-from turns import machine, of, put, store
+from turns import lined, machine, of, put, store
 
 from runner.config import Job, read
 from runner.data.base import Split
@@ -292,13 +292,6 @@ def advantage(theirs: Sequence[Cost], regruns: Sequence[Cost]) -> str:
     return f"{statistics.median(ratios):.1f} ({min(ratios):.1f} to {max(ratios):.1f})"
 
 
-def table(rows: Sequence[dict[str, object]]) -> str:
-    """A Markdown table of the lines."""
-    names = list(rows[0])
-    lines = ["| " + " | ".join(names) + " |", "| --- |" + " ---: |" * (len(names) - 1)]
-    return "\n".join([*lines, *("| " + " | ".join(str(row[name]) for name in names) + " |" for row in rows)])
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true")
@@ -317,7 +310,7 @@ def main() -> None:
             rows += more
     about["seconds"] = f"{time.monotonic() - clock:.0f}"
     told = ", ".join(f"{seconds:.0f} s for {model}" for model, seconds in set_up.items())
-    page = "\n".join([of(about), table(rows), "", f"To compile took {told}; the second finds some of it done."])
+    page = "\n".join([of(about), lined(rows), "", f"To compile took {told}; the second finds some of it done."])
     print(page)
     store(Path("outputs/bench/study.json"), {"machine": about, "to_compile_s": set_up, "rows": rows})
     if asked.write:

@@ -59,6 +59,13 @@ def table(head: str, rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
+def lined(lines: Sequence[Mapping[str, object]]) -> str:
+    """A Markdown table of lines that name their columns themselves."""
+    names = list(lines[0])
+    head = ["| " + " | ".join(names) + " |", "| --- |" + " ---: |" * (len(names) - 1)]
+    return "\n".join([*head, *("| " + " | ".join(str(line[name]) for name in names) + " |" for line in lines)])
+
+
 def machine() -> dict[str, str]:
     """What the figures were measured on."""
     info = Path("/proc/cpuinfo")
