@@ -213,6 +213,7 @@ def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
     )  # 38 of 40 expected, with a standard deviation of 1.4; the percentile interval is a little short
 
 
+@pytest.mark.usefixtures("sketched")
 def test_the_report_correlates_measures_with_the_gap(tmp_path: Path) -> None:
     study = write_study(tmp_path / "study", Plan(methods=("l2",), report=4, tune=3))
     for job in study.iterdir():
