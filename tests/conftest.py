@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 from hydra.core.global_hydra import GlobalHydra
+from matplotlib.figure import Figure
 
 from runner.cli import main
+from runner.report.build import unfinished_jobs
 
 
 @dataclass(frozen=True)
@@ -64,5 +66,34 @@ def regrun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
 
 @pytest.fixture
 def as_written(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every step calls every hook: for spies, which are not pure."""
+    """Every step calls every hook: for spies, which are not pure, and for trainings of a few steps."""
     monkeypatch.setattr("runner.engine.loop.Taped", lambda step: step)
+
+
+@pytest.fixture
+def unreported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sweeps make no report, which takes six seconds of their seven: for what looks at the records alone."""
+
+    def failed(folder: Path, shown_in: object) -> int:
+        return sum(failure.state == "failed" for failure in unfinished_jobs(folder))
+
+    monkeypatch.setattr("runner.sweep.report", failed)
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reports have no figures, which take five of their six seconds: for what looks at tables or the page."""
+    monkeypatch.setattr("runner.report.build._draw", lambda *found: iter(()))
+
+
+@pytest.fixture
+def sketched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are made and laid out, where mistakes show, but empty sheets are written, which takes a third."""
+    savefig = Figure.savefig
+
+    def blank(figure: Figure, file: object, *, format: str, metadata: object) -> None:
+        if format == "svg":  # once for the three
+            figure.draw_without_rendering()
+        savefig(Figure(figure.get_size_inches()), file, format=format, metadata=metadata)  # type: ignore[arg-type]  # as given
+
+    monkeypatch.setattr(Figure, "savefig", blank)

@@ -95,6 +95,7 @@ def equal(one: Sequence[Outcome], other: Sequence[Outcome]) -> bool:
 
 
 @pytest.mark.parametrize("name", CASES)
+@pytest.mark.usefixtures("as_written")  # writing steps down takes as long as all the rest; the tests below do
 def test_a_training_that_was_cut_off_goes_on_to_the_same_numbers(name: str, tmp_path: Path) -> None:
     """Every method: cut off in the second of three epochs, through a file, and gone on with in smaller packs."""
     trial = small(CASES[name].kinds[0], Stack({name: CASES[name].method}))

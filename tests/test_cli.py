@@ -91,6 +91,7 @@ def test_a_start_imports_no_more_than_it_uses(tmp_path: Path) -> None:
     assert "accuracy" in done.stdout  # it has trained
 
 
+@pytest.mark.usefixtures("unreported")
 def test_a_sweep_composes_each_job_once(regrun: Regrun, monkeypatch: pytest.MonkeyPatch) -> None:
     composed: list[tuple[str, ...]] = []
     load = ConfigLoaderImpl.load_configuration
@@ -101,7 +102,6 @@ def test_a_sweep_composes_each_job_once(regrun: Regrun, monkeypatch: pytest.Monk
         composed.append(tuple(overrides))
         return load(self, config_name, overrides, *more, **named)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("runner.sweep.report", lambda folder, shown_in: 0)
     monkeypatch.setattr(ConfigLoaderImpl, "load_configuration", counted)
     assert regrun("-m", "method=l2,dropout", "method.l2.rate=0.1,0.2", "seeds=1", *SMALL).code == 0
     of_jobs = [overrides for overrides in composed if any(o.startswith("axes=") for o in overrides)]
@@ -137,7 +137,11 @@ def test_there_are_examples() -> None:
 
 
 @pytest.mark.parametrize("example", EXAMPLES)
-def test_every_example_of_the_help_works(regrun: Regrun, tmp_path: Path, example: str) -> None:
+def test_every_example_of_the_help_works(
+    regrun: Regrun, tmp_path: Path, request: pytest.FixtureRequest, example: str
+) -> None:
+    if "tuned" in example:  # one of the two sweeps draws its figures to the end
+        request.getfixturevalue("sketched")
     small = [] if "protocol=" in example else ["protocol=smoke"]
     smaller = ["epochs=2", "seeds=2", "data.train_size=100", "data.val_size=50", "batch_size=50", "data.pool=300"]
     told = regrun(*shlex.split(example), *small, *smaller, "data.test=100")
@@ -147,6 +151,7 @@ def test_every_example_of_the_help_works(regrun: Regrun, tmp_path: Path, example
     assert (study / "report").is_dir() == ("-m" in shlex.split(example))
 
 
+@pytest.mark.usefixtures("unreported")
 def test_a_study_without_a_name_gets_a_readable_one(regrun: Regrun, tmp_path: Path) -> None:
     assert regrun("method=[dropout,l2]", "seeds=1", *UNNAMED).code == 0
     assert regrun("method=l2", "-m", "seeds=1", *UNNAMED).code == 0
@@ -157,6 +162,7 @@ def test_a_study_without_a_name_gets_a_readable_one(regrun: Regrun, tmp_path: Pa
 
 
 @pytest.mark.parametrize("baseline", ["method=none", "method=[]", "epochs=2"])
+@pytest.mark.usefixtures("undrawn")
 def test_the_baseline_by_any_name_is_one_job(regrun: Regrun, tmp_path: Path, baseline: str) -> None:
     assert regrun("seeds=1", *SMALL, baseline).code == 0
     told = regrun("-m", "seeds=1", *SMALL, baseline)
@@ -176,12 +182,8 @@ def test_the_baseline_by_any_name_is_one_job(regrun: Regrun, tmp_path: Path, bas
         ("method=[dropout,l2]", {"dropout+l2"}),
     ],
 )
-def test_a_command_runs_these_methods(
-    regrun: Regrun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, expected: set[str]
-) -> None:
-    monkeypatch.setattr(
-        "runner.sweep.report", lambda folder, shown_in: 0
-    )  # what it makes is tested elsewhere, and takes its time
+@pytest.mark.usefixtures("unreported")
+def test_a_command_runs_these_methods(regrun: Regrun, tmp_path: Path, command: str, expected: set[str]) -> None:
     told = regrun(*shlex.split(command), "seeds=1", *SMALL)
     assert told.code == 0, told.err
     assert methods(tmp_path / "outputs" / "first") == expected
@@ -204,10 +206,10 @@ def test_a_command_runs_these_methods(
         ("method=dropout method.dropout.rate=0.1,0.2 -m", {"dropout": ["dropout.rate=0.1", "dropout.rate=0.2"]}),
     ],
 )
+@pytest.mark.usefixtures("unreported")
 def test_strengths_written_as_lists_are_a_grid(
-    regrun: Regrun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, expected: dict[str, list[str]]
+    regrun: Regrun, tmp_path: Path, command: str, expected: dict[str, list[str]]
 ) -> None:
-    monkeypatch.setattr("runner.sweep.report", lambda folder, shown_in: 0)
     told = regrun(*shlex.split(command), "seeds=2", *SMALL)
     assert told.code == 0, told.err
     for method, points in expected.items():
@@ -215,10 +217,8 @@ def test_strengths_written_as_lists_are_a_grid(
         assert len(rows_of(tmp_path / "outputs" / "first", method)) == 2 * len(points)
 
 
-def test_a_swept_setting_has_its_own_baseline_and_name(
-    regrun: Regrun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("runner.sweep.report", lambda folder, shown_in: 0)
+@pytest.mark.usefixtures("unreported")
+def test_a_swept_setting_has_its_own_baseline_and_name(regrun: Regrun, tmp_path: Path) -> None:
     told = regrun("-m", "method=l2", "epochs=1,2", "seeds=1", *[a for a in SMALL if a != "epochs=2"])
     assert told.code == 0, told.err
     rows = rows_of(tmp_path / "outputs" / "first")

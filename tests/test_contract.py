@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 from dataclasses import dataclass, field, fields, replace
+from functools import cache
 from types import EllipsisType
 
 import pytest
@@ -109,6 +110,12 @@ def test_a_lane_does_not_depend_on_its_neighbours(name: str) -> None:
     assert equal(State(*alone), many, 0)
 
 
+@cache
+def baseline(kind: str, seeds: tuple[int, ...], mapped: bool) -> tuple[State, torch.Tensor]:
+    """The empty stack, trained."""
+    return Trainer(Stack({}), kind).train(list(seeds), mapped)
+
+
 NEUTRAL = [
     (name, strength, allowed.off)
     for name, case in CASES.items()
@@ -128,8 +135,9 @@ def test_at_its_neutral_strength_it_is_the_baseline_bit_for_bit(
     for kind in case.kinds:
         at_once = mapped and not ranges(case.method)[strength].built
         swept = {f"{name}.{strength}": torch.full((2,), off)} if at_once else {}
-        state, loss = Trainer(Stack({name: neutral}), kind).train([1, 2][: 1 + mapped], mapped, swept)
-        plain, plain_loss = Trainer(Stack({}), kind).train([1, 2][: 1 + mapped], mapped)
+        seeds = (1, 2)[: 1 + mapped]
+        state, loss = Trainer(Stack({name: neutral}), kind).train(list(seeds), mapped, swept)
+        plain, plain_loss = baseline(kind, seeds, mapped)
         assert torch.equal(loss, plain_loss)
         assert equal(State(state.params, state.moments, {}), plain._replace(memory={}))
 
@@ -137,7 +145,7 @@ def test_at_its_neutral_strength_it_is_the_baseline_bit_for_bit(
 @pytest.mark.parametrize(("name", "kind"), [(n, k) for n, k in SETTINGS if CASES[n].trains])
 def test_at_an_ordinary_strength_it_does_something(name: str, kind: str) -> None:
     state, _ = Trainer(Stack({name: CASES[name].method}), kind).train([0], mapped=False)
-    plain, _ = Trainer(Stack({}), kind).train([0], mapped=False)
+    plain, _ = baseline(kind, (0,), False)
     same_names = state.params.keys() == plain.params.keys()
     stack = Stack({name: CASES[name].method})
     moved = stack.average({n: w[0] for n, w in state.params.items()}, replace(NOW, step=3, memory=_first(state.memory)))
@@ -147,7 +155,7 @@ def test_at_an_ordinary_strength_it_does_something(name: str, kind: str) -> None
 @pytest.mark.parametrize("name", [n for n, c in CASES.items() if not c.trains])
 def test_what_does_not_train_leaves_training_alone(name: str) -> None:
     state, _ = Trainer(Stack({name: CASES[name].method}), "image").train([0], mapped=False)
-    plain, _ = Trainer(Stack({}), "image").train([0], mapped=False)
+    plain, _ = baseline("image", (0,), False)
     assert equal(state, plain)
 
 

@@ -27,6 +27,7 @@ def recorded(study: Path) -> list[tuple[object, ...]]:
     return [(e["group"], tuple(e["methods"]), e["from"], e["to"], e["asked"]) for e in entries]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_an_extension_gives_every_configuration_more_seeds_and_is_told(regrun: Regrun, tmp_path: Path) -> None:
     study = tmp_path / "outputs" / "first"
     assert regrun(*TUNED).code == 0
@@ -62,6 +63,7 @@ def test_an_extension_gives_every_configuration_more_seeds_and_is_told(regrun: R
     assert len(recorded(study)) == 1
 
 
+@pytest.mark.usefixtures("unreported")
 def test_an_extension_that_was_cut_off_is_gone_on_with(regrun: Regrun, tmp_path: Path) -> None:
     study = tmp_path / "outputs" / "first"
     command = ["-m", "method=l2", "seeds=2", *SMALL]
@@ -79,6 +81,7 @@ def test_an_extension_that_was_cut_off_is_gone_on_with(regrun: Regrun, tmp_path:
     assert [entry[2:4] for entry in recorded(study)] == [(2, 3), (3, 4)]
 
 
+@pytest.mark.usefixtures("unreported")
 def test_more_seeds_by_the_other_way_are_on_record_too(regrun: Regrun, tmp_path: Path) -> None:
     study = tmp_path / "outputs" / "first"
     assert regrun("-m", "method=l2", "seeds=2", *SMALL).code == 0
@@ -88,6 +91,7 @@ def test_more_seeds_by_the_other_way_are_on_record_too(regrun: Regrun, tmp_path:
     assert len(recorded(study)) == 1
 
 
+@pytest.mark.usefixtures("unreported")
 def test_what_cannot_be_extended_is_refused(regrun: Regrun, tmp_path: Path) -> None:
     study = tmp_path / "outputs" / "first"
     for command, told_of in (
@@ -112,6 +116,7 @@ def test_what_cannot_be_extended_is_refused(regrun: Regrun, tmp_path: Path) -> N
     assert seeds(study, "l1") == [0, 1]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_report_lists_every_extension_of_the_group_and_no_other(tmp_path: Path) -> None:
     study = write_study(tmp_path / "study", Plan(methods=("l2",), groups=(("a", "mlp", ""), ("b", "mlp", ""))))
     entries = [

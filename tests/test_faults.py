@@ -214,6 +214,7 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("fault", ["epoch", "memory", pytest.param("exit", marks=pytest.mark.slow)])
+@pytest.mark.usefixtures("undrawn")
 def test_what_breaks_in_training_stops_no_other_job(
     regrun: Regrun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
@@ -254,6 +255,7 @@ def test_what_breaks_in_training_stops_no_other_job(
     assert before == {path: path.read_bytes() for path in before}  # just that was run again
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_file_of_data_that_vanishes_fails_its_jobs(
     regrun: Regrun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

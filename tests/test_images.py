@@ -191,7 +191,7 @@ def test_an_unknown_split_of_emnist_is_refused(regrun: Regrun) -> None:
 def test_a_set_of_colour_images_trains(regrun: Regrun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cifar_files(tmp_path / "data", datasets.CIFAR10, "labels", monkeypatch)
     told = regrun(
-        "data=cifar10", "model=convnet", "epochs=1", "batch_size=3", "data.train_size=6", "data.val_size=4", "seeds=1",
-        "method=augment", "progress=false",
+        "data=cifar10", "model=convnet", "model.width=4", "model.hidden=16", "epochs=1", "batch_size=3",
+        "data.train_size=6", "data.val_size=4", "seeds=1", "method=augment", "progress=false",
     )  # fmt: skip
     assert told.code == 0, told.err

@@ -155,7 +155,8 @@ def test_the_noise_endured_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     want = 2 / -norm.ppf(0.1)
     assert largest_sigma(forward, params, target, Key.of(0), relative=False).item() == pytest.approx(want, rel=0.05)
     assert largest_sigma(forward, params, target, Key.of(0), relative=True).item() == pytest.approx(want / 2, rel=0.05)
-    # what no noise harms, and what all does
+    # what no noise harms, and what all does, however many draws there are
+    monkeypatch.setattr(measures, "DRAWS", 10)
     fixed = torch.tensor([[5.0, 0.0]])
     assert largest_sigma(lambda at: fixed, params, target, Key.of(0), relative=False).item() == 10
     edge = {"w": torch.tensor([1e-9])}
@@ -201,7 +202,8 @@ def test_tau_is_that_of_scipy_and_its_interval_covers_it() -> None:
     assert tau_interval(x, y) == (tau, low, high)
 
 
-def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
+def test_the_interval_covers_the_truth_as_often_as_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("runner.report.measures.RESAMPLES", 250)  # the ends are the sixth of them, from either side
     # of a normal pair with correlation r, tau is 2 / pi asin r
     draw, r, inside = np.random.default_rng(3), 0.5, 0
     for _ in range(40):
@@ -213,6 +215,7 @@ def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
     )  # 38 of 40 expected, with a standard deviation of 1.4; the percentile interval is a little short
 
 
+@pytest.mark.usefixtures("sketched")
 def test_the_report_correlates_measures_with_the_gap(tmp_path: Path) -> None:
     study = write_study(tmp_path / "study", Plan(methods=("l2",), report=4, tune=3))
     for job in study.iterdir():
@@ -238,15 +241,8 @@ def test_the_report_correlates_measures_with_the_gap(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("model", ["mlp", "conv1d"])
 def test_a_study_has_them_where_they_are_asked_for(regrun: Regrun, tmp_path: Path, model: str) -> None:
-    small = (
-        "data.train_size=200",
-        "data.val_size=100",
-        "epochs=2",
-        "batch_size=50",
-        "seeds=2",
-        "out=out",
-        f"model={model}",
-    )
+    size = ("data.pool=400", "data.test=300", "data.train_size=200", "data.val_size=100")
+    small = (*size, "epochs=2", "batch_size=50", "seeds=2", "out=out", f"model={model}")
     assert regrun("method=l2", "study=s", *small, "evaluate.measures=true").code == 0
     (job,) = tmp_path.glob("out/s/l2-*")
     rows, found = read_table(job / "runs.csv"), read_table(job / "measures.csv")

@@ -180,6 +180,7 @@ def test_numbers_that_are_missing_are_refused() -> None:
         Data("bad", "table", torch.zeros(2, 1), torch.tensor([1.0, torch.nan]), 1, None, task="regression")
 
 
+@pytest.mark.usefixtures("sketched")
 def test_a_study_of_a_regression(regrun: Regrun, tmp_path: Path) -> None:
     assert regrun("-m", "method=l2,dropout", "study=s", *SMALL).code == 0
     rows = read_table(tmp_path / "out/s/runs.csv")
@@ -201,6 +202,7 @@ def test_a_study_of_a_regression(regrun: Regrun, tmp_path: Path) -> None:
     assert "variances of the training targets" in written
 
 
+@pytest.mark.usefixtures("sketched")
 def test_classes_and_numbers_are_pooled_apart(regrun: Regrun, tmp_path: Path) -> None:
     small = ("seeds=2", "epochs=1", "batch_size=20", "data.train_size=60", "out=out", "progress=false")
     assert regrun("-m", "method=l2", "data=diabetes,wine,iris", "study=s", *small).code == 0

@@ -83,6 +83,7 @@ def test_the_leading_methods_of_many_and_the_best_possible_accuracy(tmp_path: Pa
     assert pd.Series(best.get_ydata()).tolist() == pytest.approx([90, 80])
 
 
+@pytest.mark.usefixtures("sketched")
 def test_it_is_in_the_report_and_noise_is_in_the_caption(tmp_path: Path) -> None:
     study = write_study(tmp_path / "study", grid("data.label_noise=0", "data.label_noise=0.2"))
     for path in study.glob("*/runs.csv"):

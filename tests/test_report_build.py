@@ -18,7 +18,7 @@ from matplotlib.text import Text
 from report_data import METHODS, Plan, write_study
 
 from runner.report import figures
-from runner.report.build import NoRuns, NotAStudy, _drawn, build
+from runner.report.build import NoRuns, NotAStudy, Report, _drawn, build
 from runner.report.cli import main
 from runner.report.collect import collect, write_atomic
 from runner.report.sheet import limits_of
@@ -26,8 +26,16 @@ from runner.report.style import own_settings
 from runner.report.tables import by_strength, headline, in_order, read_curves, read_runs
 
 
-def test_build_writes_everything(tmp_path: Path) -> None:
-    report = build(write_study(tmp_path / "first", Plan(diverged=(("dropout", "report", 5),))))
+@pytest.fixture(scope="module")
+def first(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Report]:
+    """A study and its report, drawn."""
+    plan = Plan(methods=("l2", "dropout"), report=4, diverged=(("dropout", "report", 5),))
+    study = write_study(tmp_path_factory.mktemp("report") / "first", plan)
+    return study, build(study)
+
+
+def test_build_writes_everything(first: tuple[Path, Report]) -> None:
+    study, report = first
     tables = {path.name for path in report.tables if path.suffix != ".parquet"}  # those need pyarrow
     assert tables == {"headline.csv", "headline.md", "headline.tex", "by_strength.csv", "report.html"}
     names = ["gap_vs_test", "learning_curves", "strength_curves", "strength_gap", "forest", "gap_decomposition"]
@@ -36,20 +44,20 @@ def test_build_writes_everything(tmp_path: Path) -> None:
         f"{name}.{kind}" for name in names for kind in ("csv", "pdf", "png", "svg")
     }
     assert all(path.stat().st_size > 0 for path in (*report.tables, *report.figures))
-    text = (tmp_path / "first" / "report" / "headline.md").read_text()
+    text = (study / "report" / "headline.md").read_text()
     assert "### At the epoch of lowest validation loss (secondary)" in text
-    assert "dropout 0.01: 1 of 10 report runs (seeds 5): diverged: loss is nan" in text
-    frame = pd.read_csv(tmp_path / "first" / "report" / "headline.csv", keep_default_na=False)
-    # 4 methods, by checkpoint last and best, accuracy and loss; only the primary table has p-values
-    assert len(frame) == 16
-    assert (frame["p"] != "").sum() == 3
-    assert not list((tmp_path / "first").rglob(".*"))
+    assert "dropout 0.01: 1 of 4 report runs (seeds 5): diverged: loss is nan" in text
+    frame = pd.read_csv(study / "report" / "headline.csv", keep_default_na=False)
+    # 3 methods, by checkpoint last and best, accuracy and loss; only the primary table has p-values
+    assert len(frame) == 12
+    assert (frame["p"] != "").sum() == 2
+    assert not list(study.rglob(".*"))
 
 
-def test_figures_have_the_same_bytes_twice(tmp_path: Path) -> None:
-    study = write_study(tmp_path / "study", Plan(methods=("l2",), report=3))
-    first = {path: path.read_bytes() for path in build(study).figures}
-    assert {path: path.read_bytes() for path in build(study).figures} == first
+def test_figures_have_the_same_bytes_twice(first: tuple[Path, Report]) -> None:
+    study, report = first
+    before = {path: path.read_bytes() for path in report.figures}
+    assert {path: path.read_bytes() for path in build(study).figures} == before
 
 
 def test_a_caller_keeps_backend_and_settings(tmp_path: Path) -> None:
@@ -89,6 +97,7 @@ def test_a_caller_keeps_backend_and_settings(tmp_path: Path) -> None:
         "groups",
     ],
 )
+@pytest.mark.usefixtures("sketched")
 def test_odd_studies_still_report(tmp_path: Path, plan: Plan) -> None:
     report = build(write_study(tmp_path / "study", plan))
     assert len(report.headline) >= len(plan.methods) + 1
@@ -253,6 +262,7 @@ def test_so_many_comparisons_are_drawn_as_a_page_can_carry() -> None:
     assert drawn(1000, 1) == 1  # but one always
 
 
+@pytest.mark.usefixtures("sketched")
 def test_what_was_made_is_told_by_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     study = write_study(tmp_path / "study", Plan(methods=("l2",), report=2))
     assert main([str(study)]) == 0
@@ -283,6 +293,7 @@ def test_empty_and_repeated_curves(tmp_path: Path) -> None:
     assert read_curves(tmp_path / "bare").empty
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_failed_jobs_are_listed_and_exit_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     study = write_study(tmp_path / "study", Plan(methods=("l2",), report=2))
     assert main([str(study)]) == 0
@@ -335,6 +346,7 @@ def test_settings_come_back() -> None:
     assert matplotlib.rcParams["svg.hashsalt"] is None
 
 
+@pytest.mark.usefixtures("sketched")
 def test_a_learning_rate_that_is_tuned_for_every_method_is_part_of_its_configuration(tmp_path: Path) -> None:
     study = write_study(tmp_path, Plan(methods=("l2", "dropout"), report=5, rates=(0.003, 0.01, 0.03)))
     report = build(study)
@@ -363,6 +375,7 @@ def test_a_learning_rate_that_is_tuned_for_every_method_is_part_of_its_configura
     assert re.search(r"<td>none</td><td>baseline</td>.*<td>9</td><td>14</td>", page)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_learning_rate_that_was_not_tuned_is_said_to_be_so(tmp_path: Path) -> None:
     study = write_study(tmp_path, Plan(methods=("l2",), report=3))
     build(study)

@@ -288,6 +288,7 @@ def test_methods_without_predictions_are_named_below_the_figure(tmp_path: Path) 
     assert reliability(runs, frame, {}) is None
 
 
+@pytest.mark.usefixtures("sketched")
 def test_calibration_is_a_choice_on_the_page_and_in_the_tables(tmp_path: Path) -> None:
     study = write_study(tmp_path / "study", FIXED)
     report = build(study)

@@ -168,6 +168,7 @@ def test_leaving_one_seed_out_reads_no_test() -> None:
     assert choices(blind)["strength"].tolist() == choices(own)["strength"].tolist()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_no_leaving_out_without_a_grid_or_in_a_tuned_study(tmp_path: Path) -> None:
     assert leave_one_seed_out(grid_runs({0.01: [0.6, 0.7, 0.5]})) is None
     assert leave_one_seed_out(frames(tmp_path / "tuned", Plan(methods=("l2",), tune=3, report=3))[0]) is None

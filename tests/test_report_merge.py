@@ -27,6 +27,7 @@ def run(regrun: Regrun, study: str, *arguments: str) -> None:
     assert told.code == 0, told.err
 
 
+@pytest.mark.usefixtures("unreported", "undrawn")
 def test_methods_of_two_studies_stand_in_one_table(
     regrun: Regrun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -50,6 +51,7 @@ def test_methods_of_two_studies_stand_in_one_table(
     assert not list(OUT.glob(".a+b-*"))
 
 
+@pytest.mark.usefixtures("unreported", "undrawn")
 def test_other_seeds_of_another_machine_are_added(regrun: Regrun, tmp_path: Path) -> None:
     run(regrun, "a", "method=l2", "seeds=2", "-m")
     run(regrun, "b", "method=l2", "seeds=2", "seed0=2", "-m")

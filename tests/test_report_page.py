@@ -186,6 +186,7 @@ def test_margins_that_changed_are_told(tmp_path: Path) -> None:
     assert told.startswith("Margin changed after the runs: test ±3 to ±1 percentage points. Test accuracy")
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_margins_come_from_the_study(tmp_path: Path) -> None:
     assert stored_margins(tmp_path) is None
     (tmp_path / "study.json").write_text('{"margins": {"acc": 0.03, "gap": 0.02, "loss": 0.1}}')

@@ -18,6 +18,7 @@ TWO = Plan(
 )  # fmt: skip
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_every_table_is_there_as_parquet_with_the_same_rows_and_types(tmp_path: Path) -> None:
     pytest.importorskip("pyarrow")
     report = build(write_study(tmp_path, TWO))
@@ -44,6 +45,7 @@ def test_every_table_is_there_as_parquet_with_the_same_rows_and_types(tmp_path: 
     assert runs["last_test_acc"].isna().sum() == 2  # the runs that failed
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_without_pyarrow_there_is_no_parquet_and_no_stale_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_study(tmp_path, Plan(methods=("l2",), protocol="fixed", report=2, strengths=(0.1,)))
     (tmp_path / "report").mkdir()

@@ -36,7 +36,10 @@ from runner.report.writers import caption, records
 
 UNIT = Frame(torch.tensor(0.0), torch.tensor(1.0), torch.tensor(0.5), torch.tensor(0.3))
 KINDS = [(kind, name) for kind in CORRUPTIONS for name in CORRUPTIONS[kind]]
-SMALL = ("data.train_size=200", "data.val_size=100", "epochs=2", "batch_size=50", "out=out")
+SMALL = (
+    "data.pool=400", "data.test=300", "data.train_size=200", "data.val_size=100", "epochs=2", "batch_size=50",
+    "out=out",
+)  # fmt: skip
 
 
 def examples(kind: str) -> Tensor:

@@ -146,6 +146,7 @@ def test_a_search_draws_the_learning_rate_too_the_same_at_a_trial_for_every_stac
     assert (same.name, same.points) == (jobs["l2"].name, jobs["l2"].points)
 
 
+@pytest.mark.usefixtures("sketched")
 def test_a_search_reports_the_drawn_rate_of_each_method_in_one_comparison(regrun: Regrun, tmp_path: Path) -> None:
     rate = ["protocol.tune=[optimizer.lr]", "protocol.trials=3", "protocol.tune_seeds=2"]
     told = regrun("-m", "method=l2", "protocol=search", *rate, "seeds=2", "study=s", "batch_size=50", *SMALL)
@@ -209,6 +210,7 @@ def asked_in(study: Path, method: str) -> list[tuple[dict[str, object], list[flo
 
 
 @pytest.mark.parametrize("method", ["l2", "[dropout,swa,ema]"])
+@pytest.mark.usefixtures("undrawn")
 def test_optuna_is_told_validation_figures_and_its_best_point_is_reported(
     regrun: Regrun, tmp_path: Path, method: str
 ) -> None:

@@ -84,7 +84,10 @@ def test_arrays_are_not_unpickled(regrun: Regrun, tmp_path: Path) -> None:
 SCRIPT = '<script>alert("x")</script>&{}$%#_~^\\input{/etc/passwd}\x1b[31m\x07[bold]'
 
 
-def test_names_stay_names_in_a_report(regrun: Regrun, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.usefixtures("unreported")
+def test_names_stay_names_in_a_report(
+    regrun: Regrun, tmp_path: Path, capsys: pytest.CaptureFixture[str], request: pytest.FixtureRequest
+) -> None:
     assert regrun("-m", "method=l2", "seeds=2", *SMALL).code == 0
     study = tmp_path / "outputs" / "first"
     for path in study.glob("*/runs.csv"):
@@ -104,6 +107,7 @@ def test_names_stay_names_in_a_report(regrun: Regrun, tmp_path: Path, capsys: py
     assert not any("\\input{" in line for line in latex if not line.startswith("%"))
     from runner.report.cli import main
 
+    request.getfixturevalue("undrawn")  # again
     capsys.readouterr()
     main([str(study)])
     shown = capsys.readouterr().out

@@ -27,6 +27,7 @@ STUDY = Path("outputs") / "first"
 TUNED = ["-m", "method=l2", "protocol=tuned", "protocol.tune_seeds=2", "method.l2.rate=[1e-3,1.0]", "seeds=3", *SMALL]
 
 
+@pytest.mark.usefixtures("unreported")
 def test_a_split_job_leaves_what_a_whole_one_leaves(regrun: Regrun, tmp_path: Path) -> None:
     assert regrun(*TUNED, "out=whole").code == 0
     told = regrun(*TUNED, "lanes_per_job=2", "progress=true")
@@ -47,6 +48,7 @@ def test_a_split_job_leaves_what_a_whole_one_leaves(regrun: Regrun, tmp_path: Pa
     assert again.err.count("complete, nothing to run") == 2
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_share_that_breaks_loses_nothing_of_the_others(
     regrun: Regrun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -73,6 +75,7 @@ def test_a_share_that_breaks_loses_nothing_of_the_others(
     assert shares[0].endswith("2 runs ended, 0 running")  # of four
 
 
+@pytest.mark.usefixtures("unreported")
 def test_a_share_of_a_job_that_is_small_is_the_job(regrun: Regrun) -> None:
     assert regrun("-m", "method=l2", "seeds=2", *SMALL, "lanes_per_job=2").code == 0
     assert "share=" not in json.loads((job_of(STUDY, "l2") / "status.json").read_text())["command"]

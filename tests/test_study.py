@@ -102,6 +102,7 @@ def test_a_job_leaves_these_files_and_columns(regrun: Regrun, tmp_path: Path) ->
     assert last == {row["run_id"]: row["last_val_loss"] for row in rows}
 
 
+@pytest.mark.usefixtures("unreported")
 def test_tuning_chooses_on_validation_and_reports_on_other_seeds(regrun: Regrun, tmp_path: Path) -> None:
     told = regrun("method=l2", "-m", "protocol=tuned", "seeds=2", "method.l2.rate=[1e-3,1.0,10.0]", *SMALL, "epochs=8")
     assert told.code == 0, told.err
@@ -267,6 +268,7 @@ def test_predictions_agree_with_the_records_and_change_none(regrun: Regrun, tmp_
     assert figures(rows_of(study)) == figures(rows)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_more_seeds_and_methods_run_only_what_is_missing(regrun: Regrun, tmp_path: Path) -> None:
     small = [argument for argument in SMALL if argument != "progress=false"]
     assert regrun("-m", "method=l2,none", "seeds=2", *small).code == 0
@@ -342,7 +344,7 @@ def own_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "broken").touch()
 
 
-@pytest.mark.usefixtures("own_package")
+@pytest.mark.usefixtures("own_package", "undrawn")
 def test_a_job_that_fails_stops_no_other_and_is_tried_again(regrun: Regrun, tmp_path: Path) -> None:
     own = ["--config-dir", "mine", "allow=[ownmethods]"]
     command = ["-m", "method=breaking,l2", "seeds=2", *own, *SMALL]

@@ -202,6 +202,7 @@ def test_a_table_is_trained_on_and_a_changed_one_is_not_mixed_with_it(regrun: Re
     assert "data.content" in told.err
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_test_file_with_rows_to_train_on_is_said_and_told(regrun: Regrun, tmp_path: Path) -> None:
     people().to_csv(tmp_path / "all.csv", index=False)
     people()[5:10].to_csv(tmp_path / "part.csv", index=False)

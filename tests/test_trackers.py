@@ -87,6 +87,7 @@ def test_mlflow_has_the_parameters_the_curves_and_the_report(regrun: Regrun, tmp
     assert {"headline.md", "forest.png"} <= kept
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_tracker_that_breaks_is_a_line_and_the_study_goes_on(
     regrun: Regrun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

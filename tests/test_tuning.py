@@ -55,6 +55,7 @@ def test_what_cannot_be_tuned_is_refused(regrun: Regrun, tmp_path: Path, argumen
     assert not (tmp_path / "outputs").exists()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_study_reports_one_rate_for_each_method_in_one_comparison(regrun: Regrun, tmp_path: Path) -> None:
     rates = ["protocol.tune=[optimizer.lr]", "optimizer.lr=[1e-6,0.01]", "protocol.tune_seeds=2"]
     told = regrun(

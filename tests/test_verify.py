@@ -32,6 +32,7 @@ def verified(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, 
         "method=l2 seeds=2 evaluate.corruptions=true evaluate.measures=true",
     ],
 )
+@pytest.mark.usefixtures("unreported")
 def test_a_run_is_the_same_again(regrun: Regrun, capsys: pytest.CaptureFixture[str], command: str) -> None:
     small = [argument for argument in SMALL if "study" not in argument]
     assert regrun(*command.split(), *small, "study=first", "model=mlp").code == 0
