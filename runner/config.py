@@ -55,6 +55,7 @@ SPLIT_KEYS = (
     "random_labels", "imbalance", "input_dim",
 )  # fmt: skip
 MARGINS = ("acc", "gap", "loss")
+MOST_RUNS = 1_000_000  # of a job: they are listed before the first one trains
 PROTOCOLS = ("fixed", "tuned", "search", "smoke")
 SAMPLERS = ("random", "tpe")  # of a search
 TOP = (
@@ -205,9 +206,9 @@ def read(cfg: DictConfig, overrides: Sequence[str] = ()) -> Job:
         space = _space(searched, stack, optimizer, protocol) if searched else None
         points = drawn(space, protocol.trials, Key.of(seed0).fold("search")) if space else [{}]
     elif protocol.tune_seeds:  # a list on the command line takes the place of a method's own grid
-        points = [own | point for own in _tuned_points(grids | axes) for point in crossed(shared)]
+        points = [own | point for own in _tuned_points(grids | axes) for point in _crossed(shared)]
     else:
-        points = crossed(axes | shared)
+        points = _crossed(axes | shared)
     asks = space is not None and protocol.batch > 0
     if asks and values["lanes_per_job"] is not None:
         raise Refusal(
@@ -227,8 +228,14 @@ def read(cfg: DictConfig, overrides: Sequence[str] = ()) -> Job:
         compiled=_compiled(values["compile"], device),
     )  # fmt: skip
     extend = _extension(values)
+    most = len(points) * max(seeds + extend, tune)
+    if most > MOST_RUNS:
+        raise Refusal(
+            f"seeds is {seeds} and there are {len(points)} settings of strengths; a job has at most {MOST_RUNS} runs, "
+            f"and this one would have {most} (seeds=..., or shorter lists)"
+        )
     # a study may give its jobs more seeds than they ask for (runner.extending)
-    several = len(points) * max(seeds + extend, tune) > 1 or values["study"] is not None
+    several = most > 1 or values["study"] is not None
     why = _rehearse(experiment if several else replace(experiment, lanes=1), points, seed0)
     left = {"smoke", *(["task"] if not data.regression else [])}  # a classification is what no task was before
     settings = {key: value for key, value in values.items() if key not in OUTSIDE} | {
@@ -431,6 +438,8 @@ def _protocol(node: object) -> Protocol:
     tunes, searches = name in ("tuned", "search"), name == "search"
     tune = _whole("protocol.tune_seeds", node.get("tune_seeds"), 1 if tunes else 0)
     trials = _whole("protocol.trials", node.get("trials"), 2) if searches else 0
+    if trials > MOST_RUNS:
+        raise Refusal(f"protocol.trials is {trials}; a job has at most {MOST_RUNS} runs (protocol.trials=...)")
     batch = _batch(node) if searches else 0
     alternatives = node.get("alternatives") if searches else []
     if not isinstance(alternatives, list):
@@ -677,6 +686,16 @@ def _tuned_points(axes: Mapping[str, Sequence[float]]) -> list[dict[str, float]]
         said = ", ".join(f"{path} has {length}" for path, length in lengths.items())
         raise Refusal(f"protocol=tuned walks the grids of a stack together, so they must be equally long: {said}")
     return along(axes)
+
+
+def _crossed(axes: Mapping[str, Sequence[float]]) -> list[dict[str, float]]:
+    """Every combination of the axes' values, unless they are too many to list."""
+    count = math.prod(len(values) for values in axes.values())
+    if count > MOST_RUNS:
+        raise Refusal(
+            f"{', '.join(axes)} have {count} combinations; a job has at most {MOST_RUNS} runs (shorter lists)"
+        )
+    return crossed(axes)
 
 
 def _shared(
