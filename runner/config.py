@@ -15,8 +15,10 @@ import typing
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
+from functools import reduce
 from importlib import import_module
 from importlib.util import find_spec
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +57,7 @@ SPLIT_KEYS = (
     "random_labels", "imbalance", "input_dim",
 )  # fmt: skip
 MARGINS = ("acc", "gap", "loss")
+MOST_VALUES = 10_000_000  # that interpolations may come to; some configurations of regrun's have 400
 MOST_RUNS = 1_000_000  # of a job: they are listed before the first one trains
 PROTOCOLS = ("fixed", "tuned", "search", "smoke")
 SAMPLERS = ("random", "tpe")  # of a search
@@ -308,12 +311,41 @@ def flatten(settings: Mapping[str, Any], lead: str = "") -> dict[str, Any]:
 
 def _plain(cfg: DictConfig) -> dict[str, Any]:
     try:
+        _refuse_multiplied(cfg)
         values = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
         first = str(error).splitlines()[0]
         raise Refusal(f"{error.full_key or 'the configuration'}: {first}") from error
     assert isinstance(values, dict)  # the root is a mapping
     return typing.cast(dict[str, Any], values)
+
+
+def _refuse_multiplied(cfg: DictConfig) -> None:
+    """Refuse interpolations that may come to more than MOST_VALUES, without writing them out.
+
+    One that brings in a group or a list, and each within a text, may double all there is; one that is a value does not.
+    """
+    size, whole, doublings = 0, list[Sequence[str | int]](), 0
+    left: list[tuple[Sequence[str | int], Any]] = [((), OmegaConf.to_container(cfg, resolve=False))]
+    while left:
+        path, value = left.pop()
+        size += 1
+        if isinstance(value, dict | list):
+            inner = value.items() if isinstance(value, dict) else enumerate(value)
+            left += [((*path, key), below) for key, below in inner]
+        elif isinstance(value, str):
+            size += len(value) // 100
+            if re.fullmatch(r"\$\{[^${}]*\}", value):
+                whole.append(path)
+            else:
+                doublings += value.count("${")
+    if size << min(doublings, 64) <= MOST_VALUES:
+        doublings += sum(OmegaConf.is_config(reduce(getitem, path, cfg)) for path in whole)
+    if size << min(doublings, 64) > MOST_VALUES:
+        raise Refusal(
+            f"the configuration has {doublings} interpolations of groups, lists or parts of texts, which may come to "
+            f"more than {MOST_VALUES} values (fewer of ${{...}}, in conf or --config-dir)"
+        )
 
 
 def _section(values: Mapping[str, Any], key: str) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import os
 import shlex
 import subprocess
@@ -279,6 +280,21 @@ def test_aliases_that_would_fill_the_memory_are_refused(regrun: Regrun, tmp_path
     # a0 has 11 values, itself and ten texts, a1 1 + 10 * 11 = 111, and so on to ten ones; the sum of these nine is
     # 1,234,567,899, and there are nine keys and the whole
     assert "bomb.yaml comes to 1234567909 values" in told.err
+
+
+@pytest.mark.parametrize("form", ['["{}"]', '"x{}"'])
+def test_interpolations_that_would_fill_the_memory_are_refused(regrun: Regrun, tmp_path: Path, form: str) -> None:
+    """Lists of lists and texts of texts, which come to 10^9 values."""
+    last = form.format("${method.bomb.a8}")
+    lines = ["bomb:", "  _target_: runner.methods.weight_penalties.L2", f"  rate: {last}", "  a0: x"]
+    for n in range(1, 9):
+        ten = [f"${{method.bomb.a{n - 1}}}"] * 10
+        lines.append(f"  a{n}: " + (json.dumps(ten) if form[0] == "[" else json.dumps("".join(ten))))
+    (tmp_path / "mine" / "method").mkdir(parents=True)
+    (tmp_path / "mine" / "method" / "bomb.yaml").write_text("\n".join(lines), encoding="utf-8")
+    told = regrun("--config-dir", str(tmp_path / "mine"), "method=bomb", "data=digits")
+    assert (told.code, told.err.count("\n")) == (2, 1)
+    assert "interpolations of groups, lists or parts of texts" in told.err
 
 
 def test_lists_that_multiply_are_refused(regrun: Regrun, tmp_path: Path) -> None:
