@@ -194,7 +194,7 @@ def read(cfg: DictConfig, overrides: Sequence[str] = ()) -> Job:
     if not isinstance(values["dtype"], str) or values["dtype"] not in DTYPES:
         raise Refusal(f"dtype is {values['dtype']!r}; it must be one of {', '.join(DTYPES)} (dtype=...)")
 
-    named = _named_stacks(values["method"])
+    named = _named_stacks(_section(values, "method"))
     stack, axes, grids = _stack(values["method"], trusted)
     for name, method in stack.methods.items() if data.regression else ():
         if method.classes:

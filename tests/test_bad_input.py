@@ -305,10 +305,13 @@ def test_lists_that_multiply_are_refused(regrun: Regrun, tmp_path: Path) -> None
     assert "have 1030301 combinations" in told.err
 
 
-def test_a_file_that_holds_no_mapping_is_refused(regrun: Regrun, tmp_path: Path) -> None:
-    """Found by the fuzz: omegaconf raises an OSError for it."""
+@pytest.mark.parametrize(
+    ("text", "said"), [("FALSE", "cannot be read"), ("-", "method is [None]"), ("- l2", "method is")]
+)
+def test_a_file_that_holds_no_mapping_is_refused(regrun: Regrun, tmp_path: Path, text: str, said: str) -> None:
+    """Found by the fuzz: omegaconf raises an OSError for a value alone, and takes a list."""
     (tmp_path / "mine" / "method").mkdir(parents=True)
-    (tmp_path / "mine" / "method" / "odd.yaml").write_text("FALSE\n", encoding="utf-8")
-    told = regrun("--config-dir", str(tmp_path / "mine"), "method=odd")
+    (tmp_path / "mine" / "method" / "odd.yaml").write_text(f"{text}\n", encoding="utf-8")
+    told = regrun("--config-dir", str(tmp_path / "mine"), "method=odd", "data=digits")
     assert (told.code, told.err.count("\n")) == (2, 1)
-    assert "cannot be read" in told.err
+    assert said in told.err
