@@ -15,7 +15,8 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from difflib import get_close_matches
-from typing import NoReturn
+from pathlib import Path
+from typing import NoReturn, TextIO
 
 import hydra
 from hydra._internal.hydra import Hydra
@@ -23,10 +24,11 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, OverrideParseException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from runner.aliases import refuse_bomb
 from runner.devices import devices, take_one
 from runner.errors import Refusal, unknown
 from runner.paths import conf_dir, options
@@ -37,6 +39,7 @@ OmegaConf.register_new_resolver("regrun_gpus", lambda: len(devices()) or 1, repl
 GROUPS = ("data", "model", "optimizer", "schedule", "method", "protocol", "experiment")
 WITHIN = tuple(f"{group}/" for group in GROUPS)
 LISTED = Hydra.format_config_groups
+LOADED = OmegaConf.load
 
 
 @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")
@@ -90,6 +93,7 @@ def main() -> None:
     # Hydra copies the only store there is for every group of the help and for every job; what it gives out are copies.
     ConfigStore.__deepcopy__ = lambda self, memo: self  # type: ignore[attr-defined]
     setattr(Hydra, "format_config_groups", _choices_of)  # noqa: B010  # Hydra has no setting for it
+    setattr(OmegaConf, "load", _bounded)  # noqa: B010  # Hydra reads files with it, and it writes aliases out
     with _answers():
         _flags_are_known(sys.argv[1:])
         _choices_are_names(sys.argv[1:])
@@ -99,6 +103,14 @@ def main() -> None:
 def _choices_of(hydra: Hydra, predicate: Callable[[str], bool], compact: bool = True) -> str:
     """The groups of `regrun --help`, without those inside others, which configuration files build on."""
     return LISTED(hydra, lambda group: predicate(group) and not group.startswith(WITHIN), compact)
+
+
+def _bounded(file: TextIO | str | Path) -> DictConfig | ListConfig:
+    """What OmegaConf.load gives, unless it is for Hydra, which opens files, and aliases would fill the memory."""
+    if not isinstance(file, str | Path):
+        refuse_bomb(file.read(), file.name)
+        file.seek(0)
+    return LOADED(file)
 
 
 @contextmanager

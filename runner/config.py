@@ -15,8 +15,10 @@ import typing
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
+from functools import reduce
 from importlib import import_module
 from importlib.util import find_spec
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +57,8 @@ SPLIT_KEYS = (
     "random_labels", "imbalance", "input_dim",
 )  # fmt: skip
 MARGINS = ("acc", "gap", "loss")
+MOST_VALUES = 10_000_000  # that interpolations may come to; some configurations of regrun's have 400
+MOST_RUNS = 1_000_000  # of a job: they are listed before the first one trains
 PROTOCOLS = ("fixed", "tuned", "search", "smoke")
 SAMPLERS = ("random", "tpe")  # of a search
 TOP = (
@@ -190,7 +194,7 @@ def read(cfg: DictConfig, overrides: Sequence[str] = ()) -> Job:
     if not isinstance(values["dtype"], str) or values["dtype"] not in DTYPES:
         raise Refusal(f"dtype is {values['dtype']!r}; it must be one of {', '.join(DTYPES)} (dtype=...)")
 
-    named = _named_stacks(values["method"])
+    named = _named_stacks(_section(values, "method"))
     stack, axes, grids = _stack(values["method"], trusted)
     for name, method in stack.methods.items() if data.regression else ():
         if method.classes:
@@ -205,9 +209,9 @@ def read(cfg: DictConfig, overrides: Sequence[str] = ()) -> Job:
         space = _space(searched, stack, optimizer, protocol) if searched else None
         points = drawn(space, protocol.trials, Key.of(seed0).fold("search")) if space else [{}]
     elif protocol.tune_seeds:  # a list on the command line takes the place of a method's own grid
-        points = [own | point for own in _tuned_points(grids | axes) for point in crossed(shared)]
+        points = [own | point for own in _tuned_points(grids | axes) for point in _crossed(shared)]
     else:
-        points = crossed(axes | shared)
+        points = _crossed(axes | shared)
     asks = space is not None and protocol.batch > 0
     if asks and values["lanes_per_job"] is not None:
         raise Refusal(
@@ -227,8 +231,14 @@ def read(cfg: DictConfig, overrides: Sequence[str] = ()) -> Job:
         compiled=_compiled(values["compile"], device),
     )  # fmt: skip
     extend = _extension(values)
+    most = len(points) * max(seeds + extend, tune)
+    if most > MOST_RUNS:
+        raise Refusal(
+            f"seeds is {seeds} and there are {len(points)} settings of strengths; a job has at most {MOST_RUNS} runs, "
+            f"and this one would have {most} (seeds=..., or shorter lists)"
+        )
     # a study may give its jobs more seeds than they ask for (runner.extending)
-    several = len(points) * max(seeds + extend, tune) > 1 or values["study"] is not None
+    several = most > 1 or values["study"] is not None
     why = _rehearse(experiment if several else replace(experiment, lanes=1), points, seed0)
     left = {"smoke", *(["task"] if not data.regression else [])}  # a classification is what no task was before
     settings = {key: value for key, value in values.items() if key not in OUTSIDE} | {
@@ -301,12 +311,41 @@ def flatten(settings: Mapping[str, Any], lead: str = "") -> dict[str, Any]:
 
 def _plain(cfg: DictConfig) -> dict[str, Any]:
     try:
+        _refuse_multiplied(cfg)
         values = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
         first = str(error).splitlines()[0]
         raise Refusal(f"{error.full_key or 'the configuration'}: {first}") from error
     assert isinstance(values, dict)  # the root is a mapping
     return typing.cast(dict[str, Any], values)
+
+
+def _refuse_multiplied(cfg: DictConfig) -> None:
+    """Refuse interpolations that may come to more than MOST_VALUES, without writing them out.
+
+    One that brings in a group or a list, and each within a text, may double all there is; one that is a value does not.
+    """
+    size, whole, doublings = 0, list[Sequence[str | int]](), 0
+    left: list[tuple[Sequence[str | int], Any]] = [((), OmegaConf.to_container(cfg, resolve=False))]
+    while left:
+        path, value = left.pop()
+        size += 1
+        if isinstance(value, dict | list):
+            inner = value.items() if isinstance(value, dict) else enumerate(value)
+            left += [((*path, key), below) for key, below in inner]
+        elif isinstance(value, str):
+            size += len(value) // 100
+            if re.fullmatch(r"\$\{[^${}]*\}", value):
+                whole.append(path)
+            else:
+                doublings += value.count("${")
+    if size << min(doublings, 64) <= MOST_VALUES:
+        doublings += sum(OmegaConf.is_config(reduce(getitem, path, cfg)) for path in whole)
+    if size << min(doublings, 64) > MOST_VALUES:
+        raise Refusal(
+            f"the configuration has {doublings} interpolations of groups, lists or parts of texts, which may come to "
+            f"more than {MOST_VALUES} values (fewer of ${{...}}, in conf or --config-dir)"
+        )
 
 
 def _section(values: Mapping[str, Any], key: str) -> dict[str, Any]:
@@ -431,6 +470,8 @@ def _protocol(node: object) -> Protocol:
     tunes, searches = name in ("tuned", "search"), name == "search"
     tune = _whole("protocol.tune_seeds", node.get("tune_seeds"), 1 if tunes else 0)
     trials = _whole("protocol.trials", node.get("trials"), 2) if searches else 0
+    if trials > MOST_RUNS:
+        raise Refusal(f"protocol.trials is {trials}; a job has at most {MOST_RUNS} runs (protocol.trials=...)")
     batch = _batch(node) if searches else 0
     alternatives = node.get("alternatives") if searches else []
     if not isinstance(alternatives, list):
@@ -677,6 +718,16 @@ def _tuned_points(axes: Mapping[str, Sequence[float]]) -> list[dict[str, float]]
         said = ", ".join(f"{path} has {length}" for path, length in lengths.items())
         raise Refusal(f"protocol=tuned walks the grids of a stack together, so they must be equally long: {said}")
     return along(axes)
+
+
+def _crossed(axes: Mapping[str, Sequence[float]]) -> list[dict[str, float]]:
+    """Every combination of the axes' values, unless they are too many to list."""
+    count = math.prod(len(values) for values in axes.values())
+    if count > MOST_RUNS:
+        raise Refusal(
+            f"{', '.join(axes)} have {count} combinations; a job has at most {MOST_RUNS} runs (shorter lists)"
+        )
+    return crossed(axes)
 
 
 def _shared(

@@ -15,6 +15,7 @@ import yaml
 from omegaconf import OmegaConf
 
 from runner import records
+from runner.aliases import refuse_bomb
 from runner.config import DTYPES, OUTSIDE, Job, read
 from runner.engine.loop import train
 from runner.errors import Refusal
@@ -73,7 +74,9 @@ def stored_job(place: Path, allow: Sequence[str] = ()) -> Job:
     """
     path = place / "config.yaml"
     try:
-        stored = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        refuse_bomb(text, path)
+        stored = yaml.safe_load(text)
         defaults = yaml.safe_load((conf_dir() / "config.yaml").read_text(encoding="utf-8"))
         axes = json.loads((place.parent / "study.json").read_text(encoding="utf-8")).get("axes", [])
         assert isinstance(stored, dict)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import os
 import shlex
 import subprocess
@@ -77,6 +78,11 @@ CASES: list[tuple[str, list[str]]] = [
     ("seeds=-1", ["seeds is -1"]),
     ("seeds=1.5", ["seeds is 1.5"]),
     ("seeds=true", ["seeds is True"]),
+    ("method=l2 seeds=1000000000", ["seeds is 1000000000", "at most 1000000 runs"]),
+    ("-m method=l2 epochs=range(1,1000000000)", ["a sweep of 999999999 jobs", "the most is 100000"]),
+    ("-m method=l2 epochs=range(1,9,1e-9)", ["a sweep of 800000000"]),
+    ("-m method=l2 epochs=range(1,9,0)", ["epochs=range(1,9,0)"]),
+    ("protocol=search method=l2 protocol.trials=1000000000", ["protocol.trials is 1000000000"]),
     ("seed0=-1", ["seed0 is -1", "whole number from 0"]),
     ("seed0=abc", ["seed0 is 'abc'"]),
     ("seed0=99999999999", ["seed0 is 99999999999", "2147483647"]),
@@ -189,6 +195,10 @@ CASES: list[tuple[str, list[str]]] = [
 ]
 
 
+BOMB = "a0: &a0 [x,x,x,x,x,x,x,x,x,x]\n"
+BOMB += "\n".join(f"a{n}: &a{n} [{','.join(10 * [f'*a{n - 1}'])}]" for n in range(1, 9))
+
+
 def _surroundings(here: Path) -> set[str]:
     """Files that the cases speak of; gives the names of all that is there."""
     (here / "file").write_text("in the way")
@@ -262,10 +272,46 @@ def test_bad_input_in_a_process_of_its_own(tmp_path: Path, command: str) -> None
     assert _present(tmp_path) == set()
 
 
-def test_a_file_that_holds_no_mapping_is_refused(regrun: Regrun, tmp_path: Path) -> None:
-    """Found by the fuzz: omegaconf raises an OSError for it."""
+def test_aliases_that_would_fill_the_memory_are_refused(regrun: Regrun, tmp_path: Path) -> None:
     (tmp_path / "mine" / "method").mkdir(parents=True)
-    (tmp_path / "mine" / "method" / "odd.yaml").write_text("FALSE\n", encoding="utf-8")
-    told = regrun("--config-dir", str(tmp_path / "mine"), "method=odd")
+    (tmp_path / "mine" / "method" / "bomb.yaml").write_text(BOMB, encoding="utf-8")
+    told = regrun("--config-dir", str(tmp_path / "mine"), "method=bomb")
     assert (told.code, told.err.count("\n")) == (2, 1)
-    assert "cannot be read" in told.err
+    # a0 has 11 values, itself and ten texts, a1 1 + 10 * 11 = 111, and so on to ten ones; the sum of these nine is
+    # 1,234,567,899, and there are nine keys and the whole
+    assert "bomb.yaml comes to 1234567909 values" in told.err
+
+
+@pytest.mark.parametrize("form", ['["{}"]', '"x{}"'])
+def test_interpolations_that_would_fill_the_memory_are_refused(regrun: Regrun, tmp_path: Path, form: str) -> None:
+    """Lists of lists and texts of texts, which come to 10^9 values."""
+    last = form.format("${method.bomb.a8}")
+    lines = ["bomb:", "  _target_: runner.methods.weight_penalties.L2", f"  rate: {last}", "  a0: x"]
+    for n in range(1, 9):
+        ten = [f"${{method.bomb.a{n - 1}}}"] * 10
+        lines.append(f"  a{n}: " + (json.dumps(ten) if form[0] == "[" else json.dumps("".join(ten))))
+    (tmp_path / "mine" / "method").mkdir(parents=True)
+    (tmp_path / "mine" / "method" / "bomb.yaml").write_text("\n".join(lines), encoding="utf-8")
+    told = regrun("--config-dir", str(tmp_path / "mine"), "method=bomb", "data=digits")
+    assert (told.code, told.err.count("\n")) == (2, 1)
+    assert "interpolations of groups, lists or parts of texts" in told.err
+
+
+def test_lists_that_multiply_are_refused(regrun: Regrun, tmp_path: Path) -> None:
+    many = ",".join(f"{n / 200}" for n in range(101))
+    each = [f"{key}=[{many}]" for key in ("method.l1.rate", "method.l2.rate", "optimizer.lr")]
+    told = regrun("method=[l1,l2]", "data=digits", *each)
+    assert (told.code, told.err.count("\n")) == (2, 1)
+    assert "have 1030301 combinations" in told.err
+
+
+@pytest.mark.parametrize(
+    ("text", "said"), [("FALSE", "cannot be read"), ("-", "method is [None]"), ("- l2", "method is")]
+)
+def test_a_file_that_holds_no_mapping_is_refused(regrun: Regrun, tmp_path: Path, text: str, said: str) -> None:
+    """Found by the fuzz: omegaconf raises an OSError for a value alone, and takes a list."""
+    (tmp_path / "mine" / "method").mkdir(parents=True)
+    (tmp_path / "mine" / "method" / "odd.yaml").write_text(f"{text}\n", encoding="utf-8")
+    told = regrun("--config-dir", str(tmp_path / "mine"), "method=odd", "data=digits")
+    assert (told.code, told.err.count("\n")) == (2, 1)
+    assert said in told.err

@@ -25,8 +25,11 @@ STUDY = Path("outputs") / "first"
 
 
 @pytest.mark.slow
-def test_a_study_that_is_killed_at_random_moments_is_the_undisturbed_one(tmp_path: Path) -> None:
+def test_a_study_that_is_killed_at_random_moments_is_the_undisturbed_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert stress(tmp_path, command(["ema"], 4, 60), kills=4, seed=int(os.environ.get("KILL_SEED", "0"))) == ""
+    assert "\nkilled 4 times in " in capsys.readouterr().out  # whatever ended before its moment
 
 
 def test_a_table_torn_at_any_byte_of_its_last_line_keeps_the_rest(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import torch
 from conftest import Regrun, Told
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from test_bad_input import BOMB
 
 from runner.cli import GROUPS
 from runner.paths import options
@@ -93,6 +94,7 @@ YAML = st.one_of(
     ).map(lambda node: json.dumps({"evil": node})),
     st.sampled_from([
         "a: &a [x, x]\nb: &b [*a, *a]\nc: &c [*b, *b]\nevil: *c\n",
+        BOMB + "\nevil: *a8\n",
         "evil: &a\n  again: *a\n", "evil: !!python/object/apply:os.system [id]\n", "[" * 2000, "evil: " + "9" * 5000,
         "defaults: [evil]\n", "defaults: [../../config]\n", "evil: [1\n",
         "\0", "\ufeffevil: 1",

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import Regrun
+from test_bad_input import BOMB
 from test_study import SMALL, job_of, rows_of
 
 from runner.report.cli import main
@@ -92,6 +93,7 @@ def test_a_stored_configuration_is_not_trusted(regrun: Regrun, capsys: pytest.Ca
         (sound.replace("runner.nets.dense.mlp", "os.system") + "allow: [os]\n", "os.system"),
         ("[" * 500, "is not a configuration"),
         ("a: &a [*a]", "is not a configuration"),
+        (BOMB, "with its aliases written out"),
         ("", "is not a configuration"),
     ):
         path.write_text(changed)

@@ -5,6 +5,7 @@ python scripts/stress/kill.py --seeds 2 --methods l2 dropout --epochs 60 --kills
 
 A moment is drawn in three steps: how much training is let go by, in which phase of the study the process is then to
 die (phases.py tells which it is in), and how far into it. The phase that it died in is read afterwards, and counted.
+A process that ends before its moment is no kill: another is begun, to die in the report, which every start makes.
 """
 
 from __future__ import annotations
@@ -167,7 +168,7 @@ def moments(draw: random.Random, kills: int, training: float) -> list[Moment]:
 
 
 def stress(folder: Path, arguments: Sequence[str], kills: int, seed: int) -> str:
-    """Kill the study `kills` times, let it end, and say what is different then; nothing where all is well."""
+    """Begin the study until it was killed `kills` times, let it end, and say what is different then; else nothing."""
     apart, together = folder / "apart", folder / "whole"
     for place in (apart, together):
         place.mkdir()
@@ -177,17 +178,22 @@ def stress(folder: Path, arguments: Sequence[str], kills: int, seed: int) -> str
     print(f"undisturbed {sum(spent.values()):.0f} s: {told}", flush=True)
     usual = {**spent, **{phase: spent[phase] / max(1, visits[phase]) for phase in SHORT}}
     died: Counter[str] = Counter()
-    resumed = 0
-    for number, moment in enumerate(moments(random.Random(seed), kills, spent["training"]), 1):
-        ended = run(arguments, apart, moment, usual)
+    starts = resumed = 0
+    draw = random.Random(seed)
+    ahead = moments(draw, kills, spent["training"])
+    while died.total() < kills:
+        if starts == 3 * kills:
+            return f"{starts} starts, and only {died.total()} were killed"
+        starts += 1
+        ended = run(arguments, apart, ahead.pop(0) if ahead else Moment(0.0, "report", draw.random()), usual)
         died[ended.phase] += bool(ended.phase)
         usual["report"] = min(usual["report"], usual["report"] if ended.phase else ended.spent["report"])
         resumed += "goes on with" in ended.said
-        print(f"{number}: {f'killed in {ended.phase}' if ended.phase else 'ended before'}", flush=True)
+        print(f"{starts}: {f'killed in {ended.phase}' if ended.phase else 'ended before'}", flush=True)
     whole = run(arguments, apart, None, {})
     resumed += "goes on with" in whole.said
     fell = ", ".join(f"{phase} {died[phase]}" for phase in PHASES)
-    print(f"killed {died.total()} times: {fell}; {resumed} starts went on inside a training")
+    print(f"killed {died.total()} times in {starts} starts: {fell}; {resumed} starts went on inside a training")
     if not resumed:
         return "no training went on where it was"
     return difference(apart / "outputs" / "killed", together / "outputs" / "killed")

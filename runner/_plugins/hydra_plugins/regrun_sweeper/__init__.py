@@ -4,6 +4,7 @@ This module is imported at every start of regrun, so it imports nothing heavy. H
 sys.modules, so annotations must not be strings here.
 """
 
+import math
 import pickle
 import sys
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
 from hydra.core.default_element import ResultDefault
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, RangeSweep
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.config_source import ConfigResult
 from hydra.types import HydraContext, TaskFunction
@@ -31,6 +33,8 @@ class RegrunSweeperConf(BasicSweeperConf):
 
     _target_: str = "hydra_plugins.regrun_sweeper.RegrunSweeper"
 
+
+MOST_JOBS = 100_000  # of a sweep: all are composed and checked before the first one runs
 
 ConfigStore.instance().store(group="hydra/sweeper", name="regrun", node=RegrunSweeperConf, provider="regrun")
 
@@ -123,6 +127,9 @@ class RegrunSweeper(BasicSweeper):
             return OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
 
         parsed = OverridesParser.create(config_loader=loader).parse_overrides(self._parse_config() + arguments)
+        count = math.prod(_values(o) for o in parsed)
+        if count > MOST_JOBS:
+            raise Refusal(f"{' '.join(arguments)} is a sweep of {count:.0f} jobs; the most is {MOST_JOBS}")
         swept = [o for o in parsed if o.is_sweep_override() and len(list(o.sweep_string_iterator())) > 1]
         axes = [o.get_key_element() for o in swept]
         batches = self.split_arguments(parsed, self.max_batch_size)
@@ -178,6 +185,16 @@ class RegrunSweeper(BasicSweeper):
             if len(jobs) == 1:
                 return [None]
         return [told for number, job in enumerate(jobs) for told in self._launched([job], begin + number)]
+
+
+def _values(override: Override) -> float:
+    """How many values an override sweeps over, without listing those of a range."""
+    value = override.value() if override.is_sweep_override() else None
+    if isinstance(value, RangeSweep):
+        assert value.start is not None
+        assert value.stop is not None
+        return max(0.0, math.ceil((value.stop - value.start) / value.step)) if value.step else math.inf
+    return len(list(override.sweep_string_iterator())) if override.is_sweep_override() else 1
 
 
 def _lean(told: JobReturn | None) -> JobReturn | None:
