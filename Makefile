@@ -20,7 +20,7 @@ $(DONE): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $(DONE)
 
-demo: $(DONE) ## compare the methods of the brief: a table and figures in about three minutes on two cores
+demo: $(DONE) ## compare the methods of the brief: a table and figures in about two minutes on two cores
 	$(BIN)/regrun experiment=brief
 
 test: $(DONE) ## run the tests that take seconds
