@@ -24,7 +24,7 @@ from test_study import figures, rows_of
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 INSTALLS = "make test-cluster, on Debian as root"
 SCRIPTS = Path(__file__).resolve().parent.parent / "scripts" / "cluster"
-LONG = 2000  # epochs that take five to ten seconds
+LONG = 16_000  # epochs that take ten seconds or so
 STUDY = [
     "-m", "method=l2", "method.l2.rate=[1e-3,1e-2]", "seeds=3", "data=digits", "data.train_size=100",
     "data.val_size=50", "data.test_size=200", "model.width=8", "model.depth=1", "batch_size=50", "evaluate.every=500",
