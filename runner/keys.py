@@ -137,8 +137,8 @@ class Key:
 
     def beta(self, a: Tensor | float, b: Tensor | float, *shape: int) -> Tensor:
         """Beta(a, b), a and b > 0 (of no dimension), on [0, 1]: float32 [*shape]."""
-        both = torch.stack([torch.as_tensor(a), torch.as_tensor(b)]).view(2, *[1] * len(shape))
-        p, q = self.gamma(both, 2, *shape).unbind()
+        both = torch.stack([torch.as_tensor(of, device=self.state.device) for of in (a, b)])
+        p, q = self.gamma(both.view(2, *[1] * len(shape)), 2, *shape).unbind()
         return p / (p + q).clamp_min(1e-30)
 
     def permutation(self, n: int) -> Tensor:

@@ -232,7 +232,7 @@ def examine(examiner: Examiner, params: Params, pool: Pool, rows: Mapping[str, T
         buffers = buffers_of(examiner, params, pool, rows["train"])
         seen = {split: chunks(examiner, params, buffers, pool, part) for split, part in rows.items()}
         if pool.regression:
-            none = torch.zeros(len(rows["test"]), 0)
+            none = rows["test"].new_zeros(len(rows["test"]), 0)
             measured = {split: measure(seen[split], part) for split, part in rows.items()}
             return Examined(measured, None, none.bool(), none.double())
         known = list(seen["val"])
