@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import Function
@@ -50,7 +49,8 @@ class Patches(Function):
         """The taps of all patches, one after another."""
         beyond = (window.out - 1) * window.stride + window.kernel - window.padding - x.shape[1]
         x = F.pad(x, (0, 0, window.padding, max(beyond, 0)))
-        return torch.stack([x[:, window.tap(number)] for number in range(window.kernel)], 1)
+        seen = x.unfold(1, window.kernel, window.stride)[:, : window.out]  # [C, out, B, kernel]
+        return seen.permute(0, 3, 1, 2).contiguous()
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Window], output: Tensor) -> None:
@@ -75,7 +75,10 @@ class Signals(Function):
         reached = (out - 1) * window.stride + kernel
         x = patches.new_zeros(channels, max(window.padding + length, reached), batch)
         for number in range(kernel):
-            x[:, window.tap(number)] += patches[:, number]
+            if number < window.stride:  # where nothing lies yet
+                x[:, window.tap(number)] = patches[:, number]
+            else:
+                x[:, window.tap(number)] += patches[:, number]
         return x[:, window.padding : window.padding + length]
 
     @staticmethod
@@ -105,7 +108,7 @@ class LanewiseConv1d(nn.Conv1d):
         window = Window(kernel, stride, padding, (x.shape[2] + 2 * padding - kernel) // stride + 1)
         seen: Tensor = Patches.apply(x.permute(1, 2, 0), window)
         y = self.weight.flatten(1) @ seen.flatten(2).flatten(0, 1)
-        y = y if self.bias is None else y + self.bias[:, None]
+        y = y if self.bias is None else y.add_(self.bias[:, None])
         out: Tensor = y.unflatten(1, (window.out, len(x))).permute(2, 0, 1)
         return out if self.examples_last else out.contiguous()
 
