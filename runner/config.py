@@ -62,14 +62,16 @@ MOST_RUNS = 1_000_000  # of a job: they are listed before the first one trains
 PROTOCOLS = ("fixed", "tuned", "search", "smoke")
 SAMPLERS = ("random", "tpe")  # of a search
 TOP = (
-    "study", "seeds", "extend", "seed0", "epochs", "batch_size", "device", "dtype", "evaluate", "penalize_biases",
-    "margins", "lanes", "lanes_per_job", "share", "threads", "workers", "compile", "checkpoint", "progress", "out",
-    "allow", "axes", "data", "model", "optimizer", "schedule", "method", "protocol", "marks", "tracker",
+    "study", "seeds", "extend", "seed0", "epochs", "batch_size", "device", "deterministic", "dtype", "evaluate",
+    "penalize_biases", "margins", "lanes", "lanes_per_job", "share", "threads", "workers", "compile", "checkpoint",
+    "progress", "out", "allow", "axes", "data", "model", "optimizer", "schedule", "method", "protocol", "marks",
+    "tracker",
 )  # fmt: skip
-# What changes no number of a run that is trained: it is no part of a job's identity (but compile=on, which is)
+# What changes no number of a run that is trained: it is no part of a job's identity. But compile=on is, and so is
+# deterministic=true on a GPU.
 OUTSIDE = (
     "study", "seeds", "extend", "margins", "lanes", "lanes_per_job", "share", "threads", "workers", "compile",
-    "checkpoint", "progress", "out", "allow", "axes", "marks", "tracker",
+    "checkpoint", "progress", "out", "allow", "axes", "marks", "tracker", "deterministic",
 )  # fmt: skip
 
 
@@ -229,6 +231,7 @@ def read(cfg: DictConfig, overrides: Sequence[str] = ()) -> Job:
     experiment = Experiment(
         data, splitter, model, stack, optimizer, schedule, budget, device, DTYPES[values["dtype"]], lanes, asked,
         compiled=_compiled(values["compile"], device),
+        deterministic=_true_or_false("deterministic", values["deterministic"]),
     )  # fmt: skip
     extend = _extension(values)
     most = len(points) * max(seeds + extend, tune)
@@ -250,6 +253,8 @@ def read(cfg: DictConfig, overrides: Sequence[str] = ()) -> Job:
     }
     if experiment.compiled:
         settings["compile"] = "on"  # it changes rounding
+    if experiment.deterministic and device.type != "cpu":
+        settings["deterministic"] = True  # likewise
     if data.content:
         settings["data"]["content"] = data.content  # of files of the user's, which may change under the same name
     return Job(

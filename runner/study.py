@@ -482,7 +482,7 @@ def row_of(job: Job, study: str, outcome: Outcome, began: str) -> Row:
         "peak_mem_mb": _peak_memory(experiment.device),
         "device": experiment.device.type,
         "dtype": dtype_name(experiment.dtype),
-        "deterministic": experiment.device.type == "cpu",
+        "deterministic": experiment.deterministic or experiment.device.type == "cpu",
         "started_at": began,
         **records.versions(),
     }

@@ -88,7 +88,7 @@ def stored_job(place: Path, allow: Sequence[str] = ()) -> Job:
             f"{path} is not a configuration that regrun has stored: {' '.join(str(error).split())[:200]}"
         ) from error
     outside = {key: defaults[key] for key in OUTSIDE} | {"progress": False, "allow": list(allow), "axes": axes}
-    outside["compile"] = stored.get("compile", "off")
+    outside |= {"compile": stored.get("compile", "off"), "deterministic": stored.get("deterministic", False)}
     outside["evaluate"] = {**defaults["evaluate"], **stored["evaluate"]}
     data = {key: value for key, value in stored["data"].items() if key != "content"} | {"smoke": None}
     protocol = {**stored["protocol"], "tune": []}  # what it named is stored as the lists that it stood for

@@ -6,9 +6,12 @@ copy between devices are allowed, and so are single numbers and indices of the C
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any
+import multiprocessing
+import traceback
+from collections.abc import Callable, Mapping
+from functools import cache
+from multiprocessing.connection import Connection
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -17,9 +20,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
-_setup_privateuseone_for_python_backend("pretend")
-DEVICE = torch.device("pretend", 0)
 aten = torch.ops.aten
+Given = TypeVar("Given")
 COPIES = {aten.copy_.default, aten._to_copy.default}
 
 
@@ -33,7 +35,7 @@ class Pretended(Tensor):
         """Of what it holds."""
         made: Pretended = Tensor._make_wrapper_subclass(
             cls, here.shape, strides=here.stride(), storage_offset=here.storage_offset(), dtype=here.dtype,
-            device=DEVICE,
+            device=torch.device("pretend", 0),
         )  # fmt: skip
         made.here = here
         return made
@@ -101,8 +103,36 @@ class _Making(TorchFunctionMode):
         return func(*args, **rest)
 
 
-@contextmanager
-def pretending() -> Iterator[torch.device]:
-    """The device, for as long as it is there."""
-    with _Making(), _Doing():  # type: ignore[no-untyped-call]  # torch's has no annotations
-        yield DEVICE
+def pretending(do: Callable[..., Given], *arguments: object) -> Given:
+    """What `do`, of a module, gives of the device and of arguments, in a process of its own.
+
+    torch keeps a device that it has met, and then differentiates in threads, after which no process may be forked.
+    """
+    process = _process()
+    process.send((do, arguments))
+    given, error = process.recv()
+    if error:
+        raise AssertionError(error)
+    return cast(Given, given)
+
+
+@cache
+def _process() -> Connection:
+    """The process, which lasts as long as this one."""
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe()
+    context.Process(target=_serve, args=(there,), daemon=True).start()
+    return here
+
+
+def _serve(asked: Connection) -> None:
+    torch.set_num_threads(1)
+    _setup_privateuseone_for_python_backend("pretend")
+    while True:
+        do, arguments = asked.recv()
+        try:
+            with _Making(), _Doing():  # type: ignore[no-untyped-call]  # torch's has no annotations
+                said = do(torch.device("pretend", 0), *arguments), ""
+        except Exception:
+            said = None, traceback.format_exc()
+        asked.send(said)

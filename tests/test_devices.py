@@ -12,26 +12,36 @@ import torch
 from cases import CASES
 from pretend import pretending
 from settings import CLASSES, SHAPES, tiny
+from test_checkpoint import After
 from test_engine import experiment, outcomes
+from torch import are_deterministic_algorithms_enabled as enabled
 
 from runner.data.base import Data
 from runner.data.labels import LabelNoise
-from runner.engine.loop import Outcome
+from runner.engine.loop import Outcome, train
 from runner.engine.robustness import Attack
 from runner.experiment import Asked, Experiment
+from runner.grid import Run
+from runner.methods.dropping import Dropout
 from runner.methods.ensembles import Ensemble
 from runner.methods.normalization import BatchNorm
 from runner.methods.stack import Stack
 from runner.methods.stopping import EarlyStopping
 
+SLOW = ("inception_small",)
+MODELS = {
+    **{name: (shape, make) for name, (shape, make, *_) in test_nets.TINY.items()},
+    **{f"{name}, batch norm": model for name, model in test_nets.NORMED.items()},
+}
 
-def trial(kind: str, stack: Stack | None = None) -> Experiment:
-    """Two epochs on 90 random examples of this kind, in float64 so that the order of sums does not show."""
+
+def trial(kind: str, stack: Stack | None = None, epochs: int = 1) -> Experiment:
+    """Epochs of two steps on 90 random examples of this kind."""
     g = torch.Generator().manual_seed(0)
     y = torch.arange(90) % CLASSES
     x = torch.randn(90, *SHAPES[kind], generator=g) + y.view(-1, *[1] * len(SHAPES[kind]))
     data = Data("random", kind, x, y, CLASSES, torch.arange(60, 90))
-    plain = replace(experiment(stack, data, epochs=2), model=lambda: tiny(kind), dtype=torch.float64)
+    plain = replace(experiment(stack, data, epochs), model=lambda: tiny(kind))
     return replace(plain, splitter=replace(plain.splitter, train_size=40, val_size=20))
 
 
@@ -47,71 +57,119 @@ def numbers(outcome: Outcome) -> dict[str, float]:
     return {**outcome.figures, **tables}
 
 
-def check(trial: Experiment, seeds: int = 2) -> None:
-    """Train here and there."""
-    here = outcomes(trial, seeds)
-    with pretending() as device:
-        there = outcomes(replace(trial, device=device), seeds)
-    assert [outcome.split_hash for outcome in there] == [outcome.split_hash for outcome in here]
-    for one, other in zip(there, here, strict=True):
-        assert numbers(one) == pytest.approx(numbers(other), rel=1e-6, abs=1e-6, nan_ok=True)
+def same(device: torch.device, trial: Experiment) -> None:
+    """Train here and there, in float64 so that the order of sums does not show."""
+    here = replace(trial, dtype=torch.float64)
+    there = replace(here, device=device)
+    for one, other in zip(outcomes(here, 2), outcomes(there, 2), strict=True):
+        assert other.split_hash == one.split_hash
+        assert numbers(other) == pytest.approx(numbers(one), rel=1e-6, abs=1e-6, nan_ok=True)
 
 
-def test_what_is_left_behind_is_noticed() -> None:
-    with pretending() as device:
-        there = torch.ones(3, device=device)
-        assert (there * 2 + torch.tensor(1.0)).sum().item() == 9.0
-        with pytest.raises(RuntimeError, match="on the CPU"):
-            there + torch.ones(3)
+def of_method(device: torch.device, name: str) -> None:
+    same(device, trial(CASES[name].kinds[0], Stack({name: CASES[name].method})))
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_every_method_trains_there(name: str) -> None:
-    check(trial(CASES[name].kinds[0], Stack({name: CASES[name].method})))
+def of_model(device: torch.device, name: str) -> None:
+    same(device, test_nets.trial(*MODELS[name], Stack({})))
 
 
-SLOW = ("inception_small",)
-MODELS = {
-    **{name: (shape, make) for name, (shape, make, *_) in test_nets.TINY.items()},
-    **{f"{name}, batch norm": model for name, model in test_nets.NORMED.items()},
-}
+def alone(device: torch.device, kind: str) -> None:
+    same(device, replace(trial(kind, Stack({"batch_norm": BatchNorm(1e-5)})), lanes=1))
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n in SLOW)) for n in MODELS])
-def test_every_model_trains_there(name: str) -> None:
-    plain = test_nets.trial(*MODELS[name], Stack({}))
-    check(replace(plain, dtype=torch.float64))
+def gone_through_again(device: torch.device, kind: str) -> None:
+    same(device, trial(kind, Stack({"batch_norm": BatchNorm(1e-5), "dropout": Dropout(0.2, 0.1)}), epochs=4))
 
 
-@pytest.mark.parametrize("kind", SHAPES)
-def test_a_run_alone_trains_there(kind: str) -> None:
-    check(replace(trial(kind, Stack({"batch_norm": BatchNorm(1e-5)})), lanes=1))
-
-
-@pytest.mark.parametrize("kind", SHAPES)
-def test_all_that_can_be_asked_for_is_measured_there(kind: str) -> None:
+def asked_for(device: torch.device, kind: str) -> None:
     stack = Stack({"batch_norm": BatchNorm(1e-5), "early_stopping": EarlyStopping(1, 0.0)})
-    check(replace(trial(kind, stack), asked=Asked(corruptions=True, attack=Attack(0.3, 2), measures=True)))
+    same(device, replace(trial(kind, stack), asked=Asked(corruptions=True, attack=Attack(0.3, 2), measures=True)))
 
 
-def test_wrong_labels_and_missing_numbers_are_there() -> None:
+def spoiled(device: torch.device) -> None:
     plain = trial("table", Stack({"ensemble": Ensemble(2)}))
     x = plain.data.x.clone()
     x[::7, 2] = torch.nan
     wrong = replace(plain.splitter, noise=LabelNoise(0.3, "symmetric", on_val=True, random=False), imbalance=2.0)
-    check(replace(plain, data=replace(plain.data, x=x), splitter=wrong))
+    same(device, replace(plain, data=replace(plain.data, x=x), splitter=wrong))
+
+
+def regression(device: torch.device) -> None:
+    same(device, test_regression.trial(epochs=1))
+
+
+def cut_off(device: torch.device) -> None:
+    there = replace(test_checkpoint.small("image", Stack({"batch_norm": BatchNorm(1e-5)})), device=device)
+    cut = After(3)
+    assert test_checkpoint.outcomes(there, cut) == []
+    rest, whole = (test_checkpoint.outcomes(there, After(-1, found)) for found in (cut.found, ()))
+    assert len(rest) == len(test_checkpoint.RUNS)
+    for one, other in zip(rest, whole, strict=True):
+        assert numbers(one) == pytest.approx(numbers(other), rel=0, abs=0, nan_ok=True)
+
+
+def mixed(device: torch.device) -> float:
+    return float((torch.ones(3, device=device) + torch.ones(3)).sum())
+
+
+def moved(device: torch.device) -> float:
+    return float((torch.ones(3, device=device) * 2 + torch.tensor(1.0) + torch.ones(3).to(device)).sum())
+
+
+def told(device: torch.device, asked: bool) -> list[bool]:
+    """Whether torch is to repeat its bits after each of two epochs on the CPU, and after each of two there."""
+    seen: list[bool] = []
+    torch.use_deterministic_algorithms(False)  # whatever was trained before
+    plain, run = replace(trial("table", epochs=2), deterministic=asked), Run(0, "report", {}, 0)
+    for where in (torch.device("cpu"), device):
+        list(train(replace(plain, device=where), [run], lambda _: seen.append(enabled())))
+    return seen
+
+
+def test_what_is_left_behind_is_noticed() -> None:
+    assert pretending(moved) == 12.0
+    with pytest.raises(AssertionError, match="on the CPU"):
+        pretending(mixed)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_method_trains_there(name: str) -> None:
+    pretending(of_method, name)
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n in SLOW)) for n in MODELS])
+def test_every_model_trains_there(name: str) -> None:
+    pretending(of_model, name)
+
+
+@pytest.mark.parametrize("kind", SHAPES)
+def test_a_run_alone_trains_there(kind: str) -> None:
+    pretending(alone, kind)
+
+
+@pytest.mark.parametrize("kind", SHAPES)
+def test_steps_are_gone_through_again_there(kind: str) -> None:
+    pretending(gone_through_again, kind)
+
+
+@pytest.mark.parametrize("kind", ["table", *(pytest.param(k, marks=pytest.mark.slow) for k in ("signal", "image"))])
+def test_all_that_can_be_asked_for_is_measured_there(kind: str) -> None:
+    pretending(asked_for, kind)
+
+
+def test_wrong_labels_and_missing_numbers_are_there() -> None:
+    pretending(spoiled)
 
 
 def test_numbers_are_predicted_there() -> None:
-    check(replace(test_regression.trial(epochs=2), dtype=torch.float64))
+    pretending(regression)
 
 
 def test_a_training_cut_off_there_goes_on() -> None:
-    plain = test_checkpoint.small("image", Stack({"batch_norm": BatchNorm(1e-5)}))
-    with pretending() as device:
-        there = replace(plain, device=device)
-        cut = test_checkpoint.After(3)
-        assert test_checkpoint.outcomes(there, cut) == []
-        rest = test_checkpoint.outcomes(there, test_checkpoint.After(-1, cut.found))
-        whole = test_checkpoint.outcomes(there, test_checkpoint.After(-1))
-    assert [outcome.figures for outcome in rest] == [pytest.approx(dict(one.figures), rel=0, abs=0) for one in whole]
+    pretending(cut_off)
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_torch_is_told_to_repeat_its_bits(asked: bool) -> None:
+    assert pretending(told, asked) == [False, False, asked, asked]

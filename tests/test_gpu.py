@@ -7,7 +7,7 @@ from functools import partial
 
 import pytest
 import torch
-from test_engine import STACKS, experiment, outcomes
+from test_engine import STACKS, experiment, outcomes, same
 from test_memory import RUNS, Says
 
 from runner.engine.loop import train
@@ -29,6 +29,13 @@ def test_a_gpu_trains_the_same_runs(name: str, seeds: int) -> None:
         assert here.split_hash == there.split_hash
         for figure, value in here.figures.items():
             assert there.figures[figure] == pytest.approx(value, rel=1e-4, abs=1e-4)
+
+
+@pytest.mark.parametrize("name", STACKS)
+def test_a_gpu_repeats_its_bits_where_it_is_asked_to(name: str) -> None:
+    trial = replace(experiment(STACKS[name], epochs=2), device=torch.device("cuda"), deterministic=True)
+    for one, other in zip(outcomes(trial, 3), outcomes(trial, 3), strict=True):
+        assert same(one, other)
 
 
 def test_bfloat16_trains() -> None:

@@ -25,7 +25,7 @@ from runner.engine import measures
 from runner.engine.checkpoint import Keeper, Kept, Part, Point
 from runner.engine.evaluate import Examined, Examiner, Measured, Pool, evaluate, evaluating, examine, measure_norms
 from runner.engine.lanes import LaneStep, lane_step, over_copies, over_lanes
-from runner.engine.machine import prepare
+from runner.engine.machine import prepare, repeat
 from runner.engine.robustness import adversarial_accuracy, corrupted_accuracy, mean_of
 from runner.engine.step import State
 from runner.engine.tape import Taped
@@ -379,6 +379,8 @@ def begin(experiment: Experiment, runs: Sequence[Run]) -> tuple[Pack, Lanes]:
     """A pack and its lanes before their first step."""
     prepare()
     data, device = experiment.data, experiment.device
+    if device.type != "cpu":
+        repeat(experiment.deterministic)
     dtype = torch.float64 if experiment.dtype == torch.float64 else torch.float32  # of the weights
     mapped = experiment.lanes != 1
     splits = [experiment.splitter.split(data, run.seed) for run in runs]

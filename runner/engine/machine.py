@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
 from collections.abc import Sequence
 from functools import cache
@@ -30,6 +31,17 @@ def prepare() -> None:
     if mallopt is not None:
         mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
         mallopt(M_MMAP_THRESHOLD, 2**30)
+
+
+def repeat(exactly: bool) -> None:
+    """Let a GPU take only algorithms that give the same bits each time, or whichever are fastest.
+
+    Where torch has no such algorithm for an operation, it raises RuntimeError with its name when that is met.
+    """
+    if exactly:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it is first used
+    torch.use_deterministic_algorithms(exactly)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # nothing reads it
 
 
 _with_compiler = getattr(eager_transforms, "_autograd_grad", None)
