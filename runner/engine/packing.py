@@ -26,6 +26,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from runner import __version__
 from runner.engine.compilation import caches, compiler, known
 from runner.engine.loop import Lanes, Pack, alike, begin, compiled, few_steps, noted
 from runner.engine.memory import available, footprint
@@ -263,7 +264,7 @@ def _seconds(pack: Pack, lanes: Lanes, steps: int) -> float:
 def _kept_in(what: str, experiment: Experiment, net: nn.Module, more: object) -> Path:
     """The file of the user's cache folder that holds what was measured of this machine, net and stack."""
     about = [
-        platform.node(), torch.get_num_threads(), torch.__version__, str(net), experiment.data.shape,
+        platform.node(), torch.get_num_threads(), torch.__version__, __version__, str(net), experiment.data.shape,
         experiment.budget.batch_size, sorted(experiment.stack.methods), experiment.stack.copies,
         type(experiment.optimizer).__name__, str(experiment.dtype), more,
     ]  # fmt: skip

@@ -1,6 +1,6 @@
 """How fast is a CUDA device with 1 to 1,024 runs side by side: beside a tight loop, as a share of its peak, in memory?
 
-    python scripts/bench/gpu.py --minutes 10                              --graphs, --compile: such steps, too
+    python scripts/bench/gpu.py --minutes 10             --graphs, --compile, --deterministic: such steps, too
     python scripts/bench/gpu.py --minutes 10 --write docs/benchmarks.md
 
 The mlp and the convolutional net of MNIST-1D at its size, and the `convnet` at Fashion-MNIST's, on random numbers, in
@@ -8,8 +8,9 @@ batches of 100, by Adam. A run is 2,400 steps. Seconds are the device's, between
 few turns. The tight loop trains one run with its data on the device and torch's fused optimizer; how many times as fast
 as such loops one after another is the target: 100 for mlp with 256 runs, 10 for convnet with 64. The share of the peak
 is what products and convolutions need (three times those of a forward pass), over what the device says of itself:
-multiprocessors, clock, and 128 float32 multiply-adds in each per cycle. A step as a CUDA graph, or compiled, is
-in times of a step as it is. Sizes for which memory or the minutes end are left out, and said.
+multiprocessors, clock, and 128 float32 multiply-adds in each per cycle. A step as a CUDA graph, compiled, or
+with the same bits each time is in times of a step as it is. Sizes for which memory or the minutes end are left out, and
+said.
 """
 
 from __future__ import annotations
@@ -130,11 +131,11 @@ def measured(
     trained = experiment(model, lanes, device)
     pack, before = begin(trained, runs(lanes))
 
-    def per_step(pack: Pack) -> float:
-        few_steps(pack, before, 8)  # what is set up at first
-        return median(seconds(partial(few_steps, pack, before, STEPS)) / STEPS for _ in range(TURNS))
+    def per_step(pack: Pack, first: Lanes) -> float:
+        few_steps(pack, first, 8)  # what is set up at first
+        return median(seconds(partial(few_steps, pack, first, STEPS)) / STEPS for _ in range(TURNS))
 
-    each = per_step(pack)
+    each = per_step(pack, before)
     on_cpu = replace(trained, device=torch.device("cpu"))
     work = 3 * 2 * multiply_adds(built_net(on_cpu), on_cpu) * BATCH * lanes
     row = {
@@ -147,8 +148,11 @@ def measured(
         step = one_step(pack, before)
         plain = median(seconds(step) for _ in range(STEPS))
         row["graph_ratio"] = median(seconds(replayed(step)) for _ in range(STEPS)) / plain
+    if asked.deterministic:
+        row["deterministic_ratio"] = per_step(*begin(replace(trained, deterministic=True), runs(lanes))) / each
+        begin(trained, runs(1))  # and torch may do as before
     if asked.compile and (fused := compiled(trained, runs(lanes), lanes, print)):
-        row["compiled_ratio"] = per_step(replace(pack, step=fused)) / each
+        row["compiled_ratio"] = per_step(replace(pack, step=fused), before) / each
     return row
 
 
@@ -163,6 +167,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=10, help="no size is begun after so long")
     parser.add_argument("--graphs", action="store_true", help="a step as a CUDA graph beside a step as it is")
     parser.add_argument("--compile", action="store_true", help="a compiled step beside a step as it is")
+    parser.add_argument("--deterministic", action="store_true", help="a step that repeats its bits, likewise")
     parser.add_argument("--dry", action="store_true", help="two small sizes on the CPU: for seeing that it works")
     parser.add_argument("--write", type=Path, metavar="PAGE", help="put the table between the markers of this page")
     parser.add_argument("--out", type=Path, default=Path("outputs/bench/gpu.json"))
