@@ -204,3 +204,10 @@ def test_a_job_says_its_peak_and_outlives_a_lack_of_memory(
     first = Path("outputs") / "first"
     assert figures(rows_of(first)) == figures(rows_of(Path("whole") / "first"))
     assert not list(job_of(first, "l2").glob("checkpoint-*"))
+
+
+def test_what_torch_keeps_of_a_gpu_counts_as_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (100, 1000))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 70)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 20)
+    assert memory.available(torch.device("cuda")) == 150

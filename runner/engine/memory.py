@@ -70,7 +70,8 @@ def available(device: torch.device) -> int:
     A group's share of the page cache counts as free, since the system takes it back when it is needed.
     """
     if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # by torch, for what comes next
+        return int(torch.cuda.mem_get_info(device)[0]) + kept
     free = [_meminfo() or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
     return max(0, min(free + [left for folder in _groups() if (left := _left(folder)) is not None]))
 
