@@ -32,7 +32,7 @@ test-all: $(DONE) ## run all tests: slow ones, GPUs, Slurm and Ray too, where th
 extras: $(DONE) ## add every extra to .venv: Slurm, Ray, Optuna, TensorBoard, MLflow
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[slurm,ray,optuna,tensorboard,mlflow]'
 
-test-cluster: extras ## install Slurm on this Debian machine (as root) and run all tests of clusters, searches, trackers
+test-cluster: extras ## install Slurm on this Debian machine (as root) and test clusters, searches, trackers: ten idle minutes
 	apt-get update -qq
 	apt-get install -y -qq --no-install-recommends slurmctld slurmd slurm-client munge
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q -rs -m '' $(addprefix tests/test_,cluster.py sharing.py search.py trackers.py)
