@@ -37,7 +37,7 @@ class Patches(Function):
 
     Autograd's derivative of the slices would fill a whole signal with zeros for each tap (docs/benchmarks.md).
 
-    >>> Patches.apply(torch.arange(4.0).view(1, 4, 1), Window(kernel=3, stride=2, padding=1, out=2))[0, :, :, 0].mT
+    >>> Patches.apply(Tensor([[[0], [1], [2], [3]]]), Window(kernel=3, stride=2, padding=1, out=2))[0, :, :, 0].mT
     tensor([[0., 0., 1.],
             [1., 2., 3.]])
     """
