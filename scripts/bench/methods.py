@@ -1,7 +1,7 @@
 """What a step of every method costs, in steps of the baseline on the same net, data and lanes.
 
     python scripts/bench/methods.py                     about ten minutes; writes docs/step_times.json
-    python scripts/bench/methods.py --only l2,sam       these alone, and writes nothing
+    python scripts/bench/methods.py --only l2,sam       these alone; the others stay as they are in the file
 
 Then `python scripts/methods_table.py` puts the ratios into docs/methods.md. Method and baseline take turns on one
 thread, a ratio is taken within each turn, and the table has the median; the clock counts processor time.
@@ -84,8 +84,10 @@ def main() -> None:
                 ratios.setdefault(method, {})[setting.name] = round(told.ratio, 2)
                 print(f"{method}, {setting.name}: {told.ratio:.2f} ({told.low:.2f} to {told.high:.2f})", flush=True)
     about["seconds"] = f"{time.monotonic() - clock:.0f}"
-    if not asked.only:
-        PAGE.write_text(json.dumps({"machine": about, "ratios": ratios}, indent=1) + "\n", encoding="utf-8")
+    if asked.only:
+        known = json.loads(PAGE.read_text(encoding="utf-8"))
+        about, ratios = known["machine"], dict(sorted({**known["ratios"], **ratios}.items()))
+    PAGE.write_text(json.dumps({"machine": about, "ratios": ratios}, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
