@@ -1,4 +1,4 @@
-"""Settings of the process that make many small steps faster, and change no number but denormal ones."""
+"""Settings of the process: those that make many small steps faster, and those by which a GPU repeats its bits."""
 
 from __future__ import annotations
 
