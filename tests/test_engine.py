@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from runner.data.base import Data, Splitter
 from runner.engine import loop
@@ -326,12 +327,15 @@ def test_an_examiner_goes_through_its_passes_again_to_the_same_bits(
         before = ran
         with monkeypatch.context() as patched:
             patched.setattr("runner.engine.evaluate.LANES", 10)
-            seen = [*examiner.predictions(params, buffers, x, y), *examiner.statistics(params, buffers, x).values()]
+            seen = [
+                *examiner.predictions(params, buffers, x, y),
+                *tree_leaves(examiner.statistics(params, buffers, x, y)),
+            ]
         taken = ran - before
         with monkeypatch.context() as patched:
             patched.setattr("runner.engine.evaluate.LANES", lanes)
             fresh = Examiner(net, mapped)
-            right = [*fresh.predictions(params, buffers, x, y), *fresh.statistics(params, buffers, x).values()]
+            right = [*fresh.predictions(params, buffers, x, y), *tree_leaves(fresh.statistics(params, buffers, x, y))]
         assert all(map(torch.equal, seen, right))
     assert taken == 0  # the net itself has not run in the last of them
 
@@ -364,17 +368,54 @@ def test_measured_norms_are_those_of_the_training_set() -> None:
 def test_norms_measured_in_chunks_are_pooled_exactly_in_the_first_layer(monkeypatch: pytest.MonkeyPatch) -> None:
     from runner.engine import evaluate as module
 
-    net = BatchNorm(1e-5).build(mlp((16,), 4, width=12, depth=1)).eval()
+    net = BatchNorm(1e-5).build(mlp((16,), 4, width=12, depth=2)).eval()
     params = initial(net, [0])
     data = blobs()
     pool = Pool(data.x, data.y, torch.zeros(1, 1, 1), torch.ones(1, 1, 1))
     train_rows = torch.arange(100)[None]
-    whole = module.measure_norms(module.Examiner(net, mapped=False), params, pool, train_rows)
+    whole, seen = module.measure_norms(module.Examiner(net, mapped=False), params, pool, train_rows)
+    assert seen is not None
     monkeypatch.setattr(module, "EXAMPLES", 25)
-    chunks = module.measure_norms(module.Examiner(net, mapped=False), params, pool, train_rows)
-    for name, value in whole.items():
-        torch.testing.assert_close(chunks[name], value, rtol=1e-5, atol=1e-6)
-        assert not torch.equal(value, torch.zeros_like(value))
+    monkeypatch.setattr(module, "WHOLE", 16 * 100 - 1)
+    chunks, none = module.measure_norms(module.Examiner(net, mapped=False), params, pool, train_rows)
+    assert none is None
+    first, *_, last = (name for name in whole if name.endswith("var"))
+    for name in (first, first.replace("var", "mean")):
+        torch.testing.assert_close(chunks[name], whole[name], rtol=1e-5, atol=1e-6)
+        assert not torch.equal(whole[name], torch.zeros_like(whole[name]))
+    assert not torch.allclose(chunks[last], whole[last], rtol=1e-4)  # normalized by chunks before
+
+
+@pytest.mark.parametrize("regression", [False, True])
+def test_the_pass_that_measures_norms_tells_the_training_figures(
+    regression: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that another pass would find by the statistics it has left; of each lane the same in any company."""
+    from runner.engine import evaluate as module
+
+    net = BatchNorm(1e-5).build(mlp((16,), 1 if regression else 4, width=12, depth=2)).eval()
+    data, lanes = blobs(), 5
+    params = initial(net, range(lanes))
+    y = torch.linspace(-1, 1, len(data.y)).repeat(lanes, 1) if regression else data.y
+    pool = Pool(data.x, y, torch.rand(lanes, 1, 1), torch.ones(lanes, 1, 1))
+    rows = torch.stack([torch.randperm(400)[:300] for _ in range(lanes)])
+    examiner = module.Examiner(net, mapped=True)
+    monkeypatch.setattr(module, "EXAMPLES", 50)
+    monkeypatch.setattr(module, "LANES", 12)
+    assert [g.stop - g.start for g in examiner.groups(rows)] == [2, 3]
+    buffers, seen = module.measure_norms(examiner, params, pool, rows)
+    assert seen is not None
+    again = module.measure(module.chunks(examiner, params, buffers, pool, rows), rows)
+    torch.testing.assert_close(seen.loss, again.loss, rtol=1e-6, atol=0)
+    torch.testing.assert_close(seen.acc, again.acc, rtol=1e-6, atol=0)
+    two = slice(2, 4)
+    some = {name: w[two] for name, w in params.items()}
+    beside, others = module.measure_norms(module.Examiner(net, mapped=True), some, pool.of(two), rows[two])
+    assert others is not None
+    assert torch.equal(others.loss, seen.loss[two])
+    assert all(torch.equal(left, buffers[name][two]) for name, left in beside.items())
+    monkeypatch.setattr(module, "NORM_EXAMPLES", 200)  # fewer than there are, so they do not tell of all
+    assert module.measure_norms(examiner, params, pool, rows)[1] is None
 
 
 def test_initial_weights_depend_on_the_seed_and_the_place_alone() -> None:

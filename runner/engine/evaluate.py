@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from operator import itemgetter
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +25,7 @@ from runner.nets.norms import BatchNormLayer
 
 EXAMPLES = 500  # examples in one forward pass: what fits a cache well (15 lanes of a small MLP, measured)
 NORM_EXAMPLES = 5000  # at most so many training examples measure the statistics of batch norm
+WHOLE = 2**22  # they do in one pass where a layer has at most so many numbers for all of them: 16 MiB
 LANES = 12  # in one forward pass on a CPU, at most; likewise (docs/benchmarks.md)
 FORMS = 16  # of passes that are remembered: by lanes, examples, and what is asked
 
@@ -53,6 +55,12 @@ class Pool(NamedTuple):
         picked = (raw - self.mean[:, None]) / self.std[:, None]
         return picked if self.fill is None else torch.where(picked.isnan(), self.fill[:, None], picked)
 
+    def of(self, lanes: slice) -> Pool:
+        """The examples as some of the lanes have them."""
+        y = self.y if self.y.ndim == 1 else self.y[lanes]
+        fill = None if self.fill is None else self.fill[lanes]
+        return self._replace(y=y, mean=self.mean[lanes], std=self.std[lanes], fill=fill)
+
     @property
     def regression(self) -> bool:
         """Whether the labels are numbers to predict."""
@@ -60,7 +68,12 @@ class Pool(NamedTuple):
 
     def labels(self, rows: Tensor) -> Tensor:
         """Labels of rows [L, B], or standardized numbers to predict: [L, B]."""
-        return self.y[rows] if self.y.ndim == 1 else self.y.gather(1, rows)
+        return self.y.gather(1, rows) if self.y.ndim > 1 else self.y.index_select(0, rows.flatten()).view(rows.shape)
+
+
+Said: TypeAlias = tuple[Tensor, Tensor, Tensor]
+# summed loss [L], correct predictions [L] and log-probabilities [L, B, C] of B examples; of a regression summed squared
+# errors, 0 and predictions [L, B, 1]
 
 
 class Examiner:
@@ -74,38 +87,62 @@ class Examiner:
         self.net, self.mapped, self.members = net, mapped, members
         self._passes: dict[tuple[object, ...], Taped] = {}
 
-    def predictions(self, params: Params, buffers: Params, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Summed loss [L], hits [L] and log-probabilities [L, B, C] on standardized inputs [L, B, ...], labels [L, B].
+    def predictions(self, params: Params, buffers: Params, x: Tensor, y: Tensor) -> Said:
+        """What the lanes say of standardized inputs [L, B, ...] with labels [L, B]."""
+        said: Said = self._passed(self._predictions, params, buffers, x, y)
+        return said
 
-        Of a regression summed squared errors, 0 and predictions [L, B, 1].
+    def statistics(self, params: Params, buffers: Params, x: Tensor, y: Tensor) -> tuple[Params, Said]:
+        """The buffers [L, ...] with the statistics that the layers find in these very inputs, and what is said by them.
+
+        Without members: the weights are [L, ...].
         """
-        seen: tuple[Tensor, Tensor, Tensor] = self._passed(self._predictions, params, buffers, x, y)
-        return seen
+        for layer in self.norms:
+            layer.measuring = True
+        try:
+            found: tuple[Params, Said] = self._passed(self._statistics, params, buffers, x, y)
+        finally:
+            for layer in self.norms:
+                layer.measuring = False
+        return found
 
-    def statistics(self, params: Params, buffers: Params, x: Tensor) -> Params:
-        """The buffers [L, ...] as the net's layers leave them behind after standardized inputs [L, B, ...]."""
-        left: Params = self._passed(self._statistics, params, buffers, x)
-        return left
+    @cached_property
+    def norms(self) -> list[BatchNormLayer]:
+        """The net's layers that have statistics."""
+        return [m for m in self.net.modules() if isinstance(m, BatchNormLayer)]
 
-    def _predictions(self, params: Params, buffers: Params, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        together = predicted(self.net, params, buffers, x, self.members)
-        if y.is_floating_point():
-            return ((together[:, 0] - y) ** 2).sum(), torch.zeros_like(y[0]), together
-        return -together.gather(1, y[:, None]).sum(), (together.argmax(1) == y).sum(), together
+    def at_once(self, pool: Pool, rows: Tensor) -> bool:
+        """Whether one pass measures the statistics of rows [L, n]: if no layer has too many numbers of them."""
+        x = pool.of(slice(1)).inputs(rows[:1, :2])[0]
+        numbers = [x[0].numel()]  # of one example
+        hooks = [m.register_forward_pre_hook(lambda _, given: numbers.append(given[0][0].numel())) for m in self.norms]
+        self.net(x)
+        for hook in hooks:
+            hook.remove()
+        return rows.shape[1] * max(numbers) <= WHOLE
 
-    def _statistics(self, params: Params, buffers: Params, x: Tensor) -> Params:
+    def groups(self, rows: Tensor) -> list[slice]:
+        """Which lanes share a pass over their examples [L, B, ...]; none alone, where convolutions would round else."""
+        lanes, examples = rows.shape[:2]
+        most = max(2, (LANES if rows.device.type == "cpu" else lanes) * EXAMPLES // examples)
+        count = max(1, min(-(-lanes // most), lanes // 2))
+        ends = [lanes * group // count for group in range(count + 1)]
+        return [slice(*ends[at : at + 2]) for at in range(count)]
+
+    def _predictions(self, params: Params, buffers: Params, x: Tensor, y: Tensor) -> Said:
+        return _scored(predicted(self.net, params, buffers, x, self.members), y)
+
+    def _statistics(self, params: Params, buffers: Params, x: Tensor, y: Tensor) -> tuple[Params, Said]:
         used = params | buffers
-        functional_call(self.net, used, (x,))  # each layer's assignment to its buffers replaces the entry in `used`
-        return {name: used[name] for name in buffers}
+        logits = functional_call(self.net, used, (x,))  # where a layer assigns to a buffer, `used` has the new one
+        return {name: used[name] for name in buffers}, _scored(_spoken(logits.float()), y)
 
     def _passed(self, one: Callable[..., Any], *arguments: Any) -> Any:
-        """`one` over lanes, of weights, buffers, inputs and whatever more: a few lanes at a time, for the cache."""
-        lanes, on_cpu = len(arguments[2]), arguments[2].device.type == "cpu"
-        groups = -(-lanes // LANES) if on_cpu else 1
-        if groups == 1:
+        """`one` over lanes, of weights, buffers, inputs and labels: a few lanes at a time, for the cache."""
+        groups = self.groups(arguments[2])
+        if len(groups) == 1:
             return self._pass(one, *arguments)
-        ends = [lanes * group // groups for group in range(groups + 1)]
-        parts = [self._pass(one, *tree_map(itemgetter(slice(*ends[at : at + 2])), arguments)) for at in range(groups)]
+        parts = [self._pass(one, *tree_map(itemgetter(group), arguments)) for group in groups]
         return tree_map(lambda *leaves: torch.cat(leaves), *parts)
 
     def _pass(self, one: Callable[..., Any], *arguments: Any) -> Any:
@@ -117,34 +154,43 @@ class Examiner:
         return self._passes[form](*arguments)
 
 
-def measure_norms(examiner: Examiner, params: Params, pool: Pool, train: Tensor) -> Params:
-    """The net's buffers [L, ...], with the batch-norm statistics that these weights have on training rows [L, n].
+def measure_norms(examiner: Examiner, params: Params, pool: Pool, train: Tensor) -> tuple[Params, Measured | None]:
+    """The net's buffers [L, ...] with the batch-norm statistics that these weights have on training rows [L, n].
 
-    Chunks of examples are pooled by the law of total variance, which is exact for the first layer and, for later
-    ones, exact but for the earlier layers being normalized by their chunk's statistics.
+    Where one pass over all of these rows measures them, it gives the lanes' metrics on the rows, too. Else chunks of
+    rows are pooled by the law of total variance, which is exact for the first layer and, for later ones, exact but for
+    the earlier layers being normalized by their chunk's statistics.
     """
-    net, lanes = examiner.net, len(train)
-    buffers = {name: b.expand(lanes, *b.shape).clone() for name, b in net.named_buffers()}
-    layers = [m for m in net.modules() if isinstance(m, BatchNormLayer)]
-    if not layers:
-        return buffers
+    buffers = {name: b.expand(len(train), *b.shape).clone() for name, b in examiner.net.named_buffers()}
+    if not examiner.norms:
+        return buffers, None
     rows = train[:, :NORM_EXAMPLES]
+    if examiner.at_once(pool, rows):
+        each = []
+        for lanes in examiner.groups(rows):
+            own, left, some = tree_map(itemgetter(lanes), (params, buffers, rows))
+            each.append(_measured_by(examiner, own, left, pool.of(lanes), some))
+        buffers, seen = tree_map(lambda *leaves: torch.cat(leaves), *each)
+        return buffers, seen if rows.shape == train.shape else None
     chunks = rows.split(EXAMPLES, dim=1)
     full = [chunk for chunk in chunks if chunk.shape[1] == chunks[0].shape[1]]  # equal weights
-    for layer in layers:
-        layer.measuring = True
-    try:
-        seen = [examiner.statistics(params, buffers, pool.inputs(chunk)) for chunk in full]
-    finally:
-        for layer in layers:
-            layer.measuring = False
+    found = [examiner.statistics(params, buffers, pool.inputs(chunk), pool.labels(chunk))[0] for chunk in full]
     for name in buffers:
         if name.endswith("mean") and f"{name.removesuffix('mean')}var" in buffers:
-            means = torch.stack([chunk[name] for chunk in seen])
+            means = torch.stack([chunk[name] for chunk in found])
             spread = f"{name.removesuffix('mean')}var"
-            buffers[spread] = torch.stack([chunk[spread] for chunk in seen]).mean(0) + means.var(0, unbiased=False)
+            buffers[spread] = torch.stack([chunk[spread] for chunk in found]).mean(0) + means.var(0, unbiased=False)
             buffers[name] = means.mean(0)
-    return buffers
+    return buffers, None
+
+
+def _measured_by(
+    examiner: Examiner, params: Params, buffers: Params, pool: Pool, rows: Tensor
+) -> tuple[Params, Measured]:
+    """The buffers that these rows [L, n] give, all at once, and the metrics on them."""
+    y = pool.labels(rows)
+    found, said = examiner.statistics(params, buffers, pool.inputs(rows), y)
+    return found, measure([Chunk(*said, y)], rows)
 
 
 class Chunk(NamedTuple):
@@ -193,8 +239,19 @@ def predicted(net: nn.Module, params: Params, buffers: Params, x: Tensor, member
     logits: list[Tensor] = [functional_call(net, own, (x,)).float() for own in each]
     if members > 1:
         return mean_prediction(torch.stack(logits))
-    alone = logits[0]
-    return alone if alone.shape[1] == 1 else log_probabilities(alone)
+    return _spoken(logits[0])
+
+
+def _spoken(logits: Tensor) -> Tensor:
+    """The log-probabilities [B, C] of logits; a single output, which predicts a number, as it is: [B, 1]."""
+    return logits if logits.shape[1] == 1 else log_probabilities(logits)
+
+
+def _scored(said: Tensor, y: Tensor) -> Said:
+    """What one lane says of examples with labels [B], and how it scores."""
+    if y.is_floating_point():
+        return ((said[:, 0] - y) ** 2).sum(), torch.zeros_like(y[0]), said
+    return -said.gather(1, y[:, None]).sum(), (said.argmax(1) == y).sum(), said
 
 
 def measure(seen: Iterable[Chunk], rows: Tensor) -> Measured:
@@ -219,8 +276,11 @@ def evaluate(examiner: Examiner, params: Params, pool: Pool, rows: Mapping[str, 
     The net is in evaluation mode while this runs, and in training mode after.
     """
     with evaluating(examiner.net):
-        buffers = buffers_of(examiner, params, pool, rows["train"])
-        return {split: measure(chunks(examiner, params, buffers, pool, part), part) for split, part in rows.items()}
+        buffers, train = settled(examiner, params, pool, rows["train"])
+        return {
+            split: train if train and split == "train" else measure(chunks(examiner, params, buffers, pool, part), part)
+            for split, part in rows.items()
+        }
 
 
 def examine(examiner: Examiner, params: Params, pool: Pool, rows: Mapping[str, Tensor]) -> Examined:
@@ -229,11 +289,12 @@ def examine(examiner: Examiner, params: Params, pool: Pool, rows: Mapping[str, T
     The temperature is fitted to validation rows (NaN where there are none), and test rows are only read.
     """
     with evaluating(examiner.net):
-        buffers = buffers_of(examiner, params, pool, rows["train"])
+        buffers, train = settled(examiner, params, pool, rows["train"])
         seen = {split: chunks(examiner, params, buffers, pool, part) for split, part in rows.items()}
+        train = train or measure(seen["train"], rows["train"])
         if pool.regression:
             none = rows["test"].new_zeros(len(rows["test"]), 0)
-            measured = {split: measure(seen[split], part) for split, part in rows.items()}
+            measured = {"train": train} | {split: measure(seen[split], rows[split]) for split in ("val", "test")}
             return Examined(measured, None, none.bool(), none.double())
         known = list(seen["val"])
         temperature = _temperatures(known, rows["val"])
@@ -245,7 +306,7 @@ def examine(examiner: Examiner, params: Params, pool: Pool, rows: Mapping[str, T
                 yield chunk
 
         measured = {
-            "train": measure(seen["train"], rows["train"]),
+            "train": train,
             "val": measure(known, rows["val"]),
             "test": measure(noted(), rows["test"]),
         }
@@ -284,10 +345,13 @@ def evaluating(net: nn.Module) -> Iterator[None]:
         net.train()
 
 
-def buffers_of(examiner: Examiner, params: Params, pool: Pool, train: Tensor) -> Params:
-    """The net's buffers [L, ...] for these weights, [L, M, ...] if there are several members."""
+def settled(examiner: Examiner, params: Params, pool: Pool, train: Tensor) -> tuple[Params, Measured | None]:
+    """The net's buffers [L, ...] for these weights, [L, M, ...] if there are several members.
+
+    And the metrics on the training rows [L, n], where to settle the buffers has told them.
+    """
     if examiner.members == 1:
         return measure_norms(examiner, params, pool, train)
     each = [{n: w[:, m] for n, w in params.items()} for m in range(examiner.members)]
-    measured = [measure_norms(examiner, own, pool, train) for own in each]
-    return {n: torch.stack([own[n] for own in measured], 1) for n in measured[0]}
+    measured = [measure_norms(examiner, own, pool, train)[0] for own in each]
+    return {n: torch.stack([own[n] for own in measured], 1) for n in measured[0]}, None

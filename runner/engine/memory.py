@@ -98,8 +98,17 @@ def _measured(experiment: Experiment, run: Run) -> Footprint:
     # them from chunks to one; of the checkpoint before, hits and confidence. Draws and bins are the same for all lanes.
     examined = looked + 2 * known * (4 * experiment.data.classes + 8) + tested * (2 * 4 * 8 + 9)
     drawn = tested * (RESAMPLES * 9 + BINS * 20)
+    settled = 0.0
+    if _measured_at_once(pack, began):  # by two or three runs that share a pass
+        settled = min(lanes + 1, 3) * _line(looks, min(trained, evaluate.NORM_EXAMPLES))
     copied = 0 if experiment.device.type == "cpu" else experiment.data.x.nbytes + experiment.data.y.nbytes
-    return Footprint(int(SLACK * (kept + max(stepped, examined, described))), int(SLACK * drawn + copied))
+    return Footprint(int(SLACK * (kept + max(stepped, examined, described))), int(SLACK * (drawn + settled) + copied))
+
+
+def _measured_at_once(pack: Pack, lanes: Lanes) -> bool:
+    rows = lanes.rows["train"][:, : evaluate.NORM_EXAMPLES]
+    with evaluate.evaluating(pack.net):
+        return bool(pack.examiner.norms) and pack.examiner.at_once(pack.pool(lanes), rows)
 
 
 def _look(pack: Pack, lanes: Lanes, examples: int) -> None:

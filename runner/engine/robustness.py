@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from runner.data.base import Data
 from runner.engine.corruptions import CORRUPTIONS, SEVERITIES, Frame, corrupted, frame
-from runner.engine.evaluate import EXAMPLES, Examiner, Pool, buffers_of, chunks, evaluating, predicted
+from runner.engine.evaluate import EXAMPLES, Examiner, Pool, chunks, evaluating, predicted, settled
 from runner.engine.lanes import over_lanes
 from runner.keys import Key
 from runner.methods.base import Params
@@ -42,7 +42,7 @@ def corrupted_accuracy(
     keys = Key.of(seeds, pool.x.device).fold("corruption")
     found = {}
     with evaluating(examiner.net):
-        buffers = buffers_of(examiner, params, pool, rows["train"])
+        buffers, _ = settled(examiner, params, pool, rows["train"])
         for kind in CORRUPTIONS[data.kind]:
             for severity in SEVERITIES:
                 hits = torch.zeros(len(seeds), dtype=torch.float64, device=pool.x.device)
@@ -99,7 +99,7 @@ def adversarial_accuracy(
     hits = {name: torch.zeros(len(seeds), dtype=torch.float64, device=pool.x.device) for name in ("fgsm", "pgd")}
     # cuDNN has no backward pass for a recurrent net in evaluation mode
     with evaluating(net), torch.backends.cudnn.flags(enabled=not _recurs(net)):
-        buffers = buffers_of(examiner, params, pool, rows["train"])
+        buffers, _ = settled(examiner, params, pool, rows["train"])
         for part, some in enumerate(rows["test"].split(EXAMPLES, dim=1)):
             x, y = pool.inputs(some), pool.labels(some)
             slope, _ = seen(x)
