@@ -63,6 +63,8 @@ def done(func: Any, args: Any, kwargs: Mapping[str, Any]) -> Any:
     indexing = func is aten.index.Tensor and isinstance(args[0], Pretended)
     if there and left_behind and func not in COPIES and not indexing:
         raise RuntimeError(f"{func} of tensors on the device and of others, {left_behind}, on the CPU")
+    if there and torch.Tag.nondeterministic_seeded in func.tags:
+        raise RuntimeError(f"{func} draws on the device, whose generator gives other numbers than the CPU's")
     held = tree_map(_held, (args, dict(kwargs)))
     out = func(*held[0], **held[1])
     if func is aten.copy_.default:

@@ -587,7 +587,8 @@ def _finish(
     best_epoch = lanes.best_epoch
     last = lanes.best if experiment.stack.ends_at_best else pack.kept(lanes, epoch)
     last_epoch = best_epoch if experiment.stack.ends_at_best else torch.full_like(best_epoch, epoch)
-    start = initial(pack.net, [runs[run].seed for run in lanes.run.tolist()])
+    # of a net on the CPU, where a seed's weights were drawn: a GPU's generator gives others
+    start = initial(built_net(experiment).to(pack.one_hot.dtype), [runs[run].seed for run in lanes.run.tolist()])
     newest = {n: w[:, 0] if experiment.stack.copies > 1 else w for n, w in lanes.state.params.items()}
     single = last if pack.members == 1 else newest  # of several, the newest of the first copy are described
     columns: dict[str, Tensor] = summary(single, {name: w.to(experiment.device) for name, w in start.items()})
