@@ -185,6 +185,8 @@ def read(cfg: DictConfig, overrides: Sequence[str] = ()) -> Job:
     )
     asked = _asked(evaluate)
     data, splitter = _data(_section(values, "data"), seed0, trusted)
+    # no seed that strengths are chosen on may train or validate on what another one tests on
+    splitter = replace(splitter, one_test=protocol.tune_seeds > 0)
     if data.regression:
         _regression(values["data"], asked)
     n_train, n_val, _ = splitter.sizes(data)

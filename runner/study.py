@@ -459,7 +459,7 @@ def row_of(job: Job, study: str, outcome: Outcome, began: str) -> Row:
         "role": run.role,
         "protocol": job.protocol.name,
         "selected": run.role == "report",
-        "split_mode": experiment.splitter.resplit,
+        "split_mode": experiment.splitter.mode(experiment.data),
         "status": outcome.status,
         "error": None if sound else f"loss not finite by epoch {outcome.epochs}",
         "split_hash": outcome.split_hash,

@@ -143,6 +143,18 @@ def test_without_an_official_test_set_the_seed_draws_one() -> None:
     assert not torch.equal(one.test, other.test)
 
 
+def test_where_strengths_are_chosen_all_seeds_share_a_test_set_that_none_has_seen() -> None:
+    splitter = Splitter(200, 0.25, 1000, "train_val", 7, True, one_test=True)
+    own = replace(splitter, one_test=False)
+    tested = own.split(digits(), 7).test
+    splits = [splitter.split(digits(), seed) for seed in range(6)]
+    assert all(torch.equal(split.test, tested) for split in splits)
+    assert not torch.isin(torch.cat([rows for split in splits for rows in (split.train, split.val)]), tested).any()
+    assert not torch.equal(splits[0].val, splits[1].val)
+    assert (splitter.mode(digits()), own.mode(digits())) == ("train_val", "all")
+    assert own.mode(replace(digits(), official_test=tested)) == "train_val"
+
+
 @pytest.mark.parametrize(
     ("load", "rows", "columns", "classes"), [(iris, 150, 4, 3), (wine, 178, 13, 3), (breast_cancer, 569, 30, 2)]
 )

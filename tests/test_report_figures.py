@@ -168,6 +168,14 @@ def test_leaving_one_seed_out_reads_no_test() -> None:
     assert choices(blind)["strength"].tolist() == choices(own)["strength"].tolist()
 
 
+def test_no_leaving_out_where_each_seed_draws_its_own_test_set() -> None:
+    runs = grid_runs({0.01: [0.6, 0.7, 0.5], 0.1: [0.7, 0.6, 0.5]})
+    assert leave_one_seed_out(runs.assign(split_mode="all")) is None
+    frame = leave_one_seed_out(pd.concat([runs, runs.assign(split_mode="all", dataset="iris")]))
+    assert frame is not None
+    assert set(frame["dataset"]) == set(runs["dataset"])
+
+
 @pytest.mark.usefixtures("undrawn")
 def test_no_leaving_out_without_a_grid_or_in_a_tuned_study(tmp_path: Path) -> None:
     assert leave_one_seed_out(grid_runs({0.01: [0.6, 0.7, 0.5]})) is None

@@ -84,6 +84,7 @@ def test_headline_by_hand() -> None:
     assert row["d_train"] - row["d_test"] == pytest.approx(row["gap_diff"])
     assert (row["time_ratio"], row["base_mean"]) == pytest.approx((1.0, 0.72))
     assert row["interval_covers"] == "seeds and training sets"
+    assert set(headline(THREE.assign(split_mode="all"))["interval_covers"]) == {"seeds, training sets and test sets"}
 
 
 def test_lower_loss_wins() -> None:

@@ -26,6 +26,17 @@ def test_every_method_tunes_the_same_rates_crossed_with_its_own_strengths() -> N
     assert len(stack.points) == 15
 
 
+@pytest.mark.parametrize("protocol", ["tuned", "search", "fixed"])
+def test_no_seed_chooses_by_what_another_one_tests_on(protocol: str) -> None:
+    job = composed("method=dropout", "data=digits", f"protocol={protocol}", "seeds=3", "out=nowhere")
+    data, splitter = job.experiment.data, job.experiment.splitter
+    chosen_by = [splitter.split(data, seed) for seed in job.tune_seeds]
+    tested = {row for seed in job.seeds for row in splitter.split(data, seed).test.tolist()}
+    used = {row for split in chosen_by for rows in (split.train, split.val) for row in rows.tolist()}
+    assert not used & tested
+    assert len(tested) == 1000 if chosen_by else len(tested) > 1000
+
+
 def test_a_list_takes_the_place_of_the_grid_and_the_same_grid_is_the_same_job() -> None:
     named = composed("method=l2", "protocol.tune=[optimizer.lr]", *OPTIONS)
     listed = composed("method=l2", "optimizer.lr=[0.003,0.01,0.03]", *OPTIONS)

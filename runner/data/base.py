@@ -145,6 +145,12 @@ class Splitter:
     standardize: bool
     imbalance: float = 1.0  # how many times as large the share kept of the first class is as that of the last; 1: off
     noise: LabelNoise = CLEAN
+    one_test: bool = False  # whether all seeds have the test set of `seed0`, where there is no official one
+
+    def mode(self, data: Data) -> str:
+        """What a seed draws anew: "all" three sets, "train_val", or "none"."""
+        redrawn = data.official_test is None and not self.one_test
+        return "all" if self.resplit == "train_val" and redrawn else self.resplit
 
     def sizes(self, data: Data) -> tuple[int, int, int]:
         """How many training, validation and test examples a run gets; refuses what the data cannot give."""
@@ -186,7 +192,8 @@ class Splitter:
         if data.official_test is not None:
             test, pool = data.official_test, data.outside_test
         else:
-            rows = _stratified(data.strata, torch.arange(len(data.y)), key.fold("test"))
+            drawn = Key.of(self.seed0).fold("split") if self.one_test else key
+            rows = _stratified(data.strata, torch.arange(len(data.y)), drawn.fold("test"))
             test, pool = rows[:n_test], rows[n_test:].sort().values
         rows = _stratified(data.strata, pool, key.fold("pool"))
         val, rest = rows[:n_val], rows[n_val:]

@@ -61,10 +61,11 @@ def leave_one_seed_out(
 ) -> pd.DataFrame | None:
     """A headline in which every method of a `fixed` study with a grid has one row, without tests; None without such.
 
+    Data whose test sets the seeds draw are left out: what one seed validates on, another one tests on.
     `chosen` tells which strengths were chosen at how many seeds; `said` is as in `headline`.
     """
     fixed = in_order(runs)
-    fixed = fixed[(fixed["role"] == "report") & (fixed["protocol"] == "fixed")]
+    fixed = fixed[(fixed["role"] == "report") & (fixed["protocol"] == "fixed") & (fixed["split_mode"] != "all")]
     parts, told = [], {}
     for key, rows in fixed.groupby([*GROUP, "method"], sort=True):
         assert isinstance(key, tuple)

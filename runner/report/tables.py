@@ -73,6 +73,7 @@ HEADLINE = _names(
 ONE_SET = "one fixed training set: the interval does not cover the choice of training data"
 FIXED_SPLIT = f"seeds only; {ONE_SET}"
 REDRAWN_SPLIT = "seeds and training sets"
+REDRAWN_TEST = "seeds, training sets and test sets"
 
 
 @dataclass(frozen=True)
@@ -279,6 +280,8 @@ def covers(part: pd.DataFrame) -> str:
     modes = set(part["split_mode"])
     if modes & {"none", "fixed"}:
         return FIXED_SPLIT
+    if modes == {"all"}:
+        return REDRAWN_TEST
     return REDRAWN_SPLIT if modes - {""} else "seeds; how the data were split is not on record"
 
 
