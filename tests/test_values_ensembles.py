@@ -237,6 +237,15 @@ def test_mc_dropout_leaves_the_measured_norms_alone(order: int) -> None:
     assert not torch.allclose(functional_call(net, used, (data.x[:9],)), functional_call(plain, used, (data.x[:9],)))
 
 
+def test_training_figures_beside_batch_norm_are_of_mc_dropout_as_those_of_other_rows_are() -> None:
+    methods: dict[str, Method] = {"mc_dropout": MCDropout(0.5, 3), "batch_norm": BatchNorm(1e-5)}
+    net = Stack(methods).build(mlp((2, 8), 4, width=12, depth=2))
+    data, rows = blobs(), torch.arange(100).repeat(2, 1)
+    pool = Pool(data.x, data.y, torch.zeros(2, 1, 1), torch.ones(2, 1, 1))
+    seen = evaluate(Examiner(net, True), initial(net, [0, 1]), pool, {"train": rows, "val": rows})
+    assert torch.equal(seen["train"].loss, seen["val"].loss)
+
+
 def test_mc_dropout_needs_hidden_marks() -> None:
     with pytest.raises(Refusal, match=r"method\.mc_dropout needs a model with hidden layers"):
         MCDropout(0.5, 3).build(linear((4,), 2))

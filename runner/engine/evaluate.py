@@ -157,9 +157,9 @@ class Examiner:
 def measure_norms(examiner: Examiner, params: Params, pool: Pool, train: Tensor) -> tuple[Params, Measured | None]:
     """The net's buffers [L, ...] with the batch-norm statistics that these weights have on training rows [L, n].
 
-    Where one pass over all of these rows measures them, it gives the lanes' metrics on the rows, too. Else chunks of
-    rows are pooled by the law of total variance, which is exact for the first layer and, for later ones, exact but for
-    the earlier layers being normalized by their chunk's statistics.
+    Where one pass over all of these rows measures them, and says what the net will say, it gives the lanes' metrics on
+    the rows, too. Where there are too many for that, chunks are pooled by the law of total variance, which is exact for
+    the first layer and, for later ones, exact but for the earlier layers being normalized by their chunk's statistics.
     """
     buffers = {name: b.expand(len(train), *b.shape).clone() for name, b in examiner.net.named_buffers()}
     if not examiner.norms:
@@ -171,7 +171,8 @@ def measure_norms(examiner: Examiner, params: Params, pool: Pool, train: Tensor)
             own, left, some = tree_map(itemgetter(lanes), (params, buffers, rows))
             each.append(_measured_by(examiner, own, left, pool.of(lanes), some))
         buffers, seen = tree_map(lambda *leaves: torch.cat(leaves), *each)
-        return buffers, seen if rows.shape == train.shape else None
+        # what a hook makes of a prediction, as MC dropout does, it may leave out where statistics are measured
+        return buffers, seen if rows.shape == train.shape and not examiner.net._forward_hooks else None
     chunks = rows.split(EXAMPLES, dim=1)
     full = [chunk for chunk in chunks if chunk.shape[1] == chunks[0].shape[1]]  # equal weights
     found = [examiner.statistics(params, buffers, pool.inputs(chunk), pool.labels(chunk))[0] for chunk in full]
