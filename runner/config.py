@@ -49,7 +49,7 @@ from runner.search import Space, drawn
 # What may be named by a configuration file. A user's own package must be named on the command line: allow=[mypackage]
 TRUSTED = (
     "runner.methods.", "runner.data.", "runner.nets.", "runner.engine.optimizers.", "runner.engine.schedules.",
-    "torch.nn.", "torchvision.models.", "timm.",
+    "torch.nn.", "torchvision.models.",
 )  # fmt: skip
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "auto": None}
 SPLIT_KEYS = (
@@ -863,6 +863,13 @@ def _called(
     return lambda: target(**given)
 
 
+def _is_listed(found: object) -> bool:
+    """Whether torchvision lists a function as one that makes a net."""
+    from torchvision import models  # it takes a second
+
+    return any(found is models.get_model_builder(name) for name in models.list_models())
+
+
 def _locate(where: str, path: object, trusted: Sequence[str]) -> Any:
     """The object at a dotted path, from a trusted package."""
     if not isinstance(path, str):
@@ -886,4 +893,11 @@ def _locate(where: str, path: object, trusted: Sequence[str]) -> Any:
     home = f"{getattr(found, '__module__', None)}."
     if path.startswith(TRUSTED) and not home.startswith(TRUSTED):  # what a trusted module has imported from elsewhere
         raise Refusal(f"{where}._target_ is {path!r}, which is of {home[:-1]}; it must be what {module} defines")
+    if path.startswith("torch.nn.") and not (isinstance(found, type) and issubclass(found, nn.Module)):
+        raise Refusal(f"{where}._target_ is {path!r}; of torch.nn it must be a class of modules")
+    if path.startswith("torchvision.models.") and not _is_listed(found):
+        raise Refusal(
+            f"{where}._target_ is {path!r}; of torchvision.models it must be a net that torchvision lists "
+            "(model=torchvision model.arch=...)"
+        )
     return found

@@ -26,6 +26,11 @@ TARGETS = [
     ("runner.data.fetch.redirect_stdout", "it must be what runner.data.fetch defines"),
     ("runner.methodsx.Evil", "must begin with"),
     ("runner.nets.foreign.import_module", "runner.nets.foreign.import_module"),
+    ("timm.models._helpers.load_state_dict", "must begin with"),
+    ("torch.nn.utils.clip_grad_norm_", "it must be a class of modules"),
+    ("torch.nn.init.eye_", "it must be a class of modules"),
+    ("torchvision.models.get_model", "it must be a net that torchvision lists"),
+    ("torchvision.models.ResNet", "it must be a net that torchvision lists"),
 ]
 
 
