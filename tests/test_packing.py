@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
 from runner.data.base import Data, Splitter
-from runner.engine import packing
+from runner.engine import packing, workers
 from runner.engine.loop import Lanes, Outcome, Pack, train
 from runner.engine.optimizers import SGD
 from runner.engine.packing import packed
@@ -54,7 +54,7 @@ def told(monkeypatch: pytest.MonkeyPatch, fastest: tuple[int, bool]) -> list[tup
         clock[0] += (1.0 if way == fastest else 2.0) * len(lanes.run)
         return lanes
 
-    monkeypatch.setattr(packing, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    monkeypatch.setattr(packing, "clock_after", lambda device: clock[0])
     monkeypatch.setattr(packing, "few_steps", steps)
     return tried
 
@@ -87,7 +87,7 @@ def test_a_precision_left_open_is_measured_once_and_the_same_for_all_methods(
         clock[0] += cost if pack.experiment.dtype == torch.bfloat16 else 1.0
         return lanes
 
-    monkeypatch.setattr(packing, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    monkeypatch.setattr(packing, "clock_after", lambda device: clock[0])
     monkeypatch.setattr(packing, "few_steps", steps)
     trial = replace(experiment((2, 12), lambda: mlp((2, 12), 3, 8, 1)), dtype=None)
     points = [replace(run, point={"dropout.rate": 0.3}) for run in RUNS]
@@ -96,6 +96,57 @@ def test_a_precision_left_open_is_measured_once_and_the_same_for_all_methods(
     assert packed(replace(trial, stack=Stack({})), RUNS, 1).dtype == chosen
     assert len(tried) == 4
     assert packed(replace(trial, dtype=torch.float64), RUNS, 1).dtype == torch.float64
+
+
+def test_jobs_that_begin_together_take_what_the_first_has_found(tmp_path: Path) -> None:
+    path, asked, let_go, taken = tmp_path / "cache" / "dtype-0", threading.Event(), threading.Event(), []
+
+    def first() -> str:
+        asked.set()
+        assert let_go.wait(60)
+        return "float32"
+
+    def second() -> str:
+        return "bfloat16"
+
+    known = ("float32", "bfloat16")
+    jobs = [threading.Thread(target=lambda find=find: taken.append(packing._found_once(path, known, find)))
+            for find in (first, second)]  # fmt: skip
+    jobs[0].start()
+    assert asked.wait(60)
+    jobs[1].start()
+    let_go.set()
+    for job in jobs:
+        job.join(60)
+    assert taken == ["float32", "float32"]
+    path.write_text("float6")  # cut off, or of another version
+    assert packing._found_once(path, known, second) == path.read_text() == "bfloat16"
+
+
+def test_what_is_found_on_one_device_is_not_another_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a GPU")
+    here = images()
+    there = replace(here, device=torch.device("cuda"))
+    net = here.model()
+    assert packing._kept_in("dtype", here, net, []) != packing._kept_in("dtype", there, net, [])
+    assert packing._kept_in("dtype", here, net, []) == packing._kept_in("dtype", here, net, [])
+
+
+def test_a_process_takes_no_more_than_it_was_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A launcher's one thread stays one, and memory is shared with the processes that it puts on the other cores."""
+    large = experiment((3, 12, 12), lambda: mlp((3, 12, 12), 3, 3000, 3))
+    monkeypatch.setattr(packing, "cores", lambda: 8)
+    monkeypatch.setattr(workers, "cores", lambda: 8)
+    monkeypatch.setattr(packing, "available", lambda device: 64_000_000_000)
+    for given, threads in ((1, 1), (2, 2), (64, 8)):
+        monkeypatch.setattr(packing, "THREADS", given)
+        assert packing.threads(large) == threads
+    alone = packing.fitting(large, RUNS[0], 1)
+    monkeypatch.setattr(workers, "THREADS", 2)
+    assert workers.beside() == 1
+    monkeypatch.setattr(workers, "launched", lambda: True)
+    assert workers.beside() == 4
+    assert 2 <= packing.fitting(large, RUNS[0], 1) <= alone // 4
 
 
 def test_a_short_job_does_not_decide_for_a_long_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -319,12 +319,12 @@ def _train_pack(
             lanes = after
             reached.note(lanes, epoch - 1, steps)
             if keeper.due():
-                now = _now(experiment)
+                now = clock_after(experiment.device)
                 part = _part_of(lanes, runs, began, epoch - 1, steps, curves, seconds, now - clock)
                 keeper.keep([part, *waiting])
-                clock += _now(experiment) - now  # it is no training
+                clock += clock_after(experiment.device) - now  # it is no training
         taken = 0
-        share = (_now(experiment) - clock) / len(lanes.run)
+        share = (clock_after(experiment.device) - clock) / len(lanes.run)
         for run in lanes.run.tolist():
             seconds[run] += share
         if epoch % budget.evaluate_every and epoch != budget.epochs:
@@ -503,9 +503,9 @@ def _steps(pack: Pack, lanes: Lanes, epoch: int, first: int = 0) -> Iterator[tup
         yield i + 1, lanes._replace(state=state, finite=finite)
 
 
-def _now(experiment: Experiment) -> float:
-    """The clock, once the device has done what it was told."""
-    if experiment.device.type == "cuda":
+def clock_after(device: torch.device) -> float:
+    """The clock in seconds, once the device has done what it was told."""
+    if device.type == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter()
 

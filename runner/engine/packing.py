@@ -15,25 +15,26 @@ import hashlib
 import json
 import math
 import platform
-import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Callable, Container, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from filelock import FileLock
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from runner import __version__
 from runner.engine.compilation import caches, compiler, known
-from runner.engine.loop import Lanes, Pack, alike, begin, compiled, few_steps, noted
+from runner.engine.loop import Lanes, Pack, alike, begin, clock_after, compiled, few_steps, noted
 from runner.engine.memory import available, footprint
 from runner.engine.tape import Unfit, tensors_of, written_down
 from runner.engine.weights import built_net
-from runner.engine.workers import cores
+from runner.engine.workers import THREADS, beside, cores
 from runner.experiment import Experiment
+from runner.files import write_atomic
 from runner.grid import Run
 from runner.methods.stack import Stack
 from runner.nets.lanewise import LanewiseConv1d, lanewise
@@ -77,21 +78,16 @@ def _precision(experiment: Experiment, run: Run) -> torch.dtype:
     They are those of the net alone without methods, so that all stacks, which are compared, get the same.
     """
     bare = replace(experiment, stack=Stack({}), lanes=1, compiled=False, dtype=torch.float32)
-    path = _kept_in("dtype", bare, built_net(bare), [])
-    try:
-        return {"float32": torch.float32, "bfloat16": torch.bfloat16}[path.read_text()]
-    except (OSError, KeyError):
-        pass  # as below
-    cost = {}
-    for dtype in (torch.float32, torch.bfloat16):
-        pack, lanes = begin(replace(bare, dtype=dtype), [replace(run, point={})])
-        few_steps(pack, lanes, 5)  # the first steps also set things up
-        clock = time.perf_counter()
-        few_steps(pack, lanes, 3)
-        cost[dtype] = time.perf_counter() - clock
-    best = torch.bfloat16 if cost[torch.bfloat16] < BRIEF * cost[torch.float32] else torch.float32
-    _keep(path, str(best).removeprefix("torch."))
-    return best
+    known = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+    def faster() -> str:
+        cost = {}
+        for name, dtype in known.items():
+            pack, lanes = begin(replace(bare, dtype=dtype), [replace(run, point={})])
+            cost[name] = _taken(pack, few_steps(pack, lanes, 5), 3)  # the first steps also set things up
+        return "bfloat16" if cost["bfloat16"] < BRIEF * cost["float32"] else "float32"
+
+    return known[_found_once(_kept_in("dtype", bare, built_net(bare), []), known, faster)]
 
 
 def _even(runs: Sequence[Run], workers: int, way: Experiment, most: int) -> int:
@@ -134,7 +130,7 @@ def fitting(experiment: Experiment, run: Run, workers: int) -> int:
     is halved.
     """
     need = footprint(experiment, run)
-    share = (available(experiment.device) * SHARE_OF_MEMORY - need.shared) / workers
+    share = (available(experiment.device) * SHARE_OF_MEMORY / beside() - need.shared) / workers
     return max(2, int(share / need.each))
 
 
@@ -159,13 +155,13 @@ def _size(count: int) -> str:
 
 
 def threads(experiment: Experiment) -> int:
-    """The threads that a job's steps are worth.
+    """The threads that a job's steps are worth, of those that the process was given (OMP_NUM_THREADS, or its launcher).
 
     Below SMALL multiply-adds a step is faster, or as fast, on one thread; and a second one that has to wait for its
     core makes it many times slower (measured in docs/benchmarks.md).
     """
     net = built_net(experiment)
-    return 1 if multiply_adds(net, experiment) * experiment.budget.batch_size < SMALL else cores()
+    return 1 if multiply_adds(net, experiment) * experiment.budget.batch_size < SMALL else min(cores(), THREADS)
 
 
 def multiply_adds(net: nn.Module, experiment: Experiment) -> int:
@@ -189,22 +185,18 @@ def multiply_adds(net: nn.Module, experiment: Experiment) -> int:
 
 def _fastest(experiment: Experiment, runs: Sequence[Run], net: nn.Module, ways: Sequence[Way]) -> Way:
     """The way that takes the least time per run, from the cache or from a few steps of each."""
-    path = _kept_in("packing", experiment, net, ways)
-    try:
-        return ways[int(path.read_text())]
-    except (OSError, ValueError, IndexError):
-        pass  # not measured yet, or cut off while it was written: measure
-    cost: dict[int, float] = {}
-    for number, way in enumerate(ways):
-        trial = replace(experiment, lanes=way.lanes, channels_last=way.channels_last)
-        pack, started = begin(trial, runs[: way.lanes])
-        few_steps(pack, started, 2)  # the first steps also set things up
-        clock = time.perf_counter()
-        few_steps(pack, started, 3)
-        cost[number] = (time.perf_counter() - clock) / way.lanes
-    best = min(cost, key=lambda number: cost[number])
-    _keep(path, str(best))
-    return ways[best]
+
+    def fastest() -> str:
+        cost: dict[int, float] = {}
+        for number, way in enumerate(ways):
+            trial = replace(experiment, lanes=way.lanes, channels_last=way.channels_last)
+            pack, started = begin(trial, runs[: way.lanes])
+            few_steps(pack, started, 2)  # the first steps also set things up
+            cost[number] = _taken(pack, started, 3) / way.lanes
+        return str(min(cost, key=lambda number: cost[number]))
+
+    numbers = [str(number) for number in range(len(ways))]
+    return ways[int(_found_once(_kept_in("packing", experiment, net, ways), numbers, fastest))]
 
 
 def _repays(experiment: Experiment, runs: Sequence[Run], workers: int) -> bool:
@@ -221,15 +213,13 @@ def _repays(experiment: Experiment, runs: Sequence[Run], workers: int) -> bool:
     steps = packs * per_epoch * shaped.budget.epochs
     if shaped.device.type != "cpu" or compiler() is None or steps < LEAST_STEPS:
         return False
+
+    def repays() -> str:
+        pack, lanes = begin(shaped, first[: experiment.lanes])
+        return "yes" if _seconds(pack, lanes, steps) > 0 and _faster(pack, lanes, first) else "no"
+
     path = _kept_in("compile", shaped, built_net(shaped), [experiment.lanes, steps])
-    try:
-        return {"yes": True, "no": False}[path.read_text()]
-    except (OSError, KeyError):
-        pass  # as above
-    pack, lanes = begin(shaped, first[: experiment.lanes])
-    repays = _seconds(pack, lanes, steps) > 0 and _faster(pack, lanes, first)
-    _keep(path, "yes" if repays else "no")
-    return repays
+    return _found_once(path, ("yes", "no"), repays) == "yes"
 
 
 def _faster(pack: Pack, lanes: Lanes, runs: Sequence[Run]) -> bool:
@@ -241,10 +231,15 @@ def _faster(pack: Pack, lanes: Lanes, runs: Sequence[Run]) -> bool:
     cost = []
     for way in (pack, replace(pack, step=step)):
         few_steps(way, lanes, 5)  # the first steps also set things up
-        clock = time.perf_counter()
-        few_steps(way, lanes, 5)
-        cost.append(time.perf_counter() - clock)
+        cost.append(_taken(way, lanes, 5))
     return cost[1] < cost[0]
+
+
+def _taken(pack: Pack, lanes: Lanes, count: int) -> float:
+    """Seconds that so many steps take."""
+    clock = clock_after(pack.experiment.device)
+    few_steps(pack, lanes, count)
+    return clock_after(pack.experiment.device) - clock
 
 
 def _seconds(pack: Pack, lanes: Lanes, steps: int) -> float:
@@ -264,7 +259,8 @@ def _seconds(pack: Pack, lanes: Lanes, steps: int) -> float:
 def _kept_in(what: str, experiment: Experiment, net: nn.Module, more: object) -> Path:
     """The file of the user's cache folder that holds what was measured of this machine, net and stack."""
     about = [
-        platform.node(), torch.get_num_threads(), torch.__version__, __version__, str(net), experiment.data.shape,
+        platform.node(), _named(experiment.device), torch.get_num_threads(), torch.__version__, __version__, str(net),
+        experiment.data.shape,
         experiment.budget.batch_size, sorted(experiment.stack.methods), experiment.stack.copies,
         type(experiment.optimizer).__name__, str(experiment.dtype), more,
     ]  # fmt: skip
@@ -272,7 +268,31 @@ def _kept_in(what: str, experiment: Experiment, net: nn.Module, more: object) ->
     return caches() / f"{what}-{key}"
 
 
-def _keep(path: Path, found: str) -> None:
-    with suppress(OSError):  # else it is measured again the next time
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(found)
+def _named(device: torch.device) -> str:
+    """What a device is called: of GPUs, which one it is."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def _found_once(path: Path, known: Container[str], find: Callable[[], str]) -> str:
+    """What is kept at the path, if it is among the `known`; else what `find` finds, which is then kept.
+
+    One process finds it while others wait, so that jobs that begin together take the same.
+    """
+    with _alone(path):
+        with suppress(OSError):  # not found yet
+            if (kept := path.read_text()) in known:  # else it was cut off while it was written
+                return kept
+        found = find()
+        with suppress(OSError):  # it is found again the next time
+            write_atomic(path, found)
+    return found
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """The file at the path for this process alone; for any that asks where nothing can be written."""
+    with ExitStack() as stack:
+        with suppress(OSError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(FileLock(f"{path}.lock"))
+        yield

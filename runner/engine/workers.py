@@ -28,6 +28,7 @@ from runner.grid import Run
 
 PATIENCE = 10.0  # seconds that a process has to keep its state before it is killed
 PR_SET_PDEATHSIG = 1  # of linux/prctl.h: the signal that a process gets when its parent dies
+THREADS = torch.get_num_threads()  # of this process as it was begun: what its user, or a launcher, has given it
 LEAST = 4  # runs that are worth a process of their own: packs of fewer save little of what a step costs
 
 
@@ -43,10 +44,19 @@ def worth(experiment: Experiment, runs: int) -> int:
     joblib and Ray have put jobs on all cores, and a process of Ray's must not be forked. Only Linux can begin a process
     in no time.
     """
-    launched = multiprocessing.current_process().name != "MainProcess" or "ray" in sys.modules
-    if experiment.device.type != "cpu" or launched or sys.platform != "linux":
+    if experiment.device.type != "cpu" or launched() or sys.platform != "linux":
         return 1
     return max(1, min(cores(), runs // LEAST))
+
+
+def launched() -> bool:
+    """Whether a launcher, joblib's or Ray's, has begun this process beside others on the machine."""
+    return multiprocessing.current_process().name != "MainProcess" or "ray" in sys.modules
+
+
+def beside() -> int:
+    """How many processes, this one among them, may share what the machine has: of a launcher one for each core."""
+    return max(1, cores() // THREADS) if launched() else 1
 
 
 def train_across(
