@@ -89,6 +89,17 @@ def test_the_cache_gives_the_same_and_is_written_whole(tmp_path: Path) -> None:
     assert torch.equal(mnist1d.__wrapped__(60, 40, 4).x, first.x)
 
 
+@pytest.mark.parametrize("left", [0, 100, -30])
+def test_a_damaged_cache_is_made_again(tmp_path: Path, left: int) -> None:
+    first = mnist1d.__wrapped__(60, 40, 4)
+    (stored,) = (tmp_path / "cache" / "regrun").iterdir()
+    whole = stored.read_bytes()
+    stored.write_bytes(whole[:left])
+    assert torch.equal(mnist1d.__wrapped__(60, 40, 4).x, first.x)
+    assert stored.read_bytes() == whole
+    assert [path.name for path in stored.parent.iterdir()] == [stored.name]
+
+
 def test_sets_are_disjoint_stratified_and_of_the_size_asked_for() -> None:
     split = SPLITTER.split(small(), 0)
     assert [len(part) for part in split[:3]] == [100, 50, 200]

@@ -150,6 +150,21 @@ def test_the_cache_is_used_until_the_folder_or_a_setting_changes(
     assert load(tmp_path / "other").content == changed.content
 
 
+def test_a_folder_that_differs_in_nothing_but_its_pixels_is_another(tmp_path: Path) -> None:
+    """As bitmaps from an archive without times are: of one size, and changed at one moment."""
+    for name, values in (("pets", (10, 110)), ("twin", (20, 120))):
+        for label, value in zip(("cat", "dog"), values, strict=True):
+            for i in range(3):
+                picture(tmp_path / name / label / f"{i}.bmp", value)
+                os.utime(tmp_path / name / label / f"{i}.bmp", ns=(1, 1))
+    pets, twin = load(tmp_path / "pets"), load(tmp_path / "twin")
+    assert [set(data.x[:, 0, 0, 0].tolist()) for data in (pets, twin)] == [{10, 110}, {20, 120}]
+    assert twin.content != pets.content
+    picture(tmp_path / "pets" / "cat" / "0.bmp", 30)  # the same after something is put in its place
+    os.utime(tmp_path / "pets" / "cat" / "0.bmp", ns=(1, 1))
+    assert 30 in load(tmp_path / "pets").x[:, 0, 0, 0].tolist()
+
+
 TWO = """
 import pathlib, sys, time
 from runner.data import image_folder as folders

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
-import tempfile
+import zipfile
+import zlib
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -17,6 +20,7 @@ from torch import Tensor
 
 from runner.data.labels import CLEAN, LabelNoise
 from runner.errors import Refusal
+from runner.files import write_atomic
 from runner.keys import Key
 
 KINDS = ("signal", "image", "table")
@@ -303,20 +307,17 @@ def cache_folder() -> Path:
 def cached(name: str, make: Callable[[], dict[str, NDArray[np.generic]]]) -> dict[str, NDArray[np.generic]]:
     """The arrays that `make` gives, kept in the user's cache folder under `name` so that they are made once.
 
-    Written beside and renamed, so that two processes may make the same at once; a cache that cannot be written to is
-    done without.
+    The file is put in place whole, so that two processes may make the same at once. One that is damaged is made again,
+    and a cache that cannot be written to is done without.
     """
-    folder = cache_folder()
-    path = folder / f"{name}.npz"
-    if path.is_file():
-        with np.load(path, allow_pickle=False) as stored:
-            return {key: stored[key] for key in stored.files}
+    path = cache_folder() / f"{name}.npz"
+    damaged = EOFError, ValueError, zipfile.BadZipFile, zlib.error
+    with suppress(OSError, *damaged):  # an OSError: it is not there yet
+        stored = np.load(io.BytesIO(path.read_bytes()), allow_pickle=False)
+        return {key: stored[key] for key in stored.files}
     arrays = make()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=folder, suffix=".part", delete=False) as part:
-            np.savez(part, allow_pickle=False, **arrays)
-        os.replace(part.name, path)
-    except OSError:
-        return arrays  # no home, no space or no permission: slower the next time, and nothing else
+    with suppress(OSError):  # no home, no space or no permission: slower the next time, and nothing else
+        whole = io.BytesIO()
+        np.savez(whole, allow_pickle=False, **arrays)
+        write_atomic(path, whole.getvalue())
     return arrays

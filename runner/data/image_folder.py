@@ -47,7 +47,7 @@ class Listed(NamedTuple):
     part: str  # one of PARTS; "train" where there is one folder to split
     label: str
     size: int  # bytes
-    changed: int  # nanoseconds
+    changed: tuple[int, int]  # nanoseconds: its content; and its content or anything else of it, which nobody can set
 
 
 def image_folder(path: str, size: int, channels: int, on_error: str) -> Data:
@@ -117,7 +117,8 @@ def _listed(folder: Path) -> Iterator[Listed]:
             for file in _images(folder / part / label):
                 empty, about = False, file.stat()
                 where = file.relative_to(folder).as_posix()
-                yield Listed(where, part or "train", label, about.st_size, about.st_mtime_ns)
+                changed = about.st_mtime_ns, about.st_ctime_ns
+                yield Listed(where, part or "train", label, about.st_size, changed)
             if empty:
                 raise Refusal(
                     f"{folder / part / label} has no image in it ({' '.join(SUFFIXES)}); every folder there is a class"
@@ -163,7 +164,7 @@ def _cached(
     file is put in place whole: the pixels, the fingerprints, and a digest of it all. Where the cache folder cannot be
     written to, the pixels are kept in memory.
     """
-    about = json.dumps([FORM, size, channels, skip, found])
+    about = json.dumps([FORM, str(folder.resolve()), size, channels, skip, found])
     path = cache_folder() / f"images-{hashlib.sha256(about.encode()).hexdigest()[:24]}.bin"
     tail, each = len(found) * len(BROKEN) + DIGEST, channels * size * size
     try:
