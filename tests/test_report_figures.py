@@ -229,7 +229,11 @@ def test_the_heat_strip_has_a_cell_for_each_pair(tmp_path: Path) -> None:
     assert drawing is not None
     cells = [text for text in texts_inside(drawing) if text[:1] in "+−"]
     assert len(cells) == 2 * 4
-    assert list(drawing.data.columns) == ["method", "strengths", "a · mlp", "bb · mlp", "ccc · mlp"]
+    assert list(drawing.data.columns) == ["method", "strengths", "a · mlp", "bb · mlp", "ccc · mlp", "mean"]
+    assert over is not None
+    assert drawing.data.set_index("method")["mean"].to_dict() == pytest.approx(
+        over.set_index("method")["diff"].to_dict()
+    )
     assert datasets.heat_strip(frame[frame["dataset"] == "a"]) is None
 
 
@@ -241,7 +245,7 @@ def rank_frame(sets: int) -> pd.DataFrame:
         values = {"none": 0.5 + jitter, "other": 0.5 + 0.002 * (at % 2), "good": 0.6 + jitter}
         for name, value in values.items():
             rows.append({"dataset": f"d{at}", "model": "m", "setting": "", "method": name, "strengths": "",
-                         "family": "penalty", "metric": "test_acc", "mean": value})  # fmt: skip
+                         "family": "penalty", "metric": "test_acc", "mean": value, "n_failed": 0})  # fmt: skip
     return pd.DataFrame(rows)
 
 
@@ -259,7 +263,27 @@ def test_ranks_are_tested_from_eight_data_sets() -> None:
     assert diagram.data["method"].tolist()[0] == "good"
     table = datasets.rank_table(rank_frame(8))
     assert table is not None
-    assert datasets.told_apart(table) == {frozenset(("good", "none")), frozenset(("good", "other"))}
+    told_apart = {frozenset(("good", "none")), frozenset(("good", "other"))}
+    assert datasets.told_apart(table) == told_apart
+    for many in (40, 42):  # all flips of signs, and some of them by lot
+        wide = datasets.rank_table(rank_frame(many))
+        assert wide is not None
+        assert datasets.told_apart(wide) == told_apart
+
+
+def test_ranks_are_over_data_sets_and_over_methods_whose_runs_all_ended() -> None:
+    """One data set at eight training sizes is one; a mean of the runs that did not fail has no rank."""
+    frame = rank_frame(8)
+    assert datasets.rank_table(frame.assign(dataset="d0", setting=frame["dataset"])) is None
+    lost = frame.assign(n_failed=(frame["method"] == "other") & (frame["dataset"] == "d3"))
+    assert datasets.rank_table(lost) is None  # two are left
+    more = pd.concat([lost, lost[lost["method"] == "good"].assign(method="best", mean=0.9)])
+    table = datasets.rank_table(more)
+    assert table is not None
+    assert sorted(table.index) == ["best", "good", "none"]
+    drawing = datasets.ranks(more)
+    assert drawing is not None
+    assert any("since runs of them failed: other" in text.replace("\n", " ") for text in texts_inside(drawing))
 
 
 def test_cliques_by_hand() -> None:

@@ -210,6 +210,14 @@ def test_budget_curve_is_every_draw(total: int) -> None:
         assert value == pytest.approx(np.mean([test[at] for at in draws]))
 
 
+def test_budget_curve_of_thousands_of_runs() -> None:
+    # of n runs that are as good as their place, the best of k is at k (n + 1) / (k + 1) on average
+    n = 3000
+    places = np.arange(1.0, n + 1)
+    curve = budget_curve(places, places)
+    np.testing.assert_allclose(curve, places * (n + 1) / (places + 1), rtol=1e-9)
+
+
 def test_budget_curve_breaks_ties_by_lot() -> None:
     # two runs level in validation: drawing both gives either
     assert budget_curve(np.array([1.0, 1.0]), np.array([0.0, 1.0])) == pytest.approx([0.5, 0.5])

@@ -253,18 +253,22 @@ def _draw(
         for name, make in makers.items():
             if (drawing := make()) is not None:
                 yield f"{name}-{_slug(title)}" if len(parts) > 1 else name, title, drawing
-    for name, make in {
-        "datasets": partial(datasets.heat_strip, primary, pooled),
-        "ranks": partial(datasets.ranks, primary),
-    }.items():
-        if (drawing := make()) is not None:
-            yield name, "All data sets", drawing
-    kinds = primary.groupby(["model", "setting"], sort=True)
-    for (model, setting), frame in kinds:
-        if (drawing := profile.profile(runs, frame)) is not None:
-            yield f"profile-{_slug(f'{model} {setting}')}" if len(kinds) > 1 else "profile", "All data sets", drawing
+    for name, drawing in _over_all(runs, primary, pooled):
+        yield name, "All data sets", drawing
+
+
+def _over_all(runs: pd.DataFrame, primary: pd.DataFrame, pooled: pd.DataFrame | None) -> Iterator[tuple[str, Drawing]]:
+    """Name and drawing of every figure over several data sets, for each model, setting and metric."""
+    if (drawing := datasets.heat_strip(primary, pooled)) is not None:
+        yield "datasets", drawing
+    by = ["model", "setting", *(["metric"] if primary["metric"].nunique() > 1 else [])]
+    kinds = [(_slug(" ".join(map(str, kind))), frame) for kind, frame in primary.groupby(by, sort=True)]
+    for kind, frame in kinds:
+        for name, drawing in (("ranks", datasets.ranks(frame)), ("profile", profile.profile(runs, frame))):
+            if drawing is not None:
+                yield f"{name}-{kind}" if len(kinds) > 1 else name, drawing
     for name, drawing in axes.axis_curves(primary, runs):
-        yield f"axis_curves-{_slug(name)}", "All data sets", drawing
+        yield f"axis_curves-{_slug(name)}", drawing
 
 
 def stored_margins(study_dir: Path) -> Margins | None:

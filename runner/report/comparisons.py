@@ -30,7 +30,7 @@ from runner.report.sheet import (
 )
 from runner.report.stats import Values, budget_curve, pair_by_seed
 from runner.report.style import NONE_COLOR, NOTE_COLOR, Label, mark_of, place_labels
-from runner.report.tables import BASELINE, groups
+from runner.report.tables import BASELINE, groups, worst_plausible
 from runner.report.writers import (
     MINUS,
     UNITS,
@@ -348,19 +348,22 @@ def cost_benefit(runs: pd.DataFrame, headline: pd.DataFrame) -> Drawing | None:
 def budget_curves(runs: pd.DataFrame, headline: pd.DataFrame) -> dict[str, Values]:
     """Per method the expected test accuracy (percent) of the validation-best of k runs, k up to two thirds of them.
 
-    The runs are a method's tuning runs; without such its reported ones, if it has several strengths. Beyond two thirds
-    the curve rests on one or two runs.
+    The runs are a method's tuning runs; without such its reported ones, if it has several strengths. One that failed is
+    the worst of them on validation, and has the worst plausible test value where all that are drawn failed. Beyond two
+    thirds the curve rests on one or two runs.
     """
     found = {}
     checkpoint = str(headline["checkpoint"].iloc[0])
     for method in dict.fromkeys(headline.loc[headline["method"] != BASELINE, "method"]):
-        own = runs[(runs["method"] == method) & (runs["status"] == "ok")]
+        own = runs[runs["method"] == method]
         tune = own[own["role"] == "tune"]
         part = tune if len(tune) else own
         val, test = (part[f"{checkpoint}_{name}"].to_numpy(dtype=np.float64) for name in ("val_acc", "test_acc"))
-        usable = np.isfinite(val) & np.isfinite(test)
-        if usable.sum() >= 3 and part["strengths"].nunique() > 1:
-            found[str(method)] = 100 * budget_curve(val[usable], test[usable])[: 2 * int(usable.sum()) // 3]
+        sound = (part["status"] == "ok").to_numpy(dtype=bool) & np.isfinite(val) & np.isfinite(test)
+        if sound.sum() >= 3 and part["strengths"].nunique() > 1:
+            worst = worst_plausible([part], f"{checkpoint}_test_acc")
+            curve = budget_curve(np.where(sound, val, -math.inf), np.where(sound, test, worst))
+            found[str(method)] = 100 * curve[: 2 * len(part) // 3]
     return found
 
 
@@ -376,7 +379,8 @@ def _cost_benefit(runs: pd.DataFrame, headline: pd.DataFrame) -> Drawing | None:
         note += (
             f" Left: expected test {score_of(headline)} of the validation-best of k {role} of a method, drawn without "
             "replacement (exact); up to two thirds of them, since the right end rests on one run; "
-            f"{f'the {LEADING} leading named, ' if len(curves) > LEADING else ''}none: mean of its report seeds."
+            f"{f'the {LEADING} leading named, ' if len(curves) > LEADING else ''}none: mean of its report seeds. A run "
+            "that failed is the last to be chosen, and then counts as chance."
         )
     if len(timed):
         note += " Right: grey band: margin; time measured with the runs side by side on one machine."

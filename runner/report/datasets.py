@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Hashable, Sequence
+from typing import NamedTuple
 
 import matplotlib
 import numpy as np
@@ -14,6 +15,7 @@ from matplotlib.patches import Patch
 from runner.report.sheet import Drawing, settle, sheet, shortened, styled
 from runner.report.stats import (
     RESAMPLES,
+    Seeds,
     Values,
     holm,
     improvement,
@@ -26,14 +28,15 @@ from runner.report.stats import (
 )
 from runner.report.style import mark_of
 from runner.report.tables import BASELINE, covers, groups, in_order, pairs_of
-from runner.report.writers import BLANK, UNITS, Row, number, p_text, records, score_of, signed, with_bounds
+from runner.report.writers import BLANK, UNITS, Row, number, p_text, records, score_of, signed, span, with_bounds
 
 FEW = 8
 ENOUGH_FOR_TESTS = 6
+MOST_EXACT, FLIPS = 40, 100_000  # data sets whose flips of signs are all counted, and flips by lot for more
 POOLED = [
-    "model", "setting", "checkpoint", "metric", "method", "strengths", "n_datasets", "datasets", "diff", "diff_lo",
-    "diff_hi", "freedom", "p", "p_holm", "family_size", "p_datasets", "heterogeneous", "iqm", "iqm_lo",
-    "iqm_hi", "p_improve", "p_improve_lo", "p_improve_hi", "level", "interval_covers", "extended",
+    "model", "setting", "checkpoint", "metric", "method", "strengths", "n_datasets", "datasets", "pairs",
+    "n_failed", "diff", "diff_lo", "diff_hi", "freedom", "p", "p_holm", "family_size", "p_datasets", "heterogeneous",
+    "iqm", "iqm_lo", "iqm_hi", "p_improve", "p_improve_lo", "p_improve_hi", "level", "interval_covers", "extended",
 ]  # fmt: skip
 
 
@@ -61,12 +64,31 @@ def shared_rows(headline: pd.DataFrame) -> dict[tuple[str, str], list[Row]]:
     }
 
 
-def scored(ours: pd.DataFrame, base: pd.DataFrame, column: str) -> tuple[Values, Values]:
-    """The normalized scores of a method's runs and of none's on one data set, at the seeds that both have: [n] each.
+class Runs(NamedTuple):
+    """What the runs of a method and those of none reach on one data set, at the seeds that both have: [..., n] each."""
 
-    0 is the mean of none there, 1 a model without error: the share of none's mean test error that a run takes away. A
-    run that failed has minus infinity.
-    """
+    ours: Values  # minus infinity for a run that failed
+    none: Values  # likewise
+
+    @property
+    def scores(self) -> Values:
+        """The share of none's mean test error that each run of the method takes away: 0 for that mean, 1 for no error.
+
+        nan where none has no run or no error.
+        """
+        sound = np.isfinite(self.none)
+        count = sound.sum(axis=-1, keepdims=True)
+        mean = np.where(sound, self.none, 0.0).sum(axis=-1, keepdims=True) / np.maximum(count, 1)
+        known = (count > 0) & (mean < 1)
+        return np.where(known, (self.ours - mean) / np.where(known, 1 - mean, 1.0), math.nan)
+
+    def again(self, places: Seeds) -> Runs:
+        """These at seeds drawn anew [B, n], of both sides alike: none's mean, by which scores go, is drawn, too."""
+        return Runs(self.ours[places], self.none[places])
+
+
+def paired_runs(ours: pd.DataFrame, base: pd.DataFrame, column: str) -> Runs:
+    """The runs of a method and of none on one data set by seed."""
     seeds = sorted(set(ours["seed"]) & set(base["seed"]))
 
     def values(part: pd.DataFrame) -> Values:
@@ -74,27 +96,22 @@ def scored(ours: pd.DataFrame, base: pd.DataFrame, column: str) -> tuple[Values,
         known = at[column].to_numpy(dtype=np.float64)
         return np.where((at["status"] == "ok").to_numpy(dtype=bool) & np.isfinite(known), known, -math.inf)
 
-    mine, theirs = values(ours), values(base)
-    sound = theirs[np.isfinite(theirs)]
-    mean = float(sound.mean()) if len(sound) else math.nan
-    if not mean < 1:
-        return np.full(len(seeds), math.nan), np.full(len(seeds), math.nan)
-    return (mine - mean) / (1 - mean), (theirs - mean) / (1 - mean)
+    return Runs(values(ours), values(base))
 
 
-def _robust(pairs: Sequence[tuple[Values, Values]], level: float) -> dict[Hashable, object]:
+def _robust(pairs: Sequence[Runs], level: float) -> dict[Hashable, object]:
     """Interquartile mean and probability of improvement over none (Agarwal et al. 2021), with bootstrap intervals
     stratified by data set."""
-    if any(len(ours) < 2 or np.isnan(ours).any() for ours, _ in pairs):
+    if any(len(pair.ours) < 2 or np.isnan(pair.scores).any() for pair in pairs):
         return dict.fromkeys(("iqm", "iqm_lo", "iqm_hi", "p_improve", "p_improve_lo", "p_improve_hi"), math.nan)
-    # Both sides are drawn on their own: drawn together, pairs of one seed would count too often.
     drawn = resampled([len(side) for pair in pairs for side in pair])
-    ours = [pair[0][places] for pair, places in zip(pairs, drawn[::2], strict=True)]
-    theirs = [pair[1][places] for pair, places in zip(pairs, drawn[1::2], strict=True)]
-    again = np.concatenate(ours, axis=1)
+    again = np.concatenate([pair.again(places).scores for pair, places in zip(pairs, drawn[::2], strict=True)], axis=1)
+    # Here both sides are drawn on their own: drawn together, pairs of one seed would count too often.
+    ours = [pair.ours[places] for pair, places in zip(pairs, drawn[::2], strict=True)]
+    theirs = [pair.none[places] for pair, places in zip(pairs, drawn[1::2], strict=True)]
     better = np.mean([improvement(*pair) for pair in zip(ours, theirs, strict=True)], axis=0)
     found: dict[Hashable, object] = {
-        "iqm": float(interquartile_mean(np.concatenate([ours for ours, _ in pairs]))),
+        "iqm": float(interquartile_mean(np.concatenate([pair.scores for pair in pairs]))),
         "p_improve": float(np.mean([improvement(*pair) for pair in pairs])),
     }
     for name, values in (("iqm", interquartile_mean(again)), ("p_improve", better)):
@@ -107,8 +124,9 @@ def pool(runs: pd.DataFrame, headline: pd.DataFrame) -> pd.DataFrame | None:
 
     Data sets of classes and those of numbers to predict are pooled apart.
 
-    Holm is over the methods of one model and setting. `p_datasets` is a paired t-test on the means of the data sets,
-    from 6 of them; `heterogeneous` where two data sets have intervals on opposite sides of 0. None below two data sets.
+    Holm is over the methods of one model and setting. `pairs` are those of each data set, `n_failed` the runs of the
+    method that failed on all of them. `p_datasets` is a paired t-test on the means of the data sets, from 6 of them;
+    `heterogeneous` where it is better on one data set and worse on another by their verdicts. None below two data sets.
     """
     runs = in_order(runs)
     rows: list[dict[Hashable, object]] = []
@@ -123,7 +141,7 @@ def pool(runs: pd.DataFrame, headline: pd.DataFrame) -> pd.DataFrame | None:
         family: list[dict[Hashable, object]] = []
         for (method, strengths), own in shared_rows(part).items():
             apart: list[Values] = []
-            scores: list[tuple[Values, Values]] = []
+            scores: list[Runs] = []
             reach = {covers(report[report["dataset"] == row["dataset"]]) for row in own}
             for row in own:
                 here = report[report["dataset"] == row["dataset"]]
@@ -131,19 +149,20 @@ def pool(runs: pd.DataFrame, headline: pd.DataFrame) -> pd.DataFrame | None:
                 none = here[here["method"] == BASELINE]
                 values, base = pairs_of(ours, none, column)
                 apart.append(values - base)
-                scores.append(scored(ours, none, column))
+                scores.append(paired_runs(ours, none, column))
             result = pooled(apart, level)
             over = paired_difference(np.array([d.mean() for d in apart]), np.zeros(len(apart)), level)
-            up = any(number(row, "diff_lo") > 0 for row in own)
-            down = any(number(row, "diff_hi") < 0 for row in own)
+            told = {str(row["verdict"]) for row in own}
             family.append(
                 {
                     "model": model, "setting": setting, "checkpoint": part["checkpoint"].iloc[0],
                     "metric": part["metric"].iloc[0], "method": method, "strengths": strengths,
                     "n_datasets": len(own), "datasets": " ".join(str(row["dataset"]) for row in own),
+                    "pairs": " ".join(str(len(values)) for values in apart),
+                    "n_failed": sum(int(number(row, "n_failed")) for row in own),
                     "diff": result.mean, "diff_lo": result.low, "diff_hi": result.high, "freedom": result.freedom,
                     "p": result.p, "p_datasets": over.p if len(own) >= ENOUGH_FOR_TESTS else math.nan,
-                    "heterogeneous": up and down, "level": level, **_robust(scores, level),
+                    "heterogeneous": {"better", "worse"} <= told, "level": level, **_robust(scores, level),
                     "interval_covers": " / ".join(sorted(reach)),
                     "extended": "; ".join(f"{row['dataset']} {row['extended']}" for row in records(steps)),
                 }
@@ -165,17 +184,19 @@ def pooled_caption(frame: pd.DataFrame) -> str:
     text = (
         f"Mean over data sets of the mean paired difference to none; every data set weighs the same; "
         f"{100 * float(frame['level'].iloc[0]):g}% t-intervals with the stratified error of the seeds. "
+        f"n = {_counted(' '.join(frame['pairs']))} pairs on each data set; {_failures(frame)}"
+        f"p: Holm over {span(frame['family_size'], 'comparison')}. "
         f"They speak about these {sets} data sets and no others, "
         f"and cover {' / '.join(sorted(set(frame['interval_covers'])))}."
     )
-    if frame["iqm"].notna().any():
+    if frame["p_improve"].notna().any():
         text += (
             " Score: the share of none's mean test error on a data set that a run takes away, 0 for none, 1 for no "
             "error. IQM: mean of the middle half of the scores of all runs; P(better): probability that a run of the "
             "method beats a run of none on the same data set (Agarwal et al. 2021). A failed run counts as the lowest, "
             "and where a quarter may fail there is no interval. "
             f"Both with {100 * float(frame['level'].iloc[0]):g}% percentile intervals from {RESAMPLES} resamples of "
-            "the seeds within each data set, which are too narrow below 10 seeds; they decide nothing here."
+            "the seeds within each data set, of both sides; too narrow below 10 seeds, they decide nothing here."
         )
     if frame["p_datasets"].notna().any():
         text += " p over data sets: paired t-test on the means of the data sets, for data sets like these."
@@ -187,17 +208,35 @@ def pooled_caption(frame: pd.DataFrame) -> str:
     return text
 
 
+def _counted(pairs: str) -> str:
+    """Numbers of pairs as one number, or as the least and the most.
+
+    >>> _counted("10 10 8"), _counted("5 5")
+    ('8 to 10', '5')
+    """
+    numbers = sorted({int(number) for number in pairs.split()})
+    return f"{numbers[0]} to {numbers[-1]}" if len(numbers) > 1 else str(numbers[0])
+
+
+def _failures(frame: pd.DataFrame) -> str:
+    """Which methods have runs that failed, which are in no difference; "" if none has."""
+    lost = [f"{row['n_failed']} of {row['method']}" for row in records(frame) if row["n_failed"]]
+    return f"runs that failed are in no difference: {', '.join(lost)}; " if lost else ""
+
+
 def pooled_rows(frame: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
     """The pooled differences as text: headings and rows."""
     level = f"{100 * float(frame['level'].iloc[0]):g}%"
     several = len(frame[["model", "setting", "metric"]].drop_duplicates()) > 1
-    mixed = frame["metric"].nunique() > 1
+    mixed, over = frame["metric"].nunique() > 1, bool(frame["p_datasets"].notna().any())
     heads = [
         *(["Model"] if several else []),
         "Method",
         "Data sets",
+        "Pairs",
         f"Δ test [{level} CI]",
         "p (Holm)",
+        *(["p over data sets"] if over else []),
         f"IQM of the score, % [{level} CI]",
         f"P(better), % [{level} CI]",
         "Heterogeneous",
@@ -208,7 +247,10 @@ def pooled_rows(frame: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
         difference = with_bounds(
             number(row, "diff"), number(row, "diff_lo"), number(row, "diff_hi"), UNITS[str(row["metric"])]
         )
-        cells = [name, f"{number(row, 'n_datasets'):.0f}", difference, p_text(number(row, "p_holm"))]
+        lost = f" ({row['n_failed']} failed)" if row["n_failed"] else ""
+        pairs = _counted(str(row["pairs"])) + lost
+        cells = [name, f"{number(row, 'n_datasets'):.0f}", pairs, difference, p_text(number(row, "p_holm"))]
+        cells += [p_text(number(row, "p_datasets"))] if over else []
         cells.append(with_bounds(number(row, "iqm"), number(row, "iqm_lo"), number(row, "iqm_hi"), UNITS["test_acc"]))
         cells.append(_chances(row))
         kind = f", {UNITS[str(row['metric'])].short}" if mixed else ""
@@ -272,19 +314,23 @@ def _heat_strip(headline: pd.DataFrame, over: pd.DataFrame | None) -> Drawing | 
             return 100 * means.get(key, math.nan)
         return 100 * number(cells[key, title], "diff") if (key, title) in cells else math.nan
 
-    table = np.array([[difference(key, title) for title in titles] for key in keys])
-    reach = max(float(np.nanquantile(np.abs(table), 0.95)), 0.5)
     columns = [*titles, *(["mean"] if means else [])]
+    table = np.array([[difference(key, title) for title in columns] for key in keys])
+    reach = max(float(np.nanquantile(np.abs(table), 0.95)), 0.5)
     note = (
         f"Cells: mean paired difference to none in test {score_of(headline)} (pp), last checkpoint; orange below 0, "
         "purple above. "
         "Hatched: inconclusive. ▲ better, ▼ worse, = equivalent by the verdict of that data set; blank: not run."
     )
+    if any(number(row, "n_failed") > 0 for row in cells.values()):
+        note += " *: of the runs that did not fail."
     if means:
         note += " Mean: pooled over the data sets, which weigh the same; it speaks about these data sets only."
+    single = headline["dataset"].nunique() == len(titles)
+    title_of_all = f"Difference to none by {'data set' if single else 'data set, model and setting'}"
     wide = max(0.62, min(1.1, 5.4 / len(columns)))
     figure = sheet(
-        max(4.2, min(1.75 + wide * len(columns), 14.0)), 0.55 + 0.24 * len(keys), "Difference to none by data set",
+        max(4.2, min(1.75 + wide * len(columns), 14.0)), 0.55 + 0.24 * len(keys), title_of_all,
         note,
         [Patch(facecolor="white", edgecolor="#777777", hatch="////", label="inconclusive")],
     )  # fmt: skip
@@ -307,10 +353,11 @@ def _heat_strip(headline: pd.DataFrame, over: pd.DataFrame | None) -> Drawing | 
             hatch="////" if verdict == "inconclusive" else None, linewidth=0.0,
         )  # fmt: skip
         sign = {"better": " ▲", "worse": " ▼", "equivalent": " ="}.get(verdict.partition(",")[0], "")
+        lost = "*" * bool(row and number(row, "n_failed") > 0)
         red, green, blue, _ = colors(level)
         dark = 0.299 * red + 0.587 * green + 0.114 * blue < 0.5  # as bright as the eye takes it
         text = axes.text(
-            across + shift, at, f"{signed(value)}{sign}", ha="center", va="center", fontsize=7,
+            across + shift, at, f"{signed(value)}{sign}{lost}", ha="center", va="center", fontsize=7,
             color="white" if dark else "black",
         )  # fmt: skip
         if verdict == "inconclusive":
@@ -325,7 +372,7 @@ def _heat_strip(headline: pd.DataFrame, over: pd.DataFrame | None) -> Drawing | 
     for side in ("left", "bottom"):
         axes.spines[side].set_visible(False)
     settle(figure)
-    frame = pd.DataFrame(table / 100, columns=titles)
+    frame = pd.DataFrame(table / 100, columns=columns)
     frame.insert(0, "method", [method for method, _ in keys])
     frame.insert(1, "strengths", [strengths for _, strengths in keys])
     return Drawing(figure, frame)
@@ -334,25 +381,26 @@ def _heat_strip(headline: pd.DataFrame, over: pd.DataFrame | None) -> Drawing | 
 def rank_table(headline: pd.DataFrame) -> pd.DataFrame | None:
     """Mean test accuracy of every method, `none` included, on every data set, for those that all of them have.
 
-    Index the methods, columns the groups; only methods with one configuration per group. None below two groups.
+    `headline` is that of one model, setting and metric, since one data set twice would count as two. Index the methods,
+    columns the data sets; only methods with one configuration on each and no failed run. None below two data sets.
     """
-    rows = [row for row in records(headline) if math.isfinite(number(row, "mean"))]
-    titles = [title for title, _ in groups(headline)]
+    rows = [row for row in records(headline) if math.isfinite(number(row, "mean")) and not number(row, "n_failed") > 0]
+    sets = sorted(set(headline["dataset"]))
     means: dict[str, dict[str, float]] = {}
     for method in dict.fromkeys(str(row["method"]) for row in rows):
         own = [row for row in rows if row["method"] == method]
-        if sorted(_title(row) for row in own) == sorted(titles):
-            means[method] = {_title(row): number(row, "mean") for row in own}
-    if len(titles) < 2 or len(means) < 3:
+        if sorted(str(row["dataset"]) for row in own) == sets:
+            means[method] = {str(row["dataset"]): number(row, "mean") for row in own}
+    if len(sets) < 2 or len(means) < 3:
         return None
-    return pd.DataFrame(means).T[titles]
+    return pd.DataFrame(means).T[sets]
 
 
 def ranks(headline: pd.DataFrame) -> Drawing | None:
     """Ranks of the methods over data sets: a strip below 8 data sets, from 8 with the bars of a CD diagram.
 
-    The bars join methods that exact sign-flip tests on the means of the data sets, corrected by Holm over all pairs,
-    cannot tell apart: unlike Nemenyi's distance they do not depend on which other methods are in the study.
+    The bars join methods that sign-flip tests on the means of the data sets, corrected by Holm over all pairs, cannot
+    tell apart: unlike Nemenyi's distance they do not depend on which other methods are in the study.
     """
     return styled(lambda: _ranks(headline))
 
@@ -372,18 +420,22 @@ def cliques(order: Sequence[str], apart: set[frozenset[str]]) -> list[tuple[int,
 
 
 def told_apart(table: pd.DataFrame, level: float = 0.95) -> set[frozenset[str]]:
-    """The pairs of methods (rows) that differ over the data sets (columns) by exact sign flips, Holm over all pairs."""
+    """The pairs of methods (rows) that differ over the data sets (columns) by sign flips, Holm over all pairs."""
     pairs = list(itertools.combinations([str(name) for name in table.index], 2))
     values = {str(name): table.loc[name].to_numpy(dtype=np.float64) for name in table.index}
     p_values = []
     for one, other in pairs:
-        p_values.append(_exact(values[one] - values[other]))
+        p_values.append(_flipped(values[one] - values[other]))
     adjusted = holm(np.array(p_values))
     return {frozenset(pair) for pair, p in zip(pairs, adjusted, strict=True) if p <= 1 - level}
 
 
-def _exact(apart: Values) -> float:
-    """The sign-flip p-value, from 8 values on here; below 9 by listing them all."""
+def _flipped(apart: Values) -> float:
+    """The sign-flip p-value: exact, below 9 values by listing all flips, and above 40 from FLIPS of them by lot."""
+    if len(apart) > MOST_EXACT:
+        signs = np.random.default_rng(0).choice((-1.0, 1.0), (FLIPS, len(apart)))
+        reached = np.abs(signs @ apart) >= abs(float(apart.sum())) - 1e-12
+        return (1 + int(reached.sum())) / (1 + FLIPS)
     if len(apart) >= 9:
         return sign_flip(apart)
     signs = np.array(list(itertools.product((-1.0, 1.0), repeat=len(apart))))
@@ -401,15 +453,19 @@ def _ranks(headline: pd.DataFrame) -> Drawing | None:
     bars = cliques(order, told_apart(table)) if sets >= FEW else []
     families = dict(zip(headline["method"], headline["family"], strict=True))
     note = f"Ranks by mean test {score_of(headline)} at the last checkpoint, 1 the best; "
-    note += f"a dot for each of {sets} sets, bar: mean. "
+    note += f"a dot for each of {sets} data sets, bar: mean. "
+    if lost := sorted(set(headline.loc[headline["n_failed"] > 0, "method"])):
+        note += f"Left out, since runs of them failed: {', '.join(lost)}. "
     if sets < FEW:
         note += f"Below {FEW} data sets ranks can be seen but not tested: there are no bars of significance."
     else:
-        note += "Joined on the right: not told apart by exact sign-flip tests over the data sets, Holm over all pairs."
+        kind = "exact sign-flip tests" if sets <= MOST_EXACT else f"sign-flip tests ({FLIPS:,} by lot)"
+        note += f"Joined on the right: not told apart by {kind} over the data sets, Holm over all pairs."
         pairs = len(order) * (len(order) - 1) // 2
         if pairs * 2 / 2.0**sets > 0.05:
             note += f" With {sets} data sets and {pairs} pairs no difference could pass: more data sets are needed."
-    figure = sheet(6.2, 0.55 + 0.23 * len(order), "Ranks over data sets", note, [])
+    model = " · ".join(str(headline[name].iloc[0]) for name in ("model", "setting") if headline[name].iloc[0])
+    figure = sheet(6.2, 0.55 + 0.23 * len(order), f"{model}: ranks over data sets", note, [])
     axes = figure.subplots()
     axes.set_ylim(len(order) - 0.4, -0.6)
     step = 0.035 * len(order) + 0.05

@@ -11,7 +11,7 @@ from matplotlib.artist import Artist
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from runner.report.datasets import scored, shared_rows
+from runner.report.datasets import Runs, paired_runs, shared_rows
 from runner.report.sheet import Drawing, settle, sheet, shortened, styled
 from runner.report.stats import RESAMPLES, Values, interquartile_mean, percentiles, resampled
 from runner.report.style import NONE_COLOR, darker, mark_of
@@ -32,10 +32,10 @@ def above(scores: Sequence[Values], thresholds: Values) -> Values:
     return np.asarray(np.mean(shares, axis=0), dtype=np.float64)
 
 
-def collected(runs: pd.DataFrame, headline: pd.DataFrame) -> dict[str, list[Values]]:
-    """The normalized scores of each method that has one configuration on every data set, and of none: [n] each.
+def collected(runs: pd.DataFrame, headline: pd.DataFrame) -> dict[str, list[Runs]]:
+    """The runs of each method that has one configuration on every data set, and of none, a pair for each data set.
 
-    `headline` is that of one model and setting.
+    `headline` is that of one model, setting and metric.
     """
     checked = in_order(runs)
     column = f"{headline['checkpoint'].iloc[0]}_{headline['metric'].iloc[0]}"
@@ -43,28 +43,30 @@ def collected(runs: pd.DataFrame, headline: pd.DataFrame) -> dict[str, list[Valu
     same = (checked["model"] == headline["model"].iloc[0]) & (checked["setting"] == headline["setting"].iloc[0])
     report = checked[(checked["role"] == "report") & same]
     base = {name: report[(report["dataset"] == name) & (report["method"] == BASELINE)] for name in sets}
-    found = {BASELINE: [scored(base[name], base[name], column)[0] for name in sets]}
+    found = {BASELINE: [paired_runs(base[name], base[name], column) for name in sets]}
     for (method, strengths), rows in shared_rows(headline).items():
         if len(rows) == len(sets):
             parts = []
             for row in rows:
                 here = report[(report["dataset"] == row["dataset"]) & (report["method"] == method)]
                 part = here[here["strengths"] == row["strengths"]]
-                parts.append(scored(part, base[str(row["dataset"])], column)[0])
+                parts.append(paired_runs(part, base[str(row["dataset"])], column))
             found[f"{method} {strengths}".strip()] = parts
-    return {name: parts for name, parts in found.items() if all(len(p) and not np.isnan(p).any() for p in parts)}
+    sound = {name: all(len(p.ours) and not np.isnan(p.scores).any() for p in parts) for name, parts in found.items()}
+    return {name: parts for name, parts in found.items() if sound[name]}
 
 
 def profile(runs: pd.DataFrame, headline: pd.DataFrame) -> Drawing | None:
     """The share of runs whose normalized score exceeds tau, a line per method, bands for the leading ones and none.
 
-    `headline` is that of test accuracy for one model and setting. None below two data sets.
+    `headline` is that of the primary metric for one model and setting. None below two data sets.
     """
     return styled(lambda: _profile(runs, headline))
 
 
 def _profile(runs: pd.DataFrame, headline: pd.DataFrame) -> Drawing | None:
-    scores = collected(runs, headline)
+    pairs = collected(runs, headline)
+    scores = {name: [pair.scores for pair in parts] for name, parts in pairs.items()}
     sets = headline["dataset"].nunique()
     if sets < 2 or len(scores) < 2:
         return None
@@ -87,8 +89,8 @@ def _profile(runs: pd.DataFrame, headline: pd.DataFrame) -> Drawing | None:
         f"Over {sets} data sets, which weigh the same, and {many} seeds on each. Score of a run: the share of none's "
         f"mean test error on its data set that it takes away; a failed run is above no threshold. Bands, for the best "
         f"{BANDS} and none: pointwise "
-        f"{100 * level:g}% percentile intervals from {RESAMPLES} resamples of the seeds within each data set (too "
-        f"narrow below 10 seeds). Higher is better; where lines cross, neither method is better everywhere."
+        f"{100 * level:g}% percentile intervals from {RESAMPLES} resamples of the seeds within each data set, of both "
+        f"sides (too narrow below 10 seeds). Higher is better; where lines cross, neither method is better everywhere."
     )
     if len(order) > LEADING:
         note += f" Coloured: the {LEADING} with the highest interquartile mean; grey: the others."
@@ -108,7 +110,8 @@ def _profile(runs: pd.DataFrame, headline: pd.DataFrame) -> Drawing | None:
     for name in [*order[LEADING:], *leading]:
         line = above(scores[name], thresholds)
         places = resampled([len(part) for part in scores[name]])
-        ends = percentiles(above([p[at] for p, at in zip(scores[name], places, strict=True)], thresholds), level)
+        drawn_anew = [pair.again(at).scores for pair, at in zip(pairs[name], places, strict=True)]
+        ends = percentiles(above(drawn_anew, thresholds), level)
         color, dash = styles.get(name, ("#c8c8c8", "-"))
         front = name in styles
         axes.plot(

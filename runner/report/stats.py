@@ -224,13 +224,20 @@ def budget_curve(validation: Values, test: Values) -> Values:
     level in validation share their mean test value, as if the tie were broken by lot.
     """
     total = len(validation)
-    kept = np.array([np.mean(test[validation == value]) for value in validation])[np.argsort(validation, kind="stable")]
-    return np.array(
-        [
-            sum(math.comb(at, k - 1) * kept[at] for at in range(k - 1, total)) / math.comb(total, k)
-            for k in range(1, total + 1)
-        ]
-    )
+    levels, place = np.unique(validation, return_inverse=True)
+    means = np.bincount(place, test, len(levels)) / np.bincount(place, minlength=len(levels))
+    kept = means[np.sort(place)]
+    of_all = _log_choose(total, np.arange(1, total + 1))
+    curve = []
+    for k in range(1, total + 1):  # by logarithms, since the numbers of draws have no end
+        last = np.arange(k - 1, total)
+        curve.append(float(np.exp(_log_choose(last, k - 1) - of_all[k - 1]) @ kept[last]))
+    return np.array(curve)
+
+
+def _log_choose(n: int | NDArray[np.int64], k: int | NDArray[np.int64]) -> Values:
+    """The logarithm of how many ways there are to choose k of n."""
+    return np.asarray(special.gammaln(n + 1) - special.gammaln(k + 1) - special.gammaln(n - k + 1), dtype=np.float64)
 
 
 @dataclass(frozen=True)
