@@ -228,6 +228,19 @@ def test_underfit_needs_both_intervals() -> None:
     assert not row["underfit"]
 
 
+def test_underfit_is_what_holds_after_correction() -> None:
+    # differences -0.02, -0.025, -0.03, p = 0.013: worse alone, inconclusive among six methods, and then no underfitting
+    fallen = [0.70 - 0.02, 0.72 - 0.025, 0.74 - 0.03]
+    others = {f"m_{i}": [0.70 + 0.01 * i, 0.73, 0.75 - 0.01 * i] for i in range(5)}
+    alone, among = (by_hand({"none": [0.70, 0.72, 0.74], "l2": fallen} | more) for more in ({}, others))
+    for runs, expected in ((alone, True), (among, False)):
+        runs["last_gap_acc"] -= np.where(runs["method"] == "l2", 0.05, 0.0)
+        row = headline(runs).set_index("method").loc["l2"]
+        assert row["diff_hi"] < 0
+        assert row["gap_diff_hi"] < 0
+        assert bool(row["underfit"]) is expected
+
+
 def test_holm_is_over_the_methods_of_a_group() -> None:
     # l_2 as by hand, p = 0.07418; twin has the same differences, so both are multiplied by 2 at the first step
     frame = headline(by_hand({"none": [0.70, 0.72, 0.74], "l_2": [0.71, 0.74, 0.77], "twin": [0.71, 0.74, 0.77]}))
@@ -470,18 +483,33 @@ def test_the_worst_case_of_failed_runs_by_hand() -> None:
     frame = headline(by_hand(values, n_classes=10)).set_index("method")
     row = frame.loc["l_2"]
     assert row["diff"] == pytest.approx(0.01)
-    # chance is 0.1: 0.01, 0.1 - 0.72, 0.77 - 0.1, with mean 0.06 / 3
-    assert (row["worst_value"], row["diff_worst"]) == pytest.approx((0.1, 0.02))
-    # sd 0.645058, half-width 4.30265 * 0.645058 / sqrt(3) = 1.602413
-    assert row["diff_worst_lo"] == pytest.approx(0.02 - 1.602413, abs=1e-5)
-    # 0.01, 0.02, 0.75 - 0.1
-    assert frame.loc["l_1", "diff_worst"] == pytest.approx(0.68 / 3)
-    assert frame["diff_worst"].isna().tolist() == [True, False, False]
+    # chance is 0.1: 0.01 and 0.1 - 0.72; at seed 2 there is nothing to compare with
+    assert (row["worst_value"], row["diff_worst"]) == pytest.approx((0.1, -0.305))
+    # sd 0.63 / sqrt(2), half-width 12.70620 * 0.63 / 2 = 4.002454
+    assert row["diff_worst_lo"] == pytest.approx(-0.305 - 4.002454, abs=1e-5)
+    assert frame["diff_worst"].isna().tolist() == [True, True, False]  # no run of l_1 failed
     text = to_markdown(frame.reset_index())
-    assert "worst case +2.0 |" in text
-    assert "counted as 10 % (chance, or the lowest run of the two if that is lower): Δ test l_1 +23 [" in text
+    assert "worst case −30.5 |" in text
+    assert "counted as 10 % (chance, or the lowest run of the two if lower), at the seeds where none did" in text
     told = dict(answers(frame.reset_index()))["digits · mlp"]
     assert "Worst case, every failed run" in told
+
+
+def test_the_worst_case_speaks_against_a_method_however_often_the_baseline_fails() -> None:
+    none = [0.70, 0.71, 0.72, *[math.nan] * 5]
+    frame = headline(by_hand({"none": none, "l_2": [0.73, 0.74, math.nan, *[0.75] * 5]}, n_classes=10))
+    row = frame.set_index("method").loc["l_2"]
+    assert row["diff"] == pytest.approx(0.03)
+    assert row["diff_worst"] == pytest.approx((0.03 + 0.03 + 0.1 - 0.72) / 3)
+    all_lost = headline(by_hand({"none": [math.nan] * 3, "l_2": [math.nan] * 3}, n_classes=10))
+    assert all_lost["diff_worst"].isna().all()
+
+
+def test_a_failed_regression_counts_as_the_mean() -> None:
+    runs = by_hand({"none": [0.70, 0.72, 0.74], "l_2": [0.71, math.nan, 0.77]}, n_classes=1).assign(task="regression")
+    frame = headline(runs)
+    assert (frame.iloc[1]["worst_value"], frame.iloc[1]["diff_worst"]) == pytest.approx((0.0, -0.68 / 3))
+    assert "counted as 0 % (R² 0, what the mean gets, or the lowest run of the two" in to_markdown(frame)
 
 
 def test_a_run_below_chance_is_the_worst_plausible_one() -> None:

@@ -70,10 +70,11 @@ def _sentences(title: str, frame: pd.DataFrame) -> Iterator[str]:
         subject = "" if said else f" in the {metric} {where}"
         tests = int(number(rows[0], "family_size"))
         corrected = f" after correction for {tests} tests" if tests > 1 else ""
+        narrowed = "the interval that holds for all tests at once" if tests > 1 else "it"
         items = [f"{_name(row, several)} ({_interval(row)}{_more(row)})" for row in open_rows]
         yield (
             f"No evidence of a difference{subject}{corrected} for {_listed(items)}: in brackets what the data are "
-            "compatible with, and about how many more seeds would narrow it to the margin."
+            f"compatible with, and about how many more seeds would narrow {narrowed} to the margin."
         )
     untested = [_name(row, several) for row in rows if row["verdict"] == "" and math.isfinite(number(row, "diff"))]
     if untested:

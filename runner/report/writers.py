@@ -200,26 +200,25 @@ def _method_text(row: Row) -> str:
 def _verdict_text(row: Row) -> str:
     more, worst = number(row, "more_seeds"), number(row, "diff_worst")
     text = f"{row['verdict']} (+{more:.0f})" if math.isfinite(more) else str(row["verdict"]) or BLANK
-    # where only runs of none failed, the case is no worse for the method: the caption has it
-    lost = math.isfinite(worst) and number(row, "n_failed") > 0
-    return f"{text}, worst case {_signed(100 * worst, 1)}" if lost else text
+    return f"{text}, worst case {_signed(100 * worst, 1)}" if math.isfinite(worst) else text
 
 
 def worst_cases(frame: pd.DataFrame) -> str:
-    """What the differences would be if each failed run had scored the worst plausible value; "" where none failed."""
+    """What the differences would be if each failed run of a method had scored the worst value; "" without any."""
     failed = [row for row in records(frame) if math.isfinite(number(row, "diff_worst"))]
     values = [100 * number(row, "worst_value") for row in failed]
     if not failed:
         return ""
     level = " or ".join(dict.fromkeys(f"{value:.3g} %" for value in sorted(values)))
+    least = "R² 0, what the mean gets" if "r2" in str(frame["metric"].iloc[0]) else "chance"
     items = ", ".join(
         f"{row['method']} {with_bounds(*_bounds(row, 'diff_worst'), UNITS['test_acc'], number(row, 'rope'))}"
         for row in failed
     )
     alone = " (intervals of the seeds alone)" if frame["se_test"].notna().any() else ""
     return (
-        f"Worst case, every failed run of a method or of none counted as {level} (chance, or the lowest run of the two "
-        f"if that is lower): Δ test {items}{alone}."
+        f"Worst case, every failed run of a method counted as {level} ({least}, or the lowest run of the two if "
+        f"lower), at the seeds where none did not fail: Δ test {items}{alone}."
     )
 
 
@@ -405,7 +404,9 @@ def _verdicts(frame: pd.DataFrame) -> str:
     parts = [f"better or worse at Holm p ≤ {1 - float(frame['level'].iloc[0]):g}"]
     inside = f"the {_percent(frame)} interval lies within {_margin(frame, 'rope')}"
     parts.append(f"equivalent where {inside}" + ("; negligible: better or worse, and inside" * ("negligible" in words)))
-    parts.append("else inconclusive (+k: about k more seeds would narrow it to the margin, or to half of it)")
+    tests = int(frame["family_size"].max())
+    narrowed = f"the interval that holds for all {tests} tests at once" if tests > 1 else "it"
+    parts.append(f"else inconclusive (+k: about k more seeds would narrow {narrowed} to the margin, or to half of it)")
     open_rows = frame[frame["verdict"] == "inconclusive"]
     if open_rows["more_seeds"].isna().any():
         parts[-1] += ", without +k where the test set is too small for that"
