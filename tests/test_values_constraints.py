@@ -9,6 +9,7 @@ import torch
 from settings import Trainer, tiny
 from test_engine import experiment, outcomes
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from runner.engine.weights import initial
 from runner.errors import Refusal
@@ -22,6 +23,7 @@ from runner.methods.reparametrization import SpectralNorm, WeightNorm, WeightSta
 from runner.methods.stack import Stack
 from runner.nets.dense import linear, mlp
 from runner.nets.norms import GhostBatchNormLayer, GroupNormLayer, RMSNormLayer
+from runner.nets.recurrent import gru
 
 NOW = Now(Key.of(0), 0, 10, 0.1)
 
@@ -223,6 +225,22 @@ def test_weight_standardization_leaves_the_last_layer_out() -> None:
     assert torch.equal(plain["2.weight"], params["2.weight"])
     scaled = WeightStandardization(3.0, True).weights(params, NOW)
     torch.testing.assert_close(scaled["0.weight"], rows([-0.5, 0.5]) * 1.2111738)
+
+
+def test_weight_standardization_leaves_units_of_one_weight_alone() -> None:
+    # such a weight is its unit's mean: less that it is 0, and the unit no longer sees its input
+    params = {"0.weight": rows([3], [-2]), "1.scale": torch.full((4, 1, 1), 1e-6), "2.weight": rows([1, 3])}
+    for scaled in (True, False):
+        used = WeightStandardization(1e-5, scaled).weights(params, NOW)
+        assert all(torch.equal(used[name], w) for name, w in params.items())
+
+
+def test_a_recurrent_net_of_one_channel_sees_its_input_with_weight_standardization() -> None:
+    net = gru((1, 6), 3, width=5, depth=1)
+    params = {name: w.detach() for name, w in net.named_parameters()}
+    used = WeightStandardization(1e-5, True).weights(params, NOW)
+    said = functional_call(net, used, (torch.randn(4, 1, 6),))
+    assert said.std(0).min() > 0
 
 
 def test_weight_standardization_refuses_a_net_of_one_layer() -> None:

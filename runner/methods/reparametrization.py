@@ -147,7 +147,8 @@ class WeightStandardization(Method):
     All layers but the last, mean and variance (over n, not n - 1) of each row or filter. The published form is meant
     to be followed by a norm, since each unit then sums n terms of variance 1; `scaled` makes up for that by
     1.71 / sqrt(n) (Brock et al. 2021, for ReLU), which keeps hidden variances at 1 without one. An `epsilon` that is
-    not small against the weights' variance (about 1 / 3n at the start) standardizes less.
+    not small against the weights' variance (about 1 / 3n at the start) standardizes less. Units with one incoming
+    weight, whose mean it is, are left alone: they would no longer see their input.
     """
 
     family: ClassVar[str] = "normalization"
@@ -169,7 +170,8 @@ class WeightStandardization(Method):
             return (unit * (RELU_GAIN / rows.shape[1] ** 0.5) if self.scaled else unit).view_as(w)
 
         last = last_layer(params)
-        return params | {n: layer(w) for n, w in penalized(params, biases=False).items() if n not in last}
+        several = {n: w for n, w in penalized(params, biases=False).items() if w.numel() > len(w)}
+        return params | {n: layer(w) for n, w in several.items() if n not in last}
 
     def average(self, params: Params, now: Now) -> Params:
         """The same at evaluation."""
