@@ -21,6 +21,8 @@ from runner.methods.dropping import Dropout
 from runner.methods.normalization import BatchNorm, GhostBatchNorm, GroupNorm, LayerNorm, RMSNorm
 from runner.methods.reparametrization import SpectralNorm, WeightNorm, WeightStandardization
 from runner.methods.stack import Stack
+from runner.methods.weight_noise import DropConnect, WeightNoise
+from runner.methods.weight_penalties import L0
 from runner.nets.dense import linear, mlp
 from runner.nets.norms import GhostBatchNormLayer, GroupNormLayer, RMSNormLayer
 from runner.nets.recurrent import gru
@@ -308,6 +310,30 @@ def test_evaluation_has_the_weights_that_training_has(constraint: Method, method
     params, memory = ({n: w[0] for n, w in part.items()} for part in (state.params, state.memory))
     now = replace(NOW, memory=memory)
     torch.testing.assert_close(stack.average(params, now), stack.weights(params, now))
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_noise_on_weights_comes_after_reparametrizations(first: bool) -> None:
+    # (3, 4) is 5 long and is to be 10: (6, 8); a weight is then dropped or doubled, which has that mean. The other way
+    # round all rows would be 10 long, (10, 0) and (0, 10) and (6, 8), or of zeros.
+    one, other = {"drop_connect": DropConnect(0.5)}, {"weight_norm": WeightNorm(1.0)}
+    stack = Stack(one | other if first else other | one)
+    params = {"0.weight": rows(*[[3, 4]] * 400), "0.length.g": torch.full((400,), 10.0)}
+    used = stack.weights(params, NOW)["0.weight"]
+    for column, whole in zip(used.T, (6.0, 8.0), strict=True):
+        assert column.unique().tolist() == pytest.approx([0, 2 * whole])
+    # five standard errors of the mean of 400 are a quarter of it
+    torch.testing.assert_close(used.mean(0), stack.average(params, NOW)["0.weight"][0], rtol=0.25, atol=0)
+
+
+@pytest.mark.parametrize("noise", [L0(1e-3, 0.3), WeightNoise(0.1, False), DropConnect(0.3)])
+@pytest.mark.parametrize("method", [WeightStandardization(1e-3, True), WeightNorm(1.5)])
+def test_noise_and_reparametrizations_have_one_order(noise: Method, method: Method) -> None:
+    stacks = Stack({"noise": noise, "it": method}), Stack({"it": method, "noise": noise})
+    params = {name: w.detach() for name, w in stacks[0].build(tiny("table")).named_parameters()}
+    for hook in ("weights", "average"):
+        one, other = (getattr(stack, hook)(params, NOW) for stack in stacks)
+        assert all(torch.equal(one[name], w) for name, w in other.items()), hook
 
 
 def test_evaluation_uses_the_reparametrized_weights() -> None:

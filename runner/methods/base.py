@@ -11,7 +11,7 @@ Nothing here acts at evaluation except `build`, which changes the net itself, an
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeAlias
 
@@ -133,6 +133,8 @@ class Method:
     family: ClassVar[str] = "baseline"  # one of FAMILIES: its place in the docs and its colour in figures
     restores: ClassVar[bool] = False  # whether a run ends with the weights of its best validation loss
     finishes: ClassVar[bool] = False  # whether `average` shapes what others average, so that it comes after theirs
+    # of build, batch, weights and project: where it comes after the other methods, whatever their order in the list
+    comes_last: ClassVar[Collection[str]] = ()
     passes: ClassVar[float] = 1.0  # gradient passes of a step, in those of the baseline: what the method costs
     sole: ClassVar[str] = ""  # what at most one method of a stack may do, in words that follow "which each"
     classes: ClassVar[bool] = False  # whether it is about classes, and so has no meaning where a number is predicted

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -213,6 +213,7 @@ class L0(Method):
 
     family: ClassVar[str] = "penalty"
     finishes: ClassVar[bool] = True
+    comes_last: ClassVar[Collection[str]] = ("weights",)  # a weight norm after them would make up for what they close
     rate: Strength = strength(0)
     dropped: Strength = strength(0, 1, open_low=True, open_high=True, built=True)
 
