@@ -23,6 +23,10 @@ REFUSED = {
     **{frozenset(pair): "choose the weights to evaluate" for pair in combinations(AVERAGES, 2)},
     frozenset(("sam", "asam")): "choose the weights at which the gradient is taken",
     **{frozenset(("aug_mix_jsd", mix)): "compares views of one example" for mix in MIXES},
+    **{
+        frozenset(("spectral_norm", other)): "both give the layers their weights"
+        for other in ("weight_norm", "weight_standardization", "l0")
+    },
     **{frozenset(("path_norm", other)): "whose weights are as they are" for other in (*NORMS, *RESHAPES)},
 }
 

@@ -5,6 +5,7 @@ Penalties, decay and constraints act on the weights that are trained, before the
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -92,11 +93,16 @@ class SpectralNorm(Method):
     as an operator is larger, up to the root of its kernel's size). With `form: at_most` only what exceeds the limit is
     scaled. One round of power iteration a step, on a vector that is remembered; the gradient flows through sigma but
     not through the vectors. A second forward pass in the same step uses the same vector. At evaluation, whose weights
-    may be averages, the vector is settled first.
+    may be averages, the vector is settled first. It is the vector of the weights that are trained, so that no other
+    function of them may stand between.
     """
 
     family: ClassVar[str] = "constraint"
     finishes: ClassVar[bool] = True
+    refuses: ClassVar[Mapping[str, str]] = dict.fromkeys(
+        ("WeightNorm", "WeightStandardization", "L0"),
+        "both give the layers their weights, and the spectral norm would be that of others than the net computes with",
+    )
     limit: Strength = strength(0, open_low=True)
     form: str = choice("equal", "at_most")
 
