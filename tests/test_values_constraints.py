@@ -19,6 +19,7 @@ from runner.methods.base import Method, Now, Params
 from runner.methods.constraints import MaxNorm, NonNegative, Prune, UnitNorm
 from runner.methods.dropping import Dropout
 from runner.methods.normalization import BatchNorm, GhostBatchNorm, GroupNorm, LayerNorm, RMSNorm
+from runner.methods.penalties import L1
 from runner.methods.reparametrization import SpectralNorm, WeightNorm, WeightStandardization
 from runner.methods.stack import Stack
 from runner.methods.weight_noise import DropConnect, WeightNoise
@@ -87,6 +88,49 @@ def test_non_negative_takes_a_share_off_negative_weights() -> None:
     assert torch.equal(NonNegative(0.25, False).project(params, NOW)["b"], params["b"])
     assert NonNegative(0.25, True).project(params, NOW)["b"] == -3
     assert torch.equal(NonNegative(1.0, False).project(params, NOW)["w"], rows([0, 3]))
+
+
+@pytest.mark.parametrize("method", [EMA(0.9), Lookahead(0.5, 4)])
+@pytest.mark.parametrize("first", [True, False])
+def test_averages_have_no_negative_weights_either(method: Method, first: bool) -> None:
+    """Whatever the order, and although both begin with the initial weights, of which half are negative."""
+    one = {"non_negative": NonNegative(1.0, False)}
+    stack = Stack(one | {"other": method} if first else {"other": method} | one)
+    for steps in (1, 4, 5):
+        state, _ = Trainer(stack, "table").train([0], mapped=False, steps=steps)
+        now = replace(NOW, step=steps, memory={n: v[0] for n, v in state.memory.items()})
+        evaluated = stack.average({n: w[0] for n, w in state.params.items()}, now)
+        assert all((w >= 0).all() for w in evaluated.values() if w.ndim >= 2)
+
+
+def test_non_negative_at_a_lower_rate_evaluates_the_weights_as_they_are() -> None:
+    # a share that evaluation took off once more would be of a step that there was not
+    params = {"w": rows([-2, 3]), "b": torch.tensor([-4.0])}
+    for biases in (False, True):
+        assert all(torch.equal(w, params[n]) for n, w in NonNegative(0.5, biases).average(params, NOW).items())
+    assert NonNegative(1.0, True).average(params, NOW)["b"] == 0
+    assert torch.equal(NonNegative(1.0, False).average(params, NOW)["w"], rows([0, 3]))
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_constraints_come_after_all_else_that_moves_the_weights(first: bool) -> None:
+    # a step of rate 0.5 * 2 takes 1 off (4, 5), which leaves (3, 4), of length 5: limit 1 divides by 5. The other way
+    # round they would be shorter than the limit.
+    one, other = {"max_norm": MaxNorm(1.0)}, {"l1": L1(0.5, "proximal", False)}
+    stack = Stack(one | other if first else other | one)
+    moved = stack.project({"w": rows([4, 5])}, replace(NOW, lr=2.0))
+    torch.testing.assert_close(moved["w"], rows([0.6, 0.8]))
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_what_is_pruned_stays_so_where_lookahead_pulls_weights_back(first: bool) -> None:
+    one, other = {"prune": Prune(0.5, 0.0, 0.2, 1)}, {"lookahead": Lookahead(0.5, 2)}
+    stack = Stack(one | other if first else other | one)
+    state, _ = Trainer(stack, "table").train([0], mapped=False, steps=4)
+    params, memory = ({n: w[0] for n, w in part.items()} for part in (state.params, state.memory))
+    evaluated = stack.average(params, replace(NOW, step=4, memory=memory))
+    for w in (w for weights in (params, evaluated) for w in weights.values() if w.ndim >= 2):
+        assert (w == 0).float().mean().item() == pytest.approx(0.5, abs=0.5 / w.numel())
 
 
 def pruned(method: Prune, w: Tensor, step: int) -> Tensor:
