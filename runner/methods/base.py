@@ -71,7 +71,8 @@ class Seen:
     batch: Batch  # after every `batch` hook
     logits: Tensor  # [B, C]
     hidden: Sequence[Tensor]  # the values [B, ...] that this pass had at its "hidden" sites, in order
-    forward: Callable[..., Tensor]  # (x [B, ...], key, params=None) -> logits [B, C]; the key draws fresh noise
+    # (x [B, ...], key, params=None) -> logits [B, C]; the key draws fresh noise on hidden values, and no other
+    forward: Callable[..., Tensor]
 
 
 @dataclass(frozen=True)

@@ -171,8 +171,9 @@ class RDrop(Method):
     """Mean of the cross-entropies of two noisy passes, + rate/2 * (KL(p || q) + KL(q || p))  (Liang et al. 2021).
 
     The paper's formula sums the two cross-entropies, its code takes their mean; this is the code's form, whose rate is
-    half of the formula's. The noise is dropout of hidden units at rate `dropout`, and whatever noise other methods of
-    the stack make (then `dropout` may be 0; without any noise the two passes are one). Rate 0 is dropout trained on
+    half of the formula's. The noise is dropout of hidden units at rate `dropout`, and what other methods of the stack
+    draw in their `hidden` hook (then `dropout` may be 0). Noise on the batch or on the weights is the same in both
+    passes, which are one without any on hidden values, and the method then does nothing. Rate 0 is dropout trained on
     two masks at once, not the baseline.
     """
 
