@@ -19,6 +19,7 @@ from runner.keys import Key
 from runner.methods.base import Method, Now, Site, laid_out
 from runner.methods.dropping import Dropout
 from runner.methods.mixing import ManifoldMixup
+from runner.methods.smoothness import RDrop
 from runner.methods.structured_dropping import (
     AlphaDropout,
     ChannelDropout,
@@ -333,6 +334,8 @@ REFUSED: list[tuple[Method, Callable[[], nn.Module], str]] = [
         for m in elsewhere("branch")
         if not isinstance(m, DropBlock | ShakeShake)
     ],
+    (Dropout(0.1, 0.0), lambda: linear((4,), 2), "hidden layers"),
+    (RDrop(0.1, 0.1), lambda: linear((4,), 2), "hidden layers"),
     (DropBlock(0.1, 3), small, "no convolutions"),
     (StochasticDepth(0.1), small, "residual branches"),
     (ShakeShake(0.1), small, "residual blocks"),
@@ -350,6 +353,8 @@ def test_a_net_on_which_it_could_do_nothing_is_refused(method: Method, net: Call
 def test_a_net_that_suits_is_left_as_it_is() -> None:
     net, images = resnet_mlp((4,), 2, width=3, depth=2, skip=1.0), convnet((1, 8, 8), 2, 4, 4)
     assert StochasticDepth(0.1).build(net) is net
+    flat = linear((4,), 2)
+    assert Dropout(0.1, 0.1).build(flat) is flat  # which drops inputs
     assert DropBlock(0.1, 3).build(images) is images
 
 

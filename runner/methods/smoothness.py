@@ -11,6 +11,7 @@ from torch.func import grad
 
 from runner.errors import Refusal
 from runner.methods.base import Method, Now, Seen, Site, Strength, losses, strength, total
+from runner.methods.structured_dropping import marked
 from runner.nets.sites import Mark
 
 PROBE = 0.1  # length of virtual_adversarial's probe: far below a usual epsilon; at 0.01 rounding turns r noticeably
@@ -182,6 +183,10 @@ class RDrop(Method):
     passes: ClassVar[float] = 2.0
     rate: Strength = strength(0)
     dropout: Strength = strength(0, 1, off=0, open_high=True)
+
+    def build(self, net: nn.Module) -> nn.Module:
+        """The net as it is; refuses one without hidden layers, in which two passes could not differ."""
+        return marked(net, "r_drop", "hidden")
 
     def hidden(self, h: Tensor, site: Site, now: Now) -> Tensor:
         """h [B, ...] with a share of its entries zeroed and the rest over (1 - dropout)."""
