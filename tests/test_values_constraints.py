@@ -35,6 +35,11 @@ def rows(*values: list[float]) -> Tensor:
     return torch.tensor(list(values), dtype=torch.float32)
 
 
+def both(first: bool, **methods: Method) -> Stack:
+    """The two methods in one stack, in this order or the other."""
+    return Stack(methods if first else dict(reversed(methods.items())))
+
+
 # -- constraints -------------------------------------------------------------------------------------------------------
 def test_max_norm_shortens_long_units_only() -> None:
     # |(3, 4)| = 5, so limit 1 divides by 5; |(0.3, 0.4)| = 0.5 stays as it is, and so does a bias
@@ -94,8 +99,7 @@ def test_non_negative_takes_a_share_off_negative_weights() -> None:
 @pytest.mark.parametrize("first", [True, False])
 def test_averages_have_no_negative_weights_either(method: Method, first: bool) -> None:
     """Whatever the order, and although both begin with the initial weights, of which half are negative."""
-    one = {"non_negative": NonNegative(1.0, False)}
-    stack = Stack(one | {"other": method} if first else {"other": method} | one)
+    stack = both(first, non_negative=NonNegative(1.0, False), other=method)
     for steps in (1, 4, 5):
         state, _ = Trainer(stack, "table").train([0], mapped=False, steps=steps)
         now = replace(NOW, step=steps, memory={n: v[0] for n, v in state.memory.items()})
@@ -116,16 +120,14 @@ def test_non_negative_at_a_lower_rate_evaluates_the_weights_as_they_are() -> Non
 def test_constraints_come_after_all_else_that_moves_the_weights(first: bool) -> None:
     # a step of rate 0.5 * 2 takes 1 off (4, 5), which leaves (3, 4), of length 5: limit 1 divides by 5. The other way
     # round they would be shorter than the limit.
-    one, other = {"max_norm": MaxNorm(1.0)}, {"l1": L1(0.5, "proximal", False)}
-    stack = Stack(one | other if first else other | one)
+    stack = both(first, max_norm=MaxNorm(1.0), l1=L1(0.5, "proximal", False))
     moved = stack.project({"w": rows([4, 5])}, replace(NOW, lr=2.0))
     torch.testing.assert_close(moved["w"], rows([0.6, 0.8]))
 
 
 @pytest.mark.parametrize("first", [True, False])
 def test_what_is_pruned_stays_so_where_lookahead_pulls_weights_back(first: bool) -> None:
-    one, other = {"prune": Prune(0.5, 0.0, 0.2, 1)}, {"lookahead": Lookahead(0.5, 2)}
-    stack = Stack(one | other if first else other | one)
+    stack = both(first, prune=Prune(0.5, 0.0, 0.2, 1), lookahead=Lookahead(0.5, 2))
     state, _ = Trainer(stack, "table").train([0], mapped=False, steps=4)
     params, memory = ({n: w[0] for n, w in part.items()} for part in (state.params, state.memory))
     evaluated = stack.average(params, replace(NOW, step=4, memory=memory))
@@ -360,9 +362,8 @@ def test_evaluation_has_the_weights_that_training_has(constraint: Method, method
 def test_noise_on_weights_comes_after_reparametrizations(first: bool) -> None:
     # (3, 4) is 5 long and is to be 10: (6, 8); a weight is then dropped or doubled, which has that mean. The other way
     # round all rows would be 10 long, (10, 0) and (0, 10) and (6, 8), or of zeros.
-    one, other = {"drop_connect": DropConnect(0.5)}, {"weight_norm": WeightNorm(1.0)}
-    stack = Stack(one | other if first else other | one)
-    params = {"0.weight": rows(*[[3, 4]] * 400), "0.length.g": torch.full((400,), 10.0)}
+    stack = both(first, drop_connect=DropConnect(0.5), weight_norm=WeightNorm(1.0))
+    params = {"0.weight": rows([3, 4]).repeat(400, 1), "0.length.g": torch.full((400,), 10.0)}
     used = stack.weights(params, NOW)["0.weight"]
     for column, whole in zip(used.T, (6.0, 8.0), strict=True):
         assert column.unique().tolist() == pytest.approx([0, 2 * whole])
@@ -373,7 +374,7 @@ def test_noise_on_weights_comes_after_reparametrizations(first: bool) -> None:
 @pytest.mark.parametrize("noise", [L0(1e-3, 0.3), WeightNoise(0.1, False), DropConnect(0.3)])
 @pytest.mark.parametrize("method", [WeightStandardization(1e-3, True), WeightNorm(1.5)])
 def test_noise_and_reparametrizations_have_one_order(noise: Method, method: Method) -> None:
-    stacks = Stack({"noise": noise, "it": method}), Stack({"it": method, "noise": noise})
+    stacks = [both(first, noise=noise, it=method) for first in (True, False)]
     params = {name: w.detach() for name, w in stacks[0].build(tiny("table")).named_parameters()}
     for hook in ("weights", "average"):
         one, other = (getattr(stack, hook)(params, NOW) for stack in stacks)
