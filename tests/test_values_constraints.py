@@ -10,6 +10,7 @@ from settings import Trainer, tiny
 from test_engine import experiment, outcomes
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.utils import parametrizations
 
 from runner.engine.weights import initial
 from runner.errors import Refusal
@@ -223,6 +224,25 @@ def test_weight_norm_begins_at_the_lengths_drawn_and_leaves_the_draws_alone() ->
     # and so the net begins as the ordinary one
     one = {name: w[1] for name, w in start.items()}
     torch.testing.assert_close(WeightNorm(1.0).weights(one, NOW)["2.weight"], plain["2.weight"][1])
+
+
+def test_weight_norm_learns_the_lengths_of_every_kernel_of_a_layer() -> None:
+    plain = initial(gru((2, 6), 3, width=5, depth=1), [7])
+    start = initial(WeightNorm(1.0).build(gru((2, 6), 3, width=5, depth=1)), [7])
+    assert all(torch.equal(start[name], w) for name, w in plain.items())
+    lengths = {"2.length.g_weight_ih": "2.weight_ih", "2.length.g_weight_hh": "2.weight_hh", "6.length.g": "6.weight"}
+    assert set(start) - set(plain) == set(lengths)
+    one = {name: w[0] for name, w in start.items()}
+    used = WeightNorm(2.0).weights(one, NOW)
+    for g, kernel in lengths.items():
+        torch.testing.assert_close(one[g], one[kernel].norm(dim=1))
+        torch.testing.assert_close(used[kernel], 2 * one[kernel])
+
+
+def test_weight_norm_refuses_weights_that_the_model_computes() -> None:
+    net = nn.Sequential(nn.Linear(2, 3), parametrizations.weight_norm(nn.Linear(3, 2)))
+    with pytest.raises(Refusal, match="weight_norm cannot act on layer 1, whose weights the model computes"):
+        WeightNorm(1.0).build(net)
 
 
 def test_spectral_norm_divides_by_the_largest_singular_value() -> None:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import ParametrizationList
 
 from runner.errors import Refusal
 from runner.keys import Key
@@ -226,6 +227,46 @@ def ranges(of: DataclassInstance | type[DataclassInstance]) -> dict[str, Range]:
 def penalized(params: Params, biases: bool) -> Params:
     """The weights that penalties and decay act on: matrices and filters, and biases and norm scales if asked."""
     return {name: w for name, w in params.items() if biases or w.ndim >= 2}
+
+
+def kernels(net: nn.Module, method: str) -> list[tuple[nn.Module, dict[str, nn.Parameter]]]:
+    """The modules that have matrices or filters of their own, and these by the names they have there.
+
+    Refuses a net with torch's parametrizations, of whose weights the method would see the parts and not the whole.
+    """
+    found: dict[str, dict[str, nn.Parameter]] = {}
+    for name, w in net.named_parameters():
+        lead, _, own = name.rpartition(".")
+        if w.ndim < 2:
+            continue
+        if isinstance(net.get_submodule(lead), ParametrizationList):
+            layer = name.partition(".parametrizations.")[0]
+            raise Refusal(f"method.{method} cannot act on layer {layer}, whose weights the model computes (model=...)")
+        found.setdefault(lead, {})[own] = w
+    return [(net.get_submodule(lead), own) for lead, own in found.items()]
+
+
+def beside(what: str, kernel: str) -> str:
+    """The name of what a method learns for a kernel of a layer: as it is called for the usual `weight`, or led by it.
+
+    >>> beside("g", "weight"), beside("g", "weight_ih")
+    ('g', 'g_weight_ih')
+    """
+    return what if kernel == "weight" else f"{what}_{kernel}"
+
+
+def of_its_layer(name: str, child: str, what: str) -> str:
+    """The kernel beside which a parameter of this name stands in its layer's child; "" if it is no such parameter.
+
+    >>> of_its_layer("2.length.g", "length", "g"), of_its_layer("2.length.g_weight_ih", "length", "g")
+    ('2.weight', '2.weight_ih')
+    >>> of_its_layer("2.bias", "length", "g")
+    ''
+    """
+    lead, _, own = name.rpartition(".")
+    if not f".{lead}".endswith(f".{child}") or not f"{own}_".startswith(f"{what}_"):
+        return ""
+    return lead.removesuffix(child) + (own.removeprefix(f"{what}_") if own != what else "weight")
 
 
 def last_layer(params: Params) -> Params:

@@ -12,7 +12,21 @@ from torch import Tensor, nn
 
 from runner.errors import Refusal
 from runner.keys import Key
-from runner.methods.base import Method, Now, Params, Seen, Strength, choice, given, penalized, strength, total
+from runner.methods.base import (
+    Method,
+    Now,
+    Params,
+    Seen,
+    Strength,
+    beside,
+    choice,
+    given,
+    kernels,
+    of_its_layer,
+    penalized,
+    strength,
+    total,
+)
 from runner.nets.sites import Mark, Slot
 
 # The hard concrete distribution (Louizos et al. 2018): its temperature, and the interval it is stretched to.
@@ -219,11 +233,11 @@ class L0(Method):
 
     def build(self, net: nn.Module) -> nn.Module:
         """The net with the gates of every layer's weights beside them, as its child `gates`."""
-        layers = [m for m in net.modules() if (w := m._parameters.get("weight")) is not None and w.ndim >= 2]
+        layers = kernels(net, "l0")
         if not layers:
-            raise Refusal("method.l0 needs a model with weight matrices or filters; this model has none")
-        for layer in layers:
-            layer.add_module("gates", Gates(layer.get_parameter("weight").numel(), self.dropped))
+            raise Refusal("method.l0 needs a model with weight matrices or filters; this model has none (model=...)")
+        for layer, own in layers:
+            layer.add_module("gates", Gates({name: w.numel() for name, w in own.items()}, self.dropped))
         return net
 
     def weights(self, params: Params, now: Now) -> Params:
@@ -238,7 +252,7 @@ class L0(Method):
     def penalty(self, seen: Seen, now: Now) -> Tensor | float:
         """rate * sum P(z > 0): []."""
         shift = TEMPERATURE * math.log(-LOW / HIGH)
-        return self.rate * total(_sigmoid(a - shift).sum() for n, a in seen.params.items() if _is_gate(n))
+        return self.rate * total(_sigmoid(a - shift).sum() for n, a in seen.params.items() if _kernel(n))
 
     def average(self, params: Params, now: Now) -> Params:
         """z * w with the gates of evaluation."""
@@ -246,29 +260,32 @@ class L0(Method):
 
 
 class Gates(nn.Module):
-    """The log_alpha of a layer's weights, in a row, so that no method takes it for a matrix."""
+    """The log_alpha of a layer's kernels, each in a row, so that no method takes it for a matrix."""
 
-    def __init__(self, count: int, dropped: float) -> None:
-        """`count` gates, a share `dropped` of them shut."""
+    def __init__(self, counts: Mapping[str, int], dropped: float) -> None:
+        """As many gates as each kernel has weights, a share `dropped` of them shut."""
         super().__init__()
         self.start = math.log(1 - dropped) - math.log(dropped)
-        self.log_alpha = nn.Parameter(torch.empty(count))
+        for name, count in counts.items():
+            self.register_parameter(beside("log_alpha", name), nn.Parameter(torch.empty(count)))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Draw log_alpha anew."""
-        nn.init.normal_(self.log_alpha, self.start, 0.01)
+        for log_alpha in self.parameters():
+            nn.init.normal_(log_alpha, self.start, 0.01)
 
 
-def _is_gate(name: str) -> bool:
-    return name.endswith("gates.log_alpha")
+def _kernel(name: str) -> str:
+    """The kernel that a parameter of this name has the gates of; "" if it has none."""
+    return of_its_layer(name, "gates", "log_alpha")
 
 
 def _gated(params: Params, concrete: Callable[[str, Tensor], Tensor]) -> Params:
     """The weights times their gates, clamp(1.2 s - 0.1, 0, 1) for s = concrete(name, log_alpha)."""
     gated: Params = {}
-    for name in filter(_is_gate, params):
-        weight = name.removesuffix("gates.log_alpha") + "weight"
+    for name in filter(_kernel, params):
+        weight = _kernel(name)
         if weight not in params:
             raise Refusal(f"method.l0 gates {weight}, which another method of the stack has reparametrized; use one")
         s = concrete(name, params[name])
