@@ -32,6 +32,9 @@ FAMILIES = (
     "normalization", "gradient", "consistency", "stopping", "capacity",
 )  # fmt: skip
 
+# What methods are alone in doing whose penalty is another loss less the cross-entropy: two would take that away twice.
+OWN_LOSS = "put a loss of their own in the place of the cross-entropy"
+
 
 class Batch(NamedTuple):
     """What one step is shown."""

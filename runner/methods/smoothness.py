@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.func import grad
 
 from runner.errors import Refusal
-from runner.methods.base import Method, Now, Seen, Site, Strength, losses, strength, total
+from runner.methods.base import OWN_LOSS, Method, Now, Seen, Site, Strength, losses, strength, total
 from runner.methods.structured_dropping import marked
 from runner.nets.sites import Mark
 
@@ -55,6 +55,7 @@ class Focal(Method):
 
     family: ClassVar[str] = "target"
     classes: ClassVar[bool] = True
+    sole: ClassVar[str] = OWN_LOSS
     gamma: Strength = strength(0, off=0)
 
     def penalty(self, seen: Seen, now: Now) -> Tensor | float:
@@ -214,6 +215,7 @@ class FGSM(Method):
 
     family: ClassVar[str] = "input"
     passes: ClassVar[float] = 3.0
+    sole: ClassVar[str] = OWN_LOSS
     epsilon: Strength = strength(0, off=0)
     share: Strength = strength(0, 1)
 

@@ -52,7 +52,7 @@ class AlphaDropout(Method):
 
     h <- a * (h, or the floor -1.758 where dropped) + b, with a and b such that values of mean 0 and variance 1 keep
     both: q = 1 - rate, a = 1/sqrt(q + 1.758^2 * q * rate), b = a * rate * 1.758. That is meant for SELU nets, whose
-    values have this mean and variance. On ReLU nets, as all the models here are, it still trains, but means something
+    values have this mean and variance. On ReLU nets, as most models here are, it still trains, but means something
     else: dropped units take a value that no ReLU gives, and a mean m becomes a * q * m (0.83 m at rate 0.1), while
     evaluation sees m.
     """

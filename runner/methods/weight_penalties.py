@@ -181,7 +181,8 @@ class PathNorm(Method):
     pool acts on these sums as it does on values: a maximum follows the heaviest places, and an average of k places
     counts a path 1/k times, not 1/k^2 (an upper bound). It needs a ReLU net of linear and convolutional layers and
     pools, and refuses norms and methods that change the weights of the forward pass, which would act on the squares.
-    Methods that drop hidden values leave its mean as it is.
+    Methods that drop or disturb hidden values act on these sums too, and leave their mean about as it is, but for
+    alpha_dropout, which shifts it and is refused.
     """
 
     family: ClassVar[str] = "penalty"
@@ -191,7 +192,7 @@ class PathNorm(Method):
             "WeightStandardization", "WeightNoise", "DropConnect", "L0",
         ),
         "the paths run through linear and convolutional layers whose weights are as they are",
-    )  # fmt: skip
+    ) | {"AlphaDropout": "the values that it gives to dropped units are no sums over paths"}  # fmt: skip
     rate: Strength = strength(0, off=0)
     biases: bool = given()
 
