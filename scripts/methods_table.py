@@ -73,7 +73,8 @@ edit it. `regrun method=NAME` trains one, `regrun 'method=[NAME,OTHER]'` a stack
 - **Passes**: gradient passes of one step, in those of the baseline: what a method costs before its own arithmetic.
 - **Time**: a step's time in steps of the baseline, measured side by side on one thread: of `mlp` on `mnist1d` in 16
   lanes (of `resnet_mlp`, marked r, where the method needs residual blocks), and of `convnet` on `fashion_mnist` in one.
-- **Hooks**: where it acts; see `runner/methods/base.py`.
+- **Hooks**: where it acts; see `runner/methods/base.py`. In one marked *(last)* it comes after the others, whatever the
+  order of the list.
 """
 
 
@@ -151,7 +152,8 @@ def line(name: str) -> tuple[str, str]:
         for field, allowed in ranges(method).items()
     ]
     grid = ", ".join(f"{value:g}" for value in next(iter(settings["grid"].values())))
-    hooks = ", ".join(hook for hook in HOOKS if getattr(method, hook) is not getattr(Method, hook))
+    own = [hook for hook in HOOKS if getattr(method, hook) is not getattr(Method, hook)]
+    hooks = ", ".join(f"{hook} (last)" if hook in method.comes_last else hook for hook in own)
     ratios = measured().get(name, {})
     lanes = next((f"{v:.2f}{' r' * k.startswith('resnet')}" for k, v in ratios.items() if "lanes" in k), "–")
     alone = next((f"{v:.2f}" for k, v in ratios.items() if "convnet" in k), "–")

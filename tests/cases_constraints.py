@@ -16,7 +16,7 @@ CASES: Mapping[str, Case] = {
     "non_negative_biases": Case(constraints.NonNegative(0.6, True), cocktail=False),
     "prune": Case(constraints.Prune(0.7, 0.1, 0.8, 2), ALL),
     "weight_norm": Case(reparametrization.WeightNorm(1.5), ALL),
-    "spectral_norm": Case(reparametrization.SpectralNorm(1.5, "equal"), ALL),
+    "spectral_norm": Case(reparametrization.SpectralNorm(1.5, "equal"), ALL, cocktail=False),  # no other beside it
     "spectral_norm_at_most": Case(reparametrization.SpectralNorm(0.5, "at_most"), cocktail=False),
     "weight_standardization": Case(reparametrization.WeightStandardization(1e-3, True), ALL),
     "weight_standardization_plain": Case(reparametrization.WeightStandardization(1e-3, False), cocktail=False),

@@ -13,13 +13,18 @@ from conftest import Regrun
 from test_nets import CLASSES, IMAGE, SIGNAL, TABLE, check_lanes
 from test_study import rows_of
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from runner.engine.weights import initial
 from runner.errors import Refusal
+from runner.keys import Key
+from runner.methods.base import Now, penalized
+from runner.methods.constraints import UnitNorm
 from runner.methods.dropping import Dropout
 from runner.methods.reparametrization import WeightNorm
 from runner.methods.stack import Stack
 from runner.methods.structured_dropping import StochasticDepth
+from runner.methods.weight_penalties import L0
 from runner.nets.foreign import Adopted, timm, torchvision
 from runner.nets.norms import BatchNormLayer
 from runner.nets.sites import Mark, describe, tapped, visits
@@ -171,6 +176,62 @@ def test_a_lane_of_a_transformer_equals_the_run_alone() -> None:
     net = Adopted(make, TABLE)
     assert [kind for kind, _ in found(net, TABLE)].count("branch") == 4
     check_lanes(TABLE, lambda: Adopted(make, TABLE), Stack({"stochastic_depth": StochasticDepth(0.3)}))
+
+
+class Scaled(nn.Module):
+    """A net with numbers that only look like matrices, and with a matrix of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Linear(6, 4)
+        self.token, self.position = nn.Parameter(torch.randn(1, 1, 4)), nn.Parameter(torch.randn(1, 4, 4))
+        self.norm, self.scale = nn.LayerNorm((4, 4)), nn.Parameter(torch.full((4, 1), 1e-6))
+        self.mine = nn.Parameter(torch.randn(4, 4))
+        self.low = nn.ParameterList([torch.randn(4, 2), torch.randn(2, 4)])  # of a matrix that is their product
+        self.head = nn.Linear(4, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.embed(x).relu()[:, None].expand(-1, 3, -1)
+        h = torch.cat([self.token.expand(len(x), 1, 4), tokens], 1) + self.position
+        h = h + self.scale * torch.tanh(self.norm(h) @ self.mine @ (self.low[0] @ self.low[1]).T)
+        return self.head(h[:, 0])  # type: ignore[no-any-return]
+
+
+def test_what_only_looks_like_a_matrix_is_stored_in_rows_and_the_net_computes_as_before() -> None:
+    net = Adopted(Scaled, TABLE)
+    params: dict[str, Tensor] = dict(net.named_parameters())
+    kernels = {"net.embed.weight", "net.mine", "net.low.0", "net.low.1", "net.head.weight"}
+    assert set(penalized(params, biases=False)) == kernels
+    assert net.drawn["position"] == "parametrizations.position.original"
+    assert net.drawn["norm.weight"] == "norm.parametrizations.weight.original"
+    start = {name: w[0] for name, w in initial(net, [5]).items()}
+    plain, x = Scaled(), torch.randn(3, *TABLE)
+    theirs = {name: start[f"net.{own}"].view_as(plain.get_parameter(name)) for name, own in net.drawn.items()}
+    torch.testing.assert_close(functional_call(net, start, (x,)), functional_call(plain, theirs, (x,)))
+    assert (theirs["scale"] == 1e-6).all()
+    used = UnitNorm(1.0).project(start, Now(Key.of(0), 0, 1, 0.1))
+    assert all(torch.equal(used[name], w) == (name not in kernels) for name, w in start.items())
+    WeightNorm(1.0).build(net)  # which has lengths for matrices alone
+    assert sum("length" in name for name, _ in net.named_parameters()) == len(kernels)
+
+
+def test_a_lane_of_a_net_stored_in_rows_equals_the_run_alone() -> None:
+    check_lanes(TABLE, lambda: Adopted(Scaled, TABLE), Stack({"unit_norm": UnitNorm(0.5), "l0": L0(1e-3, 0.3)}))
+
+
+@pytest.mark.parametrize(
+    ("arch", "rows"),
+    [
+        ("resnet18", set()),
+        ("convnext_tiny", {"layer_scale"}),
+        ("vit_b_32", {"class_token", "pos_embedding"}),
+        ("swin_t", {"relative_position_bias_table"}),
+    ],
+)
+def test_positions_tokens_and_scales_of_torchvisions_nets_are_no_matrices(arch: str, rows: set[str]) -> None:
+    net = torchvision((3, 32, 32), CLASSES, arch)
+    assert isinstance(net, Adopted)
+    assert {name.rpartition(".")[2] for name, own in net.drawn.items() if own != name} == rows
 
 
 def test_marks_of_the_users_own_stay_and_no_others_come() -> None:

@@ -21,8 +21,14 @@ MIXES = ("mixup", "cutmix", "manifold_mixup")
 REFUSED = {
     **{frozenset(pair): "fill the model's slots with a norm" for pair in combinations(NORMS, 2)},
     **{frozenset(pair): "choose the weights to evaluate" for pair in combinations(AVERAGES, 2)},
+    **{frozenset(pair): "put a loss of their own" for pair in combinations(("focal", "fgsm", "bootstrap"), 2)},
+    frozenset(("path_norm", "alpha_dropout")): "no sums over paths",
     frozenset(("sam", "asam")): "choose the weights at which the gradient is taken",
     **{frozenset(("aug_mix_jsd", mix)): "compares views of one example" for mix in MIXES},
+    **{
+        frozenset(("spectral_norm", other)): "both give the layers their weights"
+        for other in ("weight_norm", "weight_standardization", "l0")
+    },
     **{frozenset(("path_norm", other)): "whose weights are as they are" for other in (*NORMS, *RESHAPES)},
 }
 

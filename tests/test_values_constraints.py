@@ -9,6 +9,8 @@ import torch
 from settings import Trainer, tiny
 from test_engine import experiment, outcomes
 from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.utils import parametrizations
 
 from runner.engine.weights import initial
 from runner.errors import Refusal
@@ -18,16 +20,25 @@ from runner.methods.base import Method, Now, Params
 from runner.methods.constraints import MaxNorm, NonNegative, Prune, UnitNorm
 from runner.methods.dropping import Dropout
 from runner.methods.normalization import BatchNorm, GhostBatchNorm, GroupNorm, LayerNorm, RMSNorm
+from runner.methods.penalties import L1
 from runner.methods.reparametrization import SpectralNorm, WeightNorm, WeightStandardization
 from runner.methods.stack import Stack
+from runner.methods.weight_noise import DropConnect, WeightNoise
+from runner.methods.weight_penalties import L0
 from runner.nets.dense import linear, mlp
 from runner.nets.norms import GhostBatchNormLayer, GroupNormLayer, RMSNormLayer
+from runner.nets.recurrent import gru
 
 NOW = Now(Key.of(0), 0, 10, 0.1)
 
 
 def rows(*values: list[float]) -> Tensor:
     return torch.tensor(list(values), dtype=torch.float32)
+
+
+def both(first: bool, **methods: Method) -> Stack:
+    """The two methods in one stack, in this order or the other."""
+    return Stack(methods if first else dict(reversed(methods.items())))
 
 
 # -- constraints -------------------------------------------------------------------------------------------------------
@@ -83,6 +94,46 @@ def test_non_negative_takes_a_share_off_negative_weights() -> None:
     assert torch.equal(NonNegative(0.25, False).project(params, NOW)["b"], params["b"])
     assert NonNegative(0.25, True).project(params, NOW)["b"] == -3
     assert torch.equal(NonNegative(1.0, False).project(params, NOW)["w"], rows([0, 3]))
+
+
+@pytest.mark.parametrize("method", [EMA(0.9), Lookahead(0.5, 4)])
+@pytest.mark.parametrize("first", [True, False])
+def test_averages_have_no_negative_weights_either(method: Method, first: bool) -> None:
+    """Whatever the order, and although both begin with the initial weights, of which half are negative."""
+    stack = both(first, non_negative=NonNegative(1.0, False), other=method)
+    for steps in (1, 4, 5):
+        state, _ = Trainer(stack, "table").train([0], mapped=False, steps=steps)
+        now = replace(NOW, step=steps, memory={n: v[0] for n, v in state.memory.items()})
+        evaluated = stack.average({n: w[0] for n, w in state.params.items()}, now)
+        assert all((w >= 0).all() for w in evaluated.values() if w.ndim >= 2)
+
+
+def test_non_negative_at_a_lower_rate_evaluates_the_weights_as_they_are() -> None:
+    # a share that evaluation took off once more would be of a step that there was not
+    params = {"w": rows([-2, 3]), "b": torch.tensor([-4.0])}
+    for biases in (False, True):
+        assert all(torch.equal(w, params[n]) for n, w in NonNegative(0.5, biases).average(params, NOW).items())
+    assert NonNegative(1.0, True).average(params, NOW)["b"] == 0
+    assert torch.equal(NonNegative(1.0, False).average(params, NOW)["w"], rows([0, 3]))
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_constraints_come_after_all_else_that_moves_the_weights(first: bool) -> None:
+    # a step of rate 0.5 * 2 takes 1 off (4, 5), which leaves (3, 4), of length 5: limit 1 divides by 5. The other way
+    # round they would be shorter than the limit.
+    stack = both(first, max_norm=MaxNorm(1.0), l1=L1(0.5, "proximal", False))
+    moved = stack.project({"w": rows([4, 5])}, replace(NOW, lr=2.0))
+    torch.testing.assert_close(moved["w"], rows([0.6, 0.8]))
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_what_is_pruned_stays_so_where_lookahead_pulls_weights_back(first: bool) -> None:
+    stack = both(first, prune=Prune(0.5, 0.0, 0.2, 1), lookahead=Lookahead(0.5, 2))
+    state, _ = Trainer(stack, "table").train([0], mapped=False, steps=4)
+    params, memory = ({n: w[0] for n, w in part.items()} for part in (state.params, state.memory))
+    evaluated = stack.average(params, replace(NOW, step=4, memory=memory))
+    for w in (w for weights in (params, evaluated) for w in weights.values() if w.ndim >= 2):
+        assert (w == 0).float().mean().item() == pytest.approx(0.5, abs=0.5 / w.numel())
 
 
 def pruned(method: Prune, w: Tensor, step: int) -> Tensor:
@@ -175,6 +226,25 @@ def test_weight_norm_begins_at_the_lengths_drawn_and_leaves_the_draws_alone() ->
     torch.testing.assert_close(WeightNorm(1.0).weights(one, NOW)["2.weight"], plain["2.weight"][1])
 
 
+def test_weight_norm_learns_the_lengths_of_every_kernel_of_a_layer() -> None:
+    plain = initial(gru((2, 6), 3, width=5, depth=1), [7])
+    start = initial(WeightNorm(1.0).build(gru((2, 6), 3, width=5, depth=1)), [7])
+    assert all(torch.equal(start[name], w) for name, w in plain.items())
+    lengths = {"2.length.g_weight_ih": "2.weight_ih", "2.length.g_weight_hh": "2.weight_hh", "6.length.g": "6.weight"}
+    assert set(start) - set(plain) == set(lengths)
+    one = {name: w[0] for name, w in start.items()}
+    used = WeightNorm(2.0).weights(one, NOW)
+    for g, kernel in lengths.items():
+        torch.testing.assert_close(one[g], one[kernel].norm(dim=1))
+        torch.testing.assert_close(used[kernel], 2 * one[kernel])
+
+
+def test_weight_norm_refuses_weights_that_the_model_computes() -> None:
+    net = nn.Sequential(nn.Linear(2, 3), parametrizations.weight_norm(nn.Linear(3, 2)))
+    with pytest.raises(Refusal, match="weight_norm cannot act on layer 1, whose weights the model computes"):
+        WeightNorm(1.0).build(net)
+
+
 def test_spectral_norm_divides_by_the_largest_singular_value() -> None:
     # diag(3, 1) has the singular values 3 and 1: limit 2 scales by 2/3
     params = {"w": rows([3, 0], [0, 1]), "b": torch.ones(2)}
@@ -223,6 +293,22 @@ def test_weight_standardization_leaves_the_last_layer_out() -> None:
     assert torch.equal(plain["2.weight"], params["2.weight"])
     scaled = WeightStandardization(3.0, True).weights(params, NOW)
     torch.testing.assert_close(scaled["0.weight"], rows([-0.5, 0.5]) * 1.2111738)
+
+
+def test_weight_standardization_leaves_units_of_one_weight_alone() -> None:
+    # such a weight is its unit's mean: less that it is 0, and the unit no longer sees its input
+    params = {"0.weight": rows([3], [-2]), "1.scale": torch.full((4, 1, 1), 1e-6), "2.weight": rows([1, 3])}
+    for scaled in (True, False):
+        used = WeightStandardization(1e-5, scaled).weights(params, NOW)
+        assert all(torch.equal(used[name], w) for name, w in params.items())
+
+
+def test_a_recurrent_net_of_one_channel_sees_its_input_with_weight_standardization() -> None:
+    net = gru((1, 6), 3, width=5, depth=1)
+    params = {name: w.detach() for name, w in net.named_parameters()}
+    used = WeightStandardization(1e-5, True).weights(params, NOW)
+    said = functional_call(net, used, (torch.randn(4, 1, 6),))
+    assert said.std(0).min() > 0
 
 
 def test_weight_standardization_refuses_a_net_of_one_layer() -> None:
@@ -290,6 +376,29 @@ def test_evaluation_has_the_weights_that_training_has(constraint: Method, method
     params, memory = ({n: w[0] for n, w in part.items()} for part in (state.params, state.memory))
     now = replace(NOW, memory=memory)
     torch.testing.assert_close(stack.average(params, now), stack.weights(params, now))
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_noise_on_weights_comes_after_reparametrizations(first: bool) -> None:
+    # (3, 4) is 5 long and is to be 10: (6, 8); a weight is then dropped or doubled, which has that mean. The other way
+    # round all rows would be 10 long, (10, 0) and (0, 10) and (6, 8), or of zeros.
+    stack = both(first, drop_connect=DropConnect(0.5), weight_norm=WeightNorm(1.0))
+    params = {"0.weight": rows([3, 4]).repeat(400, 1), "0.length.g": torch.full((400,), 10.0)}
+    used = stack.weights(params, NOW)["0.weight"]
+    for column, whole in zip(used.T, (6.0, 8.0), strict=True):
+        assert column.unique().tolist() == pytest.approx([0, 2 * whole])
+    # five standard errors of the mean of 400 are a quarter of it
+    torch.testing.assert_close(used.mean(0), stack.average(params, NOW)["0.weight"][0], rtol=0.25, atol=0)
+
+
+@pytest.mark.parametrize("noise", [L0(1e-3, 0.3), WeightNoise(0.1, False), DropConnect(0.3)])
+@pytest.mark.parametrize("method", [WeightStandardization(1e-3, True), WeightNorm(1.5)])
+def test_noise_and_reparametrizations_have_one_order(noise: Method, method: Method) -> None:
+    stacks = [both(first, noise=noise, it=method) for first in (True, False)]
+    params = {name: w.detach() for name, w in stacks[0].build(tiny("table")).named_parameters()}
+    for hook in ("weights", "average"):
+        one, other = (getattr(stack, hook)(params, NOW) for stack in stacks)
+        assert all(torch.equal(one[name], w) for name, w in other.items()), hook
 
 
 def test_evaluation_uses_the_reparametrized_weights() -> None:

@@ -19,6 +19,8 @@ from runner.keys import Key
 from runner.methods.base import Method, Now, Site, laid_out
 from runner.methods.dropping import Dropout
 from runner.methods.mixing import ManifoldMixup
+from runner.methods.smoothness import RDrop
+from runner.methods.stack import Stack
 from runner.methods.structured_dropping import (
     AlphaDropout,
     ChannelDropout,
@@ -333,8 +335,12 @@ REFUSED: list[tuple[Method, Callable[[], nn.Module], str]] = [
         for m in elsewhere("branch")
         if not isinstance(m, DropBlock | ShakeShake)
     ],
+    (Dropout(0.1, 0.0), lambda: linear((4,), 2), "hidden layers"),
+    (RDrop(0.1, 0.1), lambda: linear((4,), 2), "hidden layers"),
     (DropBlock(0.1, 3), small, "no convolutions"),
     (StochasticDepth(0.1), small, "residual branches"),
+    (StochasticDepth(0.1), lambda: resnet_mlp((4,), 2, 3, 2, skip=0.0), "a way around every branch"),
+    (ShakeDrop(0.1), lambda: resnet_mlp((4,), 2, 3, 2, skip=0.0), "a way around every branch"),
     (ShakeShake(0.1), small, "residual blocks"),
     (SkipConnection(0.1), small, "residual blocks"),
     (ShakeDrop(0.1), lambda: convnet((1, 8, 8), 2, 4, 4), "residual branches"),
@@ -347,9 +353,24 @@ def test_a_net_on_which_it_could_do_nothing_is_refused(method: Method, net: Call
         method.build(net())
 
 
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("method", [StochasticDepth(0.1), ShakeDrop(0.1)])
+def test_plain_blocks_will_do_if_the_stack_makes_them_residual(method: Method, first: bool) -> None:
+    for scale in (0.5, 0.0):
+        one, other = {"it": method}, {"skip_connection": SkipConnection(scale)}
+        stack = Stack(one | other if first else other | one)
+        if scale:
+            stack.build(resnet_mlp((4,), 2, 3, 2, skip=0.0))
+        else:
+            with pytest.raises(Refusal, match="a way around every branch"):
+                stack.build(resnet_mlp((4,), 2, 3, 2, skip=1.0))
+
+
 def test_a_net_that_suits_is_left_as_it_is() -> None:
     net, images = resnet_mlp((4,), 2, width=3, depth=2, skip=1.0), convnet((1, 8, 8), 2, 4, 4)
     assert StochasticDepth(0.1).build(net) is net
+    flat = linear((4,), 2)
+    assert Dropout(0.1, 0.1).build(flat) is flat  # which drops inputs
     assert DropBlock(0.1, 3).build(images) is images
 
 

@@ -254,6 +254,28 @@ def test_manifold_mixup_draws_its_share_anew_for_every_step() -> None:
     assert stats.kstest(shares, stats.beta(2, 2).cdf).pvalue > 1e-4
 
 
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("other", [Mixup(1.0), CutMix(1.0)])
+def test_manifold_mixup_gives_the_targets_of_what_is_in_the_net(other: Method, first: bool) -> None:
+    # all cells of example i are the i-th unit vector, so that their mean says whose they are, as the target does
+    size, cells = 6, 64
+    one, two = {"manifold_mixup": ManifoldMixup(1.0)}, {"other": other}
+    stack = Stack(one | two if first else two | one)
+    for seed in range(20):
+        when = now(Key.of(seed))
+        x = torch.eye(size)[:, :, None].expand(size, size, cells)
+        batch = stack.batch(Batch(x, torch.eye(size)), when)
+        (place,) = sites(("hidden",), when.key)
+        torch.testing.assert_close(batch.y, stack.hidden(batch.x.mean(2), place, when))
+
+
+def test_manifold_mixup_mixes_the_labels_that_another_method_disturbed() -> None:
+    # a disturbed label is that of an example before it is mixed: every target is share * one + (1 - share) * another
+    stack = Stack({"manifold_mixup": ManifoldMixup(1.0), "disturb_label": DisturbLabel(1.0)})
+    y = stack.batch(Batch(torch.zeros(64, 1), torch.eye(64)), NOW).y
+    assert set(y.count_nonzero(1).tolist()) == {1, 2}
+
+
 def test_manifold_mixup_needs_a_marked_net() -> None:
     with pytest.raises(Refusal, match="a marked input or hidden layers"):
         ManifoldMixup(1.0).build(nn.Linear(2, 2))

@@ -15,6 +15,7 @@ from runner.errors import Refusal
 from runner.keys import Key
 from runner.methods.base import Method, Site
 from runner.methods.dropping import Dropout
+from runner.methods.mixing import InputNoise
 from runner.methods.smoothness import (
     FGSM,
     ActivityL1,
@@ -29,6 +30,8 @@ from runner.methods.smoothness import (
     VirtualAdversarial,
 )
 from runner.methods.stack import Stack
+from runner.methods.structured_dropping import HiddenNoise
+from runner.methods.weight_noise import DropConnect
 from runner.nets.dense import linear, mlp
 
 HARD = torch.tensor([[1.0, 0.0]])
@@ -176,6 +179,14 @@ def test_r_drop_without_noise_is_the_baseline(mapped: bool) -> None:
     same, _ = Trainer(Stack({"r_drop": RDrop(3.0, 0.0)}), "table").train([1, 2][: 1 + mapped], mapped)
     plain, _ = Trainer(Stack({}), "table").train([1, 2][: 1 + mapped], mapped)
     torch.testing.assert_close(same.params, plain.params)
+
+
+@pytest.mark.parametrize("other", [DropConnect(0.5), InputNoise(1.0), HiddenNoise(1.0)])
+def test_r_drop_compares_passes_that_differ_in_noise_on_hidden_values_alone(other: Method) -> None:
+    alone, _ = Trainer(Stack({"other": other}), "table").train([1], False)
+    beside, _ = Trainer(Stack({"other": other, "r_drop": RDrop(9.0, 0.0)}), "table").train([1], False)
+    same = all(torch.allclose(w, alone.params[name], atol=1e-5) for name, w in beside.params.items())
+    assert same == (type(other) is not HiddenNoise)
 
 
 def test_fgsm() -> None:

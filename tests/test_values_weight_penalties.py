@@ -22,6 +22,7 @@ from runner.methods.stack import Stack
 from runner.methods.weight_penalties import L0, L2SP, ElasticNet, GroupLasso, Orthogonal, PathNorm, SpectralPenalty
 from runner.nets.dense import linear, mlp
 from runner.nets.norms import BatchNormLayer
+from runner.nets.recurrent import gru
 from runner.nets.residual import resnet_mlp
 
 PARAMS: Params = {"w": torch.tensor([[3.0, -0.5], [0.01, -4.0]]), "b": torch.tensor([1.0, -2.0])}
@@ -248,6 +249,26 @@ def test_l0_gates_start_as_told_and_leave_the_weights_as_they_were() -> None:
     assert not torch.equal(gates[0], gates[1])
     assert torch.equal(gates, initial(net, [3, 4])["2.gates.log_alpha"])
     assert all(torch.equal(start[name], w) for name, w in before.items())
+
+
+def test_l0_has_gates_for_every_kernel_of_a_layer() -> None:
+    plain = initial(gru((2, 6), 3, width=5, depth=1), [7])
+    start = initial(L0(1.0, 0.2).build(gru((2, 6), 3, width=5, depth=1)), [7])
+    assert all(torch.equal(start[name], w) for name, w in plain.items())
+    gates = {
+        "2.gates.log_alpha_weight_ih": "2.weight_ih", "2.gates.log_alpha_weight_hh": "2.weight_hh",
+        "6.gates.log_alpha": "6.weight",
+    }  # fmt: skip
+    assert set(start) - set(plain) == set(gates)
+    shut = {name: torch.full_like(w[0], -9.0) if name in gates else w[0] for name, w in start.items()}
+    kept = L0(1.0, 0.5).average(shut, NOW)
+    assert all((kept[kernel] == 0).all() for kernel in gates.values())
+
+
+def test_l0_has_gates_for_the_projections_of_torchs_attention() -> None:
+    net = L0(1.0, 0.2).build(nn.Sequential(nn.MultiheadAttention(4, 2), nn.Linear(4, 3)))
+    gates = [name for name, _ in net.named_parameters() if "gates" in name]
+    assert sorted(gates) == ["0.gates.log_alpha_in_proj_weight", "0.out_proj.gates.log_alpha", "1.gates.log_alpha"]
 
 
 def test_l0_gates_are_no_matrices() -> None:

@@ -101,9 +101,10 @@ class MeanTeacher(Method):
     """+ rate * mean (p - p of the teacher)^2, p the probabilities  (Tarvainen and Valpola 2017).
 
     The teacher is the exponential moving average of the net's weights (`decay`, warmed up as in EMA) and predicts with
-    fresh noise of whatever noise there is in the stack; the mean is over examples and classes. The rate rises as
-    exp(-5 (1 - t)^2) while t goes from 0 to 1 in the first `ramp` of the steps. Evaluation uses the teacher, so that
-    rate 0 is EMA, and the baseline at decay 0 only. Both see one augmented copy of an example where the paper has two.
+    fresh noise on hidden values where the stack has any; noise on the batch or on the weights it shares with the net.
+    The mean is over examples and classes. The rate rises as exp(-5 (1 - t)^2) while t goes from 0 to 1 in the first
+    `ramp` of the steps. Evaluation uses the teacher, so that rate 0 is EMA, and the baseline at decay 0 only. Both see
+    one augmented copy of an example where the paper has two.
     """
 
     family: ClassVar[str] = "consistency"

@@ -11,12 +11,13 @@ Nothing here acts at evaluation except `build`, which changes the net itself, an
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import ParametrizationList
 
 from runner.errors import Refusal
 from runner.keys import Key
@@ -30,6 +31,9 @@ FAMILIES = (
     "baseline", "placebo", "penalty", "constraint", "dropping", "noise", "target", "input", "averaging",
     "normalization", "gradient", "consistency", "stopping", "capacity",
 )  # fmt: skip
+
+# What methods are alone in doing whose penalty is another loss less the cross-entropy: two would take that away twice.
+OWN_LOSS = "put a loss of their own in the place of the cross-entropy"
 
 
 class Batch(NamedTuple):
@@ -71,7 +75,8 @@ class Seen:
     batch: Batch  # after every `batch` hook
     logits: Tensor  # [B, C]
     hidden: Sequence[Tensor]  # the values [B, ...] that this pass had at its "hidden" sites, in order
-    forward: Callable[..., Tensor]  # (x [B, ...], key, params=None) -> logits [B, C]; the key draws fresh noise
+    # (x [B, ...], key, params=None) -> logits [B, C]; the key draws fresh noise on hidden values, and no other
+    forward: Callable[..., Tensor]
 
 
 @dataclass(frozen=True)
@@ -133,6 +138,8 @@ class Method:
     family: ClassVar[str] = "baseline"  # one of FAMILIES: its place in the docs and its colour in figures
     restores: ClassVar[bool] = False  # whether a run ends with the weights of its best validation loss
     finishes: ClassVar[bool] = False  # whether `average` shapes what others average, so that it comes after theirs
+    # of build, batch, weights and project: where it comes after the other methods, whatever their order in the list
+    comes_last: ClassVar[Collection[str]] = ()
     passes: ClassVar[float] = 1.0  # gradient passes of a step, in those of the baseline: what the method costs
     sole: ClassVar[str] = ""  # what at most one method of a stack may do, in words that follow "which each"
     classes: ClassVar[bool] = False  # whether it is about classes, and so has no meaning where a number is predicted
@@ -223,6 +230,46 @@ def ranges(of: DataclassInstance | type[DataclassInstance]) -> dict[str, Range]:
 def penalized(params: Params, biases: bool) -> Params:
     """The weights that penalties and decay act on: matrices and filters, and biases and norm scales if asked."""
     return {name: w for name, w in params.items() if biases or w.ndim >= 2}
+
+
+def kernels(net: nn.Module, method: str) -> list[tuple[nn.Module, dict[str, nn.Parameter]]]:
+    """The modules that have matrices or filters of their own, and these by the names they have there.
+
+    Refuses a net with torch's parametrizations, of whose weights the method would see the parts and not the whole.
+    """
+    found: dict[str, dict[str, nn.Parameter]] = {}
+    for name, w in net.named_parameters():
+        lead, _, own = name.rpartition(".")
+        if w.ndim < 2:
+            continue
+        if isinstance(net.get_submodule(lead), ParametrizationList):
+            layer = name.partition(".parametrizations.")[0]
+            raise Refusal(f"method.{method} cannot act on layer {layer}, whose weights the model computes (model=...)")
+        found.setdefault(lead, {})[own] = w
+    return [(net.get_submodule(lead), own) for lead, own in found.items()]
+
+
+def beside(what: str, kernel: str) -> str:
+    """The name of what a method learns for a kernel of a layer: as it is called for the usual `weight`, or led by it.
+
+    >>> beside("g", "weight"), beside("g", "weight_ih")
+    ('g', 'g_weight_ih')
+    """
+    return what if kernel == "weight" else f"{what}_{kernel}"
+
+
+def of_its_layer(name: str, child: str, what: str) -> str:
+    """The kernel beside which a parameter of this name stands in its layer's child; "" if it is no such parameter.
+
+    >>> of_its_layer("2.length.g", "length", "g"), of_its_layer("2.length.g_weight_ih", "length", "g")
+    ('2.weight', '2.weight_ih')
+    >>> of_its_layer("2.bias", "length", "g")
+    ''
+    """
+    lead, _, own = name.rpartition(".")
+    if not f".{lead}".endswith(f".{child}") or not f"{own}_".startswith(f"{what}_"):
+        return ""
+    return lead.removesuffix(child) + (own.removeprefix(f"{what}_") if own != what else "weight")
 
 
 def last_layer(params: Params) -> Params:

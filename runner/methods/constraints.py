@@ -1,7 +1,8 @@
-"""Constraints on the weights, put back in force after every step."""
+"""Constraints on the weights, put back in force after every step, behind all else that moves the weights then."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -21,6 +22,7 @@ class MaxNorm(Method):
 
     family: ClassVar[str] = "constraint"
     finishes: ClassVar[bool] = True
+    comes_last: ClassVar[Collection[str]] = ("project",)
     limit: Strength = strength(0, off=torch.inf, open_low=True)
 
     def project(self, params: Params, now: Now) -> Params:
@@ -42,6 +44,7 @@ class UnitNorm(Method):
     """
 
     family: ClassVar[str] = "constraint"
+    comes_last: ClassVar[Collection[str]] = ("project",)
     rate: Strength = strength(0, 1, off=0)
 
     def project(self, params: Params, now: Now) -> Params:
@@ -59,16 +62,24 @@ class UnitNorm(Method):
 class NonNegative(Method):
     """Take a share `rate` off every negative weight: w <- w - rate * min(w, 0)  (Chorowski and Zurada 2015).
 
-    At rate 1 no weight is ever below zero (the `NonNeg` of Keras); below 1 a negative weight decays geometrically.
+    At rate 1 no weight is ever below zero after a step (the `NonNeg` of Keras), nor in an average that is evaluated,
+    though some begin with the initial weights; below 1 a negative weight decays geometrically.
     """
 
     family: ClassVar[str] = "constraint"
+    finishes: ClassVar[bool] = True
+    comes_last: ClassVar[Collection[str]] = ("project",)
     rate: Strength = strength(0, 1, off=0)
     biases: bool = given()
 
     def project(self, params: Params, now: Now) -> Params:
         """Every weight, its negative part times 1 - rate."""
         return params | {n: w - self.rate * w.clamp_max(0.0) for n, w in penalized(params, self.biases).items()}
+
+    def average(self, params: Params, now: Now) -> Params:
+        """No weight below zero at rate 1; as they are at rates below, which promise nothing of a single step."""
+        whole = torch.as_tensor(self.rate) >= 1
+        return params | {n: torch.where(whole & (w < 0), 0.0, w) for n, w in penalized(params, self.biases).items()}
 
 
 @dataclass(frozen=True)
@@ -84,6 +95,7 @@ class Prune(Method):
 
     family: ClassVar[str] = "constraint"
     finishes: ClassVar[bool] = True
+    comes_last: ClassVar[Collection[str]] = ("project",)
     share: Strength = strength(0, 1, off=0)
     begin: Strength = strength(0, 1)
     end: Strength = strength(0, 1)

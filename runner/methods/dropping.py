@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from runner.methods.base import Method, Now, Site, Strength, laid_out, strength
+from runner.methods.structured_dropping import marked
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,10 @@ class Dropout(Method):
     family: ClassVar[str] = "dropping"
     rate: Strength = strength(0, 1, off=0, open_high=True)
     input_rate: Strength = strength(0, 1, off=0, open_high=True)
+
+    def build(self, net: nn.Module) -> nn.Module:
+        """The net as it is; refuses one without hidden layers, unless inputs are dropped too."""
+        return marked(net, "dropout", "hidden", *["input"] * (self.input_rate > 0))
 
     def hidden(self, h: Tensor, site: Site, now: Now) -> Tensor:
         """h [B, ...] with a share of its entries zeroed and the rest over (1 - rate)."""

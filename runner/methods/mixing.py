@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -108,11 +109,13 @@ class ManifoldMixup(Method):
     """Mixup of the values at one place of the net, drawn in every step  (Verma et al. 2019).
 
     The place is the input or a hidden layer, each as likely as any other; never the end of a residual branch, where the
-    way around the branch would stay unmixed. The targets are mixed as in mixup, with the same share and pairs. The
-    share, which is dear to draw, is drawn once a step, at the end of the step before.
+    way around the branch would stay unmixed. The targets are mixed as in mixup, with the same share and pairs, after
+    all that other methods do to the batch, as the values in the net are. The share, which is dear to draw, is drawn
+    once a step, at the end of the step before.
     """
 
     family: ClassVar[str] = "input"
+    comes_last: ClassVar[Collection[str]] = ("batch",)
     alpha: Strength = strength(0, open_low=True)
 
     def build(self, net: nn.Module) -> nn.Module:

@@ -5,6 +5,7 @@ Penalties, decay and constraints act on the weights that are trained, before the
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -17,11 +18,14 @@ from runner.methods.base import (
     Now,
     Params,
     Strength,
+    beside,
     beside_last,
     choice,
     given,
+    kernels,
     last_layer,
     lengths,
+    of_its_layer,
     penalized,
     strength,
 )
@@ -35,10 +39,11 @@ TINY = 1e-12  # keeps a division by the norm of a zero matrix finite
 class WeightNorm(Method):
     """Learn length and direction of each unit's weights apart: w = scale * g * v / |v|  (Salimans and Kingma 2016).
 
-    g, one number per unit, begins at the |v| drawn, so that the net begins at `scale` times its ordinary weights and
-    its lengths move `scale` times as far in a step; 1 is the published form. The data-dependent start of the paper is
-    left out, since a seed's first weights must not depend on its data. Penalties and decay act on v, whose length
-    changes nothing but its own learning rate, and on g only with `penalize_biases`; constraints act on v.
+    g, one number per unit of every matrix and filter, begins at the |v| drawn, so that the net begins at `scale` times
+    its ordinary weights and its lengths move `scale` times as far in a step; 1 is the published form. The
+    data-dependent start of the paper is left out, since a seed's first weights must not depend on its data. Penalties
+    and decay act on v, whose length changes nothing but its own learning rate, and on g only with `penalize_biases`;
+    constraints act on v.
     """
 
     family: ClassVar[str] = "normalization"
@@ -46,11 +51,9 @@ class WeightNorm(Method):
     scale: Strength = strength(0, open_low=True)
 
     def build(self, net: nn.Module) -> nn.Module:
-        """The net with a length in every layer that has a matrix or filters."""
-        for module in list(net.modules()):
-            kernel = getattr(module, "weight", None)
-            if isinstance(kernel, nn.Parameter) and kernel.ndim >= 2:
-                module.add_module("length", Length(kernel))
+        """The net with the lengths of every layer's matrices and filters beside them, as its child `length`."""
+        for module, own in kernels(net, "weight_norm"):
+            module.add_module("length", Lengths(own))
         return net
 
     def weights(self, params: Params, now: Now) -> Params:
@@ -61,27 +64,29 @@ class WeightNorm(Method):
             over = torch.where(square > 0, square, 1.0).rsqrt()
             return v * (self.scale * g * over).view(-1, *[1] * (v.ndim - 1))
 
-        leads = {name: name.removesuffix("length.g") for name in params if name.endswith("length.g")}
-        return params | {f"{lead}weight": layer(params[f"{lead}weight"], params[g]) for g, lead in leads.items()}
+        lengths = {g: kernel for g in params if (kernel := of_its_layer(g, "length", "g"))}
+        return params | {kernel: layer(params[kernel], params[g]) for g, kernel in lengths.items()}
 
     def average(self, params: Params, now: Now) -> Params:
         """The same at evaluation."""
         return self.weights(params, now)
 
 
-class Length(nn.Module):
-    """The lengths g [out] that a layer learns apart from its kernel's direction."""
+class Lengths(nn.Module):
+    """The lengths [out] that a layer learns apart from the directions of its kernels: `g`, or `g_` and a name."""
 
-    def __init__(self, kernel: nn.Parameter) -> None:
-        """One length for each unit of the kernel [out, ...]."""
+    def __init__(self, of: Mapping[str, nn.Parameter]) -> None:
+        """One length for each unit of each kernel [out, ...]."""
         super().__init__()
-        self.of = (kernel,)  # in a tuple, so that the kernel stays its own layer's parameter alone
-        self.g = nn.Parameter(lengths(kernel.detach()).flatten())
+        self.of = dict(of)  # in a dict, so that the kernels stay their own layer's parameters alone
+        for name, kernel in self.of.items():
+            self.register_parameter(beside("g", name), nn.Parameter(lengths(kernel.detach()).flatten()))
 
     def reset_parameters(self) -> None:
-        """Begin at the kernel's own lengths; its layer is reset before its parts."""
+        """Begin at the kernels' own lengths; their layer is reset before its parts."""
         with torch.no_grad():
-            self.g.copy_(lengths(self.of[0]).flatten())
+            for name, kernel in self.of.items():
+                self.get_parameter(beside("g", name)).copy_(lengths(kernel).flatten())
 
 
 @dataclass(frozen=True)
@@ -92,11 +97,16 @@ class SpectralNorm(Method):
     as an operator is larger, up to the root of its kernel's size). With `form: at_most` only what exceeds the limit is
     scaled. One round of power iteration a step, on a vector that is remembered; the gradient flows through sigma but
     not through the vectors. A second forward pass in the same step uses the same vector. At evaluation, whose weights
-    may be averages, the vector is settled first.
+    may be averages, the vector is settled first. It is the vector of the weights that are trained, so that no other
+    function of them may stand between.
     """
 
     family: ClassVar[str] = "constraint"
     finishes: ClassVar[bool] = True
+    refuses: ClassVar[Mapping[str, str]] = dict.fromkeys(
+        ("WeightNorm", "WeightStandardization", "L0"),
+        "both give the layers their weights, and the spectral norm would be that of others than the net computes with",
+    )
     limit: Strength = strength(0, open_low=True)
     form: str = choice("equal", "at_most")
 
@@ -147,7 +157,8 @@ class WeightStandardization(Method):
     All layers but the last, mean and variance (over n, not n - 1) of each row or filter. The published form is meant
     to be followed by a norm, since each unit then sums n terms of variance 1; `scaled` makes up for that by
     1.71 / sqrt(n) (Brock et al. 2021, for ReLU), which keeps hidden variances at 1 without one. An `epsilon` that is
-    not small against the weights' variance (about 1 / 3n at the start) standardizes less.
+    not small against the weights' variance (about 1 / 3n at the start) standardizes less. Units with one incoming
+    weight, whose mean it is, are left alone: they would no longer see their input.
     """
 
     family: ClassVar[str] = "normalization"
@@ -169,7 +180,8 @@ class WeightStandardization(Method):
             return (unit * (RELU_GAIN / rows.shape[1] ** 0.5) if self.scaled else unit).view_as(w)
 
         last = last_layer(params)
-        return params | {n: layer(w) for n, w in penalized(params, biases=False).items() if n not in last}
+        several = {n: w for n, w in penalized(params, biases=False).items() if w.numel() > len(w)}
+        return params | {n: layer(w) for n, w in several.items() if n not in last}
 
     def average(self, params: Params, now: Now) -> Params:
         """The same at evaluation."""

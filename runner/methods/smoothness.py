@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.func import grad
 
 from runner.errors import Refusal
-from runner.methods.base import Method, Now, Seen, Site, Strength, losses, strength, total
+from runner.methods.base import OWN_LOSS, Method, Now, Seen, Site, Strength, losses, strength, total
+from runner.methods.structured_dropping import marked
 from runner.nets.sites import Mark
 
 PROBE = 0.1  # length of virtual_adversarial's probe: far below a usual epsilon; at 0.01 rounding turns r noticeably
@@ -54,6 +55,7 @@ class Focal(Method):
 
     family: ClassVar[str] = "target"
     classes: ClassVar[bool] = True
+    sole: ClassVar[str] = OWN_LOSS
     gamma: Strength = strength(0, off=0)
 
     def penalty(self, seen: Seen, now: Now) -> Tensor | float:
@@ -171,8 +173,9 @@ class RDrop(Method):
     """Mean of the cross-entropies of two noisy passes, + rate/2 * (KL(p || q) + KL(q || p))  (Liang et al. 2021).
 
     The paper's formula sums the two cross-entropies, its code takes their mean; this is the code's form, whose rate is
-    half of the formula's. The noise is dropout of hidden units at rate `dropout`, and whatever noise other methods of
-    the stack make (then `dropout` may be 0; without any noise the two passes are one). Rate 0 is dropout trained on
+    half of the formula's. The noise is dropout of hidden units at rate `dropout`, and what other methods of the stack
+    draw in their `hidden` hook (then `dropout` may be 0). Noise on the batch or on the weights is the same in both
+    passes, which are one without any on hidden values, and the method then does nothing. Rate 0 is dropout trained on
     two masks at once, not the baseline.
     """
 
@@ -181,6 +184,10 @@ class RDrop(Method):
     passes: ClassVar[float] = 2.0
     rate: Strength = strength(0)
     dropout: Strength = strength(0, 1, off=0, open_high=True)
+
+    def build(self, net: nn.Module) -> nn.Module:
+        """The net as it is; refuses one without hidden layers, in which two passes could not differ."""
+        return marked(net, "r_drop", "hidden")
 
     def hidden(self, h: Tensor, site: Site, now: Now) -> Tensor:
         """h [B, ...] with a share of its entries zeroed and the rest over (1 - dropout)."""
@@ -208,6 +215,7 @@ class FGSM(Method):
 
     family: ClassVar[str] = "input"
     passes: ClassVar[float] = 3.0
+    sole: ClassVar[str] = OWN_LOSS
     epsilon: Strength = strength(0, off=0)
     share: Strength = strength(0, 1)
 

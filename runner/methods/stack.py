@@ -18,7 +18,7 @@ from runner.methods.gradients import Clipping
 
 @dataclass(frozen=True)
 class Stack(Method):
-    """Methods by name, applied in list order in every hook.
+    """Methods by name, applied in list order in every hook, but for those that come last in it.
 
     A method's name also seeds its randomness, so adding or reordering others leaves its draws as they were.
     """
@@ -75,19 +75,19 @@ class Stack(Method):
             why = a.refuses.get(type(b).__name__) or b.refuses.get(type(a).__name__)
             if why:
                 raise Refusal(f"method has {one} and {other}; {why} (method=[...])")
-        for method in self.methods.values():
+        for _, method in self._ordered("build"):
             net = method.build(net)
         return net
 
     def batch(self, batch: Batch, now: Now) -> Batch:
         """The batch as every method in turn changes it."""
-        for method, own in self._each(now):
+        for method, own in self._each(now, "batch"):
             batch = method.batch(batch, own)
         return batch
 
     def weights(self, params: Params, now: Now) -> Params:
         """The forward pass's weights as every method in turn changes them."""
-        for method, own in self._each(now):
+        for method, own in self._each(now, "weights"):
             params = method.weights(params, own)
         return params
 
@@ -109,7 +109,7 @@ class Stack(Method):
 
     def project(self, params: Params, now: Now) -> Params:
         """The new weights as every method in turn moves them."""
-        for method, own in self._each(now):
+        for method, own in self._each(now, "project"):
             params = method.project(params, own)
         return params
 
@@ -124,10 +124,11 @@ class Stack(Method):
     def average(self, params: Params, now: Now) -> Params:
         """The weights to evaluate: as every method in turn chooses them, then as those that finish shape each set.
 
-        Of these, what gives the forward passes their weights comes last: constraints are on the weights it starts from.
+        Of these, what gives the forward passes their weights comes last, in the order that it has in training:
+        constraints are on the weights it starts from.
         """
         finishing = []
-        for method, own in self._each(now):
+        for method, own in self._each(now, "weights"):
             if method.finishes:
                 finishing.append((method, own))
             else:
@@ -147,9 +148,13 @@ class Stack(Method):
     def _named(self, now: Now) -> Iterator[tuple[str, tuple[Method, Now]]]:
         return zip(self.methods, self._each(now), strict=True)
 
-    def _each(self, now: Now) -> Iterator[tuple[Method, Now]]:
-        """Every method with its own key and its own memory."""
-        for name, method in self.methods.items():
+    def _ordered(self, hook: str) -> list[tuple[str, Method]]:
+        """The methods by name, those that come last in this hook behind the others."""
+        return sorted(self.methods.items(), key=lambda each: hook in each[1].comes_last)
+
+    def _each(self, now: Now, hook: str = "") -> Iterator[tuple[Method, Now]]:
+        """Every method with its own key and its own memory, in the order of this hook."""
+        for name, method in self._ordered(hook):
             lead = f"{name}/"
             own = {entry.removeprefix(lead): value for entry, value in now.memory.items() if entry.startswith(lead)}
             yield method, replace(now, key=now.key.fold(name), memory=own)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
@@ -52,7 +52,7 @@ class AlphaDropout(Method):
 
     h <- a * (h, or the floor -1.758 where dropped) + b, with a and b such that values of mean 0 and variance 1 keep
     both: q = 1 - rate, a = 1/sqrt(q + 1.758^2 * q * rate), b = a * rate * 1.758. That is meant for SELU nets, whose
-    values have this mean and variance. On ReLU nets, as all the models here are, it still trains, but means something
+    values have this mean and variance. On ReLU nets, as most models here are, it still trains, but means something
     else: dropped units take a value that no ReLU gives, and a mean m becomes a * q * m (0.83 m at rate 0.1), while
     evaluation sees m.
     """
@@ -169,15 +169,16 @@ class StochasticDepth(Method):
 
     Branch l of L is skipped with probability rate * l/L, by a draw for every example, and what is not skipped is
     divided by 1 - rate * l/L, so that evaluation uses all branches as they are (the paper draws once for a batch and
-    scales at evaluation instead).
+    scales at evaluation instead). It needs a way around every branch: without one a skipped example is erased.
     """
 
     family: ClassVar[str] = "dropping"
+    comes_last: ClassVar[Collection[str]] = ("build",)  # since skip_connection makes blocks residual
     rate: Strength = strength(0, 1, off=0, open_high=True)
 
     def build(self, net: nn.Module) -> nn.Module:
-        """The net as it is; refuses one without residual branches."""
-        return marked(net, "stochastic_depth", "branch")
+        """The net as it is; refuses one without residual branches, or with a branch that nothing goes around."""
+        return gone_around(net, "stochastic_depth")
 
     def hidden(self, h: Tensor, site: Site, now: Now) -> Tensor:
         """The branch h [B, ...], zeroed for some examples."""
@@ -194,15 +195,17 @@ class ShakeDrop(Method):
 
     Branch l of L is disturbed with probability p = rate * l/L, by a draw for every example: its value is multiplied by
     a uniform number in [-1, 1], its gradient by another in [0, 1]. The paper multiplies by the mean factor 1 - p at
-    evaluation; here both factors are divided by 1 - p in training, so that evaluation uses the branch as it is.
+    evaluation; here both factors are divided by 1 - p in training, so that evaluation uses the branch as it is. It
+    needs a way around every branch, on which an example passes undisturbed.
     """
 
     family: ClassVar[str] = "dropping"
+    comes_last: ClassVar[Collection[str]] = ("build",)  # since skip_connection makes blocks residual
     rate: Strength = strength(0, 1, off=0, open_high=True)
 
     def build(self, net: nn.Module) -> nn.Module:
-        """The net as it is; refuses one without residual branches."""
-        return marked(net, "shake_drop", "branch")
+        """The net as it is; refuses one without residual branches, or with a branch that nothing goes around."""
+        return gone_around(net, "shake_drop")
 
     def hidden(self, h: Tensor, site: Site, now: Now) -> Tensor:
         """The branch h [B, ...] times one factor, and its gradient times another."""
@@ -268,6 +271,16 @@ def residual(net: nn.Module, method: str) -> list[Residual]:
     if not blocks:
         raise Refusal(f"method.{method} needs a model with residual blocks; this model has none (model=resnet_mlp)")
     return blocks
+
+
+def gone_around(net: nn.Module, method: str) -> nn.Module:
+    """The net as it is; refuses one without marked branches, or with a block that is its branch alone."""
+    if any(isinstance(m, Residual) and not m.skip for m in net.modules()):
+        raise Refusal(
+            f"method.{method} needs a way around every branch; the blocks have skip 0, where it erases examples "
+            "(model.skip=1 or method=[skip_connection,...])"
+        )
+    return marked(net, method, "branch")
 
 
 @dataclass(frozen=True)

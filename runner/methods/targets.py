@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from runner.methods.base import Batch, Method, Now, Seen, Strength, choice, strength
+from runner.methods.base import OWN_LOSS, Batch, Method, Now, Seen, Strength, choice, strength
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,7 @@ class Bootstrap(Method):
 
     family: ClassVar[str] = "target"
     classes: ClassVar[bool] = True
+    sole: ClassVar[str] = OWN_LOSS
     rate: Strength = strength(0, 1, off=0)
     form: str = choice("soft", "hard")
 

@@ -1,7 +1,12 @@
-"""Noise on the weights of the forward pass: one draw for each step, shared by its examples and passes."""
+"""Noise on the weights of the forward pass: one draw for each step, shared by its examples and passes.
+
+It comes after what gives the layers their weights, such as weight norm, which would take a part of it out again: the
+mean of the weights would no longer be that which evaluation has.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -16,6 +21,7 @@ class WeightNoise(Method):
     """
 
     family: ClassVar[str] = "noise"
+    comes_last: ClassVar[Collection[str]] = ("weights",)
     scale: Strength = strength(0, off=0)
     biases: bool = given()
 
@@ -35,6 +41,7 @@ class DropConnect(Method):
     """
 
     family: ClassVar[str] = "dropping"
+    comes_last: ClassVar[Collection[str]] = ("weights",)
     rate: Strength = strength(0, 1, off=0, open_high=True)
 
     def weights(self, params: Params, now: Now) -> Params:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -12,7 +12,21 @@ from torch import Tensor, nn
 
 from runner.errors import Refusal
 from runner.keys import Key
-from runner.methods.base import Method, Now, Params, Seen, Strength, choice, given, penalized, strength, total
+from runner.methods.base import (
+    Method,
+    Now,
+    Params,
+    Seen,
+    Strength,
+    beside,
+    choice,
+    given,
+    kernels,
+    of_its_layer,
+    penalized,
+    strength,
+    total,
+)
 from runner.nets.sites import Mark, Slot
 
 # The hard concrete distribution (Louizos et al. 2018): its temperature, and the interval it is stretched to.
@@ -167,7 +181,8 @@ class PathNorm(Method):
     pool acts on these sums as it does on values: a maximum follows the heaviest places, and an average of k places
     counts a path 1/k times, not 1/k^2 (an upper bound). It needs a ReLU net of linear and convolutional layers and
     pools, and refuses norms and methods that change the weights of the forward pass, which would act on the squares.
-    Methods that drop hidden values leave its mean as it is.
+    Methods that drop or disturb hidden values act on these sums too, and leave their mean about as it is, but for
+    alpha_dropout, which shifts it and is refused.
     """
 
     family: ClassVar[str] = "penalty"
@@ -177,7 +192,7 @@ class PathNorm(Method):
             "WeightStandardization", "WeightNoise", "DropConnect", "L0",
         ),
         "the paths run through linear and convolutional layers whose weights are as they are",
-    )  # fmt: skip
+    ) | {"AlphaDropout": "the values that it gives to dropped units are no sums over paths"}  # fmt: skip
     rate: Strength = strength(0, off=0)
     biases: bool = given()
 
@@ -213,16 +228,17 @@ class L0(Method):
 
     family: ClassVar[str] = "penalty"
     finishes: ClassVar[bool] = True
+    comes_last: ClassVar[Collection[str]] = ("weights",)  # a weight norm after them would make up for what they close
     rate: Strength = strength(0)
     dropped: Strength = strength(0, 1, open_low=True, open_high=True, built=True)
 
     def build(self, net: nn.Module) -> nn.Module:
         """The net with the gates of every layer's weights beside them, as its child `gates`."""
-        layers = [m for m in net.modules() if (w := m._parameters.get("weight")) is not None and w.ndim >= 2]
+        layers = kernels(net, "l0")
         if not layers:
-            raise Refusal("method.l0 needs a model with weight matrices or filters; this model has none")
-        for layer in layers:
-            layer.add_module("gates", Gates(layer.get_parameter("weight").numel(), self.dropped))
+            raise Refusal("method.l0 needs a model with weight matrices or filters; this model has none (model=...)")
+        for layer, own in layers:
+            layer.add_module("gates", Gates({name: w.numel() for name, w in own.items()}, self.dropped))
         return net
 
     def weights(self, params: Params, now: Now) -> Params:
@@ -237,7 +253,7 @@ class L0(Method):
     def penalty(self, seen: Seen, now: Now) -> Tensor | float:
         """rate * sum P(z > 0): []."""
         shift = TEMPERATURE * math.log(-LOW / HIGH)
-        return self.rate * total(_sigmoid(a - shift).sum() for n, a in seen.params.items() if _is_gate(n))
+        return self.rate * total(_sigmoid(a - shift).sum() for n, a in seen.params.items() if _kernel(n))
 
     def average(self, params: Params, now: Now) -> Params:
         """z * w with the gates of evaluation."""
@@ -245,29 +261,32 @@ class L0(Method):
 
 
 class Gates(nn.Module):
-    """The log_alpha of a layer's weights, in a row, so that no method takes it for a matrix."""
+    """The log_alpha of a layer's kernels, each in a row, so that no method takes it for a matrix."""
 
-    def __init__(self, count: int, dropped: float) -> None:
-        """`count` gates, a share `dropped` of them shut."""
+    def __init__(self, counts: Mapping[str, int], dropped: float) -> None:
+        """As many gates as each kernel has weights, a share `dropped` of them shut."""
         super().__init__()
         self.start = math.log(1 - dropped) - math.log(dropped)
-        self.log_alpha = nn.Parameter(torch.empty(count))
+        for name, count in counts.items():
+            self.register_parameter(beside("log_alpha", name), nn.Parameter(torch.empty(count)))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Draw log_alpha anew."""
-        nn.init.normal_(self.log_alpha, self.start, 0.01)
+        for log_alpha in self.parameters():
+            nn.init.normal_(log_alpha, self.start, 0.01)
 
 
-def _is_gate(name: str) -> bool:
-    return name.endswith("gates.log_alpha")
+def _kernel(name: str) -> str:
+    """The kernel that a parameter of this name has the gates of; "" if it has none."""
+    return of_its_layer(name, "gates", "log_alpha")
 
 
 def _gated(params: Params, concrete: Callable[[str, Tensor], Tensor]) -> Params:
     """The weights times their gates, clamp(1.2 s - 0.1, 0, 1) for s = concrete(name, log_alpha)."""
     gated: Params = {}
-    for name in filter(_is_gate, params):
-        weight = name.removesuffix("gates.log_alpha") + "weight"
+    for name in filter(_kernel, params):
+        weight = _kernel(name)
         if weight not in params:
             raise Refusal(f"method.l0 gates {weight}, which another method of the stack has reparametrized; use one")
         s = concrete(name, params[name])

@@ -18,11 +18,12 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
+from torch.nn.utils.parametrize import register_parametrization
 
 from runner.errors import Refusal, unknown
 from runner.nets.norms import BatchNormLayer
 from runner.nets.sites import Mark
-from runner.nets.trace import Place, places
+from runner.nets.trace import Place, entrywise, places
 
 DROPS = ("StochasticDepth", "DropPath", "DropBlock2d", "DropBlock3d")  # of torchvision and timm
 PLAIN_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
@@ -44,7 +45,6 @@ class Adopted(nn.Module):
         self.net, self.switched_off = tamed(make())
         own = {module.kind for module in self.net.modules() if isinstance(module, Mark)}
         self.arrived = nn.Identity() if "input" in own else _mark("input", "before the net")
-        self.drawn = tuple(name for name, _ in self.net.named_parameters())
         for module in self.net.modules():
             if callable(getattr(module, "reset_parameters", None)):
                 module.reset_parameters = None  # type: ignore[assignment]  # this module draws them all
@@ -58,14 +58,16 @@ class Adopted(nn.Module):
                 mark = _mark(place.kind, f"{'before' if place.entry else 'behind'} {place.name}")
                 self.marks.append(mark)
                 _hook(place, mark)
+        with _plain_attention():
+            self.drawn = flattened(self.net, _example(shape))
 
     def reset_parameters(self) -> None:
         """Draw all weights as the net itself does, from torch's generator."""
         fresh = dict(tamed(self.make())[0].named_parameters())
         mine = dict(self.net.named_parameters())
         with torch.no_grad():
-            for name in self.drawn:
-                mine[name].copy_(fresh[name])
+            for name, own in self.drawn.items():
+                mine[own].copy_(fresh[name].view_as(mine[own]))
 
     def forward(self, x: Tensor) -> Tensor:
         """x [B, ...] -> logits [B, classes]."""
@@ -148,6 +150,38 @@ def tamed(net: nn.Module) -> tuple[nn.Module, int]:
     if isinstance(net, _BatchNorm | _DropoutNd):
         raise Refusal(f"model is a {type(net).__name__} alone, which is no net to train (model._target_=...)")
     return net, off
+
+
+class Shaped(nn.Module):
+    """Numbers in a row as the parameter that a foreign net knows."""
+
+    def __init__(self, shape: torch.Size) -> None:
+        """A parameter of this shape."""
+        super().__init__()
+        self.shape = shape
+
+    def forward(self, row: Tensor) -> Tensor:
+        """The row [n] in its shape."""
+        return row.view(self.shape)
+
+    def right_inverse(self, w: Tensor) -> Tensor:
+        """The parameter w as a row [n]."""
+        return w.flatten()
+
+
+def flattened(net: nn.Module, x: Tensor) -> dict[str, str]:
+    """Store in rows, in place, what is no matrix or filter; what each parameter is called afterwards.
+
+    Penalties, constraints and the like take what has two dimensions for a matrix, and leave positions, class tokens and
+    scales alone by this, as they do in this project's own nets.
+    """
+    names = {name: name for name, _ in net.named_parameters()}
+    rows = [name for name in entrywise(net, x) if net.get_parameter(name).ndim >= 2]
+    for name in rows:
+        lead, _, own = name.rpartition(".")
+        register_parametrization(net.get_submodule(lead), own, Shaped(net.get_parameter(name).shape))
+        names[name] = ".".join(filter(None, (lead, "parametrizations", own, "original")))
+    return names
 
 
 def _norm(theirs: _BatchNorm) -> nn.Module:

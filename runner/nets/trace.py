@@ -31,6 +31,13 @@ UNIT_CALLS = {name.lower() for name in UNITS} | {"leaky_relu"}
 RESHAPES = {"view", "reshape", "permute", "transpose", "flatten", "contiguous", "squeeze", "unsqueeze"}
 SUMS = {"add", "add_", "__add__", "__radd__", "__iadd__"}
 MEETINGS = SUMS | {"cat", "concat", "concatenate"}
+# What takes numbers of a parameter entry by entry, or sets them beside those of an example.
+ENTRYWISE = MEETINGS | {
+    *(f"{lead}{name}{end}" for name in ("sub", "mul", "div", "truediv") for lead, end in (("", ""), ("", "_"))),
+    *(f"__{lead}{name}__" for name in ("sub", "mul", "truediv") for lead in ("", "r", "i")),
+    "stack", "where", "lerp", "addcmul", "batch_norm", "layer_norm", "group_norm", "instance_norm", "rms_norm",
+}  # fmt: skip
+PRODUCTS = {"linear", "bilinear", "matmul", "__matmul__", "__rmatmul__", "mm", "bmm", "addmm", "baddbmm", "einsum"}
 
 
 @dataclass(frozen=True)
@@ -100,6 +107,53 @@ class Trace(TorchFunctionMode):
     def node(self, value: object) -> Node | None:
         """The node of a value, if it depends on the input."""
         return self.node_of.get(id(value))
+
+
+class Uses(TorchFunctionMode):
+    """Notes which parameters a value of the input meets entry by entry, and which are multiplied as matrices are."""
+
+    def __init__(self, net: nn.Module, x: Tensor) -> None:
+        """Follow x, and what is computed from the net's parameters alone."""
+        super().__init__()
+        self.seen = {id(x)}  # ids of what depends on x
+        self.made_of = {id(w): {name} for name, w in net.named_parameters()}
+        self.entrywise: set[str] = set()
+        self.multiplied: set[str] = set()
+        self.kept: list[Tensor] = [x]  # so that no two values share an id
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: object, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:  # whatever the operation gives
+        """Do the operation and note what met in it."""
+        given = [leaf for leaf in tree_leaves((args, kwargs or {})) if isinstance(leaf, Tensor)]
+        sees = any(id(leaf) in self.seen for leaf in given)
+        made_of = {name for leaf in given for name in self.made_of.get(id(leaf), ())}
+        name = getattr(func, "__name__", "")
+        if name in PRODUCTS or (sees and name not in ENTRYWISE):
+            self.multiplied |= made_of
+        elif sees:
+            self.entrywise |= made_of
+        out = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(out):
+            if isinstance(leaf, Tensor):
+                self.kept.append(leaf)
+                if sees:
+                    self.seen.add(id(leaf))
+                elif made_of:
+                    self.made_of[id(leaf)] = self.made_of.get(id(leaf), set()) | made_of
+        return out
+
+
+def entrywise(net: nn.Module, x: Tensor) -> list[str]:
+    """The parameters that are no matrices or filters, whatever their shape, by what a pass on x [B, ...] does to them.
+
+    Positions, class tokens, layers' scales: they are added to values, set beside them or multiplied with them entry by
+    entry, and nothing else.
+    """
+    uses = Uses(net, x)
+    with uses, torch.no_grad():
+        net(x)
+    return [name for name, _ in net.named_parameters() if name in uses.entrywise - uses.multiplied]
 
 
 def places(net: nn.Module, x: Tensor) -> list[Place]:
