@@ -268,7 +268,7 @@ def read(cfg: DictConfig, overrides: Sequence[str] = ()) -> Job:
         lanes_per_job=None if values["lanes_per_job"] is None else _whole("lanes_per_job", values["lanes_per_job"], 1),
         share=None if values["share"] is None else _whole("share", values["share"], 0),
         threads=None if values["threads"] == "auto" else _whole("threads", values["threads"], 1),
-        workers=None if values["workers"] == "auto" else _whole("workers", values["workers"], 1),
+        workers=_workers(values["workers"], device),
         keep_every=_keep_every(_section(values, "checkpoint")),
         trackers=trackers.known(values["tracker"]),
         dataset=_title("data", values["data"]),
@@ -440,6 +440,19 @@ def _keep_every(node: dict[str, Any]) -> float | None:
     if _number("checkpoint.minutes", minutes, "checkpoint.minutes=...") <= 0:
         raise Refusal(f"checkpoint.minutes is {minutes:g}; it must be above 0, or null (checkpoint.minutes=...)")
     return 60 * float(minutes)
+
+
+def _workers(value: object, device: torch.device) -> int | None:
+    """The processes that share a job's runs; None: as many as they are worth."""
+    if value == "auto":
+        return None
+    workers = _whole("workers", value, 1)
+    if workers > 1 and device.type != "cpu":
+        raise Refusal(
+            f"workers is {workers}; on {device.type} one process trains all runs of a job, so it must be 1 "
+            "(workers=auto or device=cpu)"
+        )
+    return workers
 
 
 def _compiled(value: object, device: torch.device) -> bool | None:

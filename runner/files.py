@@ -67,6 +67,27 @@ def held(folder: Path, waits: str, say: Callable[[str], None]) -> Iterator[None]
         lock.release()
 
 
+@contextmanager
+def held_within(folder: Path, whole: Path, waits: str, say: Callable[[str], None]) -> Iterator[None]:
+    """The folder for this process alone, taken at a moment at which no other one has the `whole` that it is a part of.
+
+    The whole is not held while the part is waited for, so that other parts of it can be taken.
+    """
+    lock = FileLock(folder / ".lock", mode=0o666)
+    while True:
+        with held(whole, waits, say), contextlib.suppress(Timeout):
+            folder.mkdir(parents=True, exist_ok=True)
+            lock.acquire(timeout=0)
+            break
+        say(waits)
+        with contextlib.suppress(FileNotFoundError), lock:  # it goes when the whole is done
+            pass
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def clear_parts(folder: Path) -> None:
     """Remove what processes that were killed while they wrote have left in a folder; its lock must be held."""
     for part in folder.glob(f".*{PART}"):

@@ -27,12 +27,12 @@ from omegaconf import OmegaConf
 from runner import extending, records
 from runner.asking import Asking
 from runner.config import Job, flatten
-from runner.engine.checkpoint import Checkpoints
+from runner.engine.checkpoint import Checkpoints, kept_about
 from runner.engine.loop import Outcome, Progress
 from runner.engine.packing import packed, prediction, threads
 from runner.engine.workers import train_across, worth
 from runner.errors import Refusal
-from runner.files import clear_parts, held, write_atomic
+from runner.files import clear_parts, held, held_within, write_atomic
 from runner.grid import Run
 from runner.methods.base import ranges
 from runner.records import Ended, Row
@@ -131,14 +131,16 @@ def run_job(job: Job, folder: Path, command: Sequence[str], say: Say, watch: Cal
         say(f"{job.name}: {len(job.seeds)} report seeds, to which the study was extended")
     try:
         if job.share is not None:
-            with held(mine, f"{job.name}, share {job.share}: {waits}", say), _failing(job, place, command):
+            own = held_within(mine, place, f"{job.name}, share {job.share}: {waits}", say)
+            with own, _failing(job, place, command):
                 found = _run_share(job, folder, mine, command, say, watch)
             if _lacks(job, found):
                 return found
         with held(place, f"{job.name}: {waits}", say), _failing(job, place, command), ExitStack() as stack:
-            for share in _shares(place):
+            shares = _shares(place)  # no other can begin while this process has the whole
+            for share in shares:
                 stack.enter_context(held(share, f"{job.name}, {share.name}: {waits}", say))
-            return _run_held(job, folder, command, say, watch)
+            return _run_held(job, folder, command, say, watch, shares)
     except OSError as error:  # a full disk or a folder that has become read-only: not even the failure can be written
         failed = JobFailed(f"{job.name} failed: {_told(error)}; what was written before is kept")
         failed.noted = False
@@ -162,7 +164,12 @@ def _told(error: Exception) -> str:
 
 
 def _run_held(
-    planned: Job, folder: Path, command: Sequence[str], say: Say, watch: Callable[[Progress], None]
+    planned: Job,
+    folder: Path,
+    command: Sequence[str],
+    say: Say,
+    watch: Callable[[Progress], None],
+    shares: Sequence[Path],
 ) -> list[Row]:
     place = folder / planned.name
     torch.set_num_threads(planned.threads or threads(planned.experiment.shaped(planned.points[0])))
@@ -170,7 +177,7 @@ def _run_held(
         clear_parts(written)
     rows, curves, asked = _recorded(planned, place, say)
     present = {row["run_id"] for row in rows}
-    ended = _new(present, [one for part in (place, *_shares(place)) for one in records.read_ended(part, say)])
+    ended = _new(present, [one for part in (place, *shares) for one in records.read_ended(part, say)])
     write_atomic(place / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(planned.settings))))
     complete, chosen = records.read_status(place).get("state") == "complete", None
     notes = list(planned.experiment.data.notes)
@@ -202,8 +209,9 @@ def _run_held(
             records.write_table(place / "runs.csv", records.COLUMNS, rows)
             if not ended:
                 (place / "ended.jsonl").unlink(missing_ok=True)
-                for share in _shares(place):
+                for share in shares:
                     shutil.rmtree(share)
+                shares = ()
     if complete:
         say(f"{planned.name}: complete, nothing to run")
     else:
@@ -339,8 +347,10 @@ def _trained(
     place, began = folder / job.name, records.now()
     if job.one_by_one and len(missing) > 1:
         say(f"{job.name}: runs go one by one, not side by side: {job.one_by_one}")
-    workers = job.workers or worth(job.experiment, len(missing))
-    experiment = packed(job.experiment, wanted, workers)
+    # by all runs of the stage, and as those of them that are part of the way have begun: each is of one piece
+    workers = job.workers or worth(job.experiment, len(wanted))
+    experiment = packed(job.experiment, wanted, workers, kept_about(mine))
+    workers = min(workers, len(missing))
     wide = min(experiment.lanes or len(missing), math.ceil(len(missing) / workers))
     say(f"{job.name}: {prediction(job.experiment, missing[0], wide, workers)}")
     way = {

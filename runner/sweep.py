@@ -104,6 +104,27 @@ def rounds(jobs: Sequence[Planned]) -> list[list[Launch]]:
     ]
 
 
+def another_round(folder: Path, jobs: Sequence[Planned], done: Sequence[int]) -> list[list[Launch]]:
+    """One more round for split jobs that are unfinished though their shares have ended well at last; [] without such.
+
+    The later stage of a share that lost a run of an earlier one has gone into making that run.
+    """
+    launches = [
+        Launch(number, [*jobs[number].overrides, f"share={share}"])
+        for number in done
+        if is_unfinished(folder, jobs[number])
+        for share in range(max(jobs[number].shares))
+    ]
+    return [launches] if launches else []
+
+
+def is_unfinished(folder: Path, job: Planned) -> bool:
+    """Whether a split job has not come to its tables."""
+    from runner import records
+
+    return bool(job.shares) and records.read_status(folder / job.name).get("state") != "complete"
+
+
 def note_failure(folder: Path, job: Planned, error: BaseException | str) -> None:
     """Write into a job's folder that it failed, where it could not do so itself."""
     from runner import records

@@ -158,6 +158,24 @@ def test_a_short_job_does_not_decide_for_a_long_one(monkeypatch: pytest.MonkeyPa
     assert (16, False) in tried
 
 
+def test_runs_that_are_part_of_the_way_go_on_as_they_began(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Whatever is faster here and now: on another node of a cluster, or with fewer runs left."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    tried = told(monkeypatch, (1, True))
+    monkeypatch.setattr(packing, "_repays", lambda *arguments: True)
+    open_ended = replace(images(), dtype=None, compiled=None)
+    for mapped, last, dtype, compiled in (
+        (False, False, torch.bfloat16, False), (False, True, torch.float32, False), (True, False, torch.float32, True),
+    ):  # fmt: skip
+        before = {"mapped": str(mapped), "channels_last": str(last), "compiled": str(compiled), "torch": "2"}
+        before["dtype"] = str(dtype).removeprefix("torch.")
+        way = packed(open_ended, RUNS, 1, before)
+        assert (way.lanes != 1, way.channels_last, way.dtype, way.compiled) == (mapped, last, dtype, compiled)
+    assert {way[0] for way in tried} == {4, 16}  # which width of a pack, which changes no number
+    asked = packed(replace(open_ended, dtype=torch.float64, lanes=4), RUNS, 1, before | {"mapped": "False"})
+    assert (asked.lanes, asked.dtype) == (4, torch.float64)
+
+
 def test_what_the_user_asks_for_stays(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     tried = told(monkeypatch, (1, True))

@@ -7,8 +7,12 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
+from threading import Event
 from types import FrameType
 
 import pytest
@@ -20,6 +24,7 @@ from runner import devices, study
 from runner.engine.checkpoint import Checkpoints, Stopped
 from runner.engine.loop import train
 from runner.engine.workers import cores
+from runner.files import held, held_within
 from runner.grid import Run
 from runner.methods.stack import Stack
 
@@ -73,6 +78,66 @@ def test_a_share_that_breaks_loses_nothing_of_the_others(
     assert not list(STUDY.glob("*/share-*"))
     shares = [line for line in again.err.splitlines() if "runs ended" in line and line.startswith("l2")]
     assert shares[0].endswith("2 runs ended, 0 running")  # of four
+
+
+@pytest.mark.usefixtures("unreported")
+@pytest.mark.parametrize("times", [1, 9])
+def test_a_share_that_breaks_while_tuning_is_made_up_for_or_told_of(
+    regrun: Regrun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, times: int
+) -> None:
+    """Once: the rounds after it train its runs and one more those of the later stage. Each time: the job has failed."""
+    assert regrun(*TUNED, "out=whole").code == 0
+    trained, broken = study._trained, list[int]()
+
+    def breaks(*arguments: object) -> Iterator[object]:
+        if arguments[2].name == "share-1" and "l2" in arguments[0].name and len(broken) < times:  # type: ignore[attr-defined]
+            broken.append(1)
+            raise MemoryError("no more")
+        return trained(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(study, "_trained", breaks)
+    told = regrun(*TUNED, "lanes_per_job=2")
+    if times == 1:
+        assert told.code == 0, told.err
+        assert figures(rows_of(STUDY)) == figures(rows_of(Path("whole") / "first"))
+    else:
+        assert told.code == 1
+        assert json.loads((job_of(STUDY, "l2") / "status.json").read_text())["state"] == "failed"
+        assert len(broken) == 2  # once in each stage: what breaks each time is not tried on and on
+
+
+def test_a_part_is_taken_while_nobody_has_the_whole_and_does_not_keep_it(tmp_path: Path) -> None:
+    whole, part, other = tmp_path / "job", tmp_path / "job" / "share-0", tmp_path / "job" / "share-1"
+    heard: list[str] = []
+    with ThreadPoolExecutor(1) as pool:
+        begun, release = Event(), Event()
+
+        def train(where: Path) -> None:
+            with held_within(where, whole, f"waits for {where.name}", heard.append):
+                begun.set()
+                assert release.wait(60)
+
+        with held(whole, "", heard.append):
+            share = pool.submit(train, part)
+            assert not begun.wait(0.3)
+        assert begun.wait(60)
+        assert heard == ["waits for share-0"]
+        with held(whole, "the whole is not free", heard.append), ExitStack() as stack:
+            stack.callback(release.set)  # or the wait for the part would have no end
+        share.result(60)
+        begun.clear()
+        release.clear()
+        share = pool.submit(train, part)
+        assert begun.wait(60)
+        with ThreadPoolExecutor(1) as more:  # the same share again waits without keeping the whole from another one
+            twin = more.submit(lambda: held_within(part, whole, "waits for its twin", heard.append).__enter__())
+            while "waits for its twin" not in heard:
+                time.sleep(0.01)
+            with held_within(other, whole, "waits for the whole", heard.append):
+                pass
+            release.set()
+            share.result(60)
+            twin.result(60)
 
 
 @pytest.mark.usefixtures("unreported")

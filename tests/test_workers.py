@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
+import multiprocessing
 import os
 import sys
+import time
 from dataclasses import replace
 
 import pytest
+import torch
 from test_engine import STACKS, experiment, outcomes, same
 
+from runner.config import _workers
 from runner.engine.loop import Progress
 from runner.engine.workers import cores, train_across, worth
+from runner.errors import Refusal
 from runner.grid import Run
 from runner.methods.base import Batch, Method, Now
 from runner.methods.stack import Stack
@@ -50,6 +56,32 @@ class Fragile(Method):
 def test_what_breaks_in_a_process_is_told(dies: bool, said: str) -> None:
     with pytest.raises(RuntimeError, match=said):
         list(train_across(experiment(Stack({"fragile": Fragile(dies)})), RUNS, lambda progress: None, 2))
+
+
+class Slow(Method):
+    """Of the first process every step takes a second; the second one ends in its first."""
+
+    def batch(self, batch: Batch, now: Now) -> Batch:
+        if multiprocessing.current_process().name.endswith("-1"):
+            time.sleep(1)
+            return batch
+        os._exit(7)
+
+
+def test_a_process_that_dies_is_heard_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And not when the processes begun before it have ended."""
+    monkeypatch.setattr(multiprocessing.process, "_process_counter", itertools.count(1))
+    monkeypatch.setattr("runner.engine.workers.PATIENCE", 0.1)
+    clock = time.monotonic()
+    with pytest.raises(RuntimeError, match="exit code 7"):
+        list(train_across(experiment(Stack({"slow": Slow()})), RUNS, lambda progress: None, 2))
+    assert time.monotonic() - clock < 8  # the first would take 36
+
+
+def test_on_a_gpu_one_process_trains_all_runs() -> None:
+    with pytest.raises(Refusal, match=r"workers is 2; on cuda .* must be 1 \(workers=auto or device=cpu\)"):
+        _workers(2, torch.device("cuda"))
+    assert (_workers(1, torch.device("cuda")), _workers(2, torch.device("cpu"))) == (1, 2)
 
 
 def test_how_many_processes_are_worth_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,6 +23,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from operator import itemgetter
 from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple, TypeAlias, cast
@@ -38,6 +39,8 @@ from runner.methods.base import Params
 
 HEAD = b"regrun checkpoint 1"
 NAME = "checkpoint-{process}-{which}"
+# what a file that was cut off, or changed, makes of being read
+DAMAGED = pickle.UnpicklingError, RuntimeError, LookupError, TypeError, ValueError, EOFError
 SIGNALS = ("SIGINT", "SIGTERM", "SIGUSR1")  # of which the last is a warning: training goes on
 ASKED_FOR = "SIGUSR2"  # taken only from whoever has a handler for it: submitit, before a job of Slurm ends
 Name: TypeAlias = tuple[str, int, tuple[tuple[str, float], ...]]  # of a run: see runner.grid.Run
@@ -171,7 +174,7 @@ class Checkpoints(Keeper):
 
     def clear(self) -> None:
         """Remove all, once the records hold what they were kept for."""
-        for path in self._files():
+        for path in kept_in(self.folder):
             path.unlink(missing_ok=True)
         self.found = ()
 
@@ -227,21 +230,17 @@ class Checkpoints(Keeper):
         if number not in self._goes_on:
             raise Stopped(number)
 
-    def _files(self) -> list[Path]:
-        name = NAME.format(process="*", which="*")
-        return sorted([*self.folder.glob(name), *self.folder.glob(f"share-*/{name}")])  # of a job that was split, too
-
     def _read(self) -> tuple[int, list[Part]]:
         """The highest number in the folder, and for each run the part that has it farthest."""
         parts: list[Part] = []
         numbers = [0]
         foreign = ""
-        for path in self._files():
+        for path in kept_in(self.folder):
             try:
                 number, content = _content(path.read_bytes())
                 kept = [_part(part) for part in content["parts"]]
                 numbers.append(number)
-            except (pickle.UnpicklingError, RuntimeError, LookupError, TypeError, ValueError, EOFError) as error:
+            except DAMAGED as error:
                 said = "".join(c for c in " ".join(str(error).split()) if c.isprintable())[:200]
                 self.say(f"{path} is damaged and is left out: {type(error).__name__}: {said}")
                 continue
@@ -261,6 +260,22 @@ class Checkpoints(Keeper):
                 farthest.append(part.of(fresh))
                 named |= set(fresh)
         return max(numbers), farthest
+
+
+def kept_about(folder: Path) -> Mapping[str, str]:
+    """What the newest training that is kept in a folder, or in its shares, depends on besides the job; {} if none."""
+    newest: tuple[int, Mapping[str, str]] = (0, {})
+    for path in kept_in(folder):
+        with suppress(OSError, *DAMAGED):  # as `Checkpoints` says when it reads them
+            number, content = _content(path.read_bytes())
+            newest = max(newest, (number, content["about"]), key=itemgetter(0))
+    return newest[1]
+
+
+def kept_in(folder: Path) -> list[Path]:
+    """The files with states of trainings in a folder, and in its shares if the job was split."""
+    name = NAME.format(process="*", which="*")
+    return sorted([*folder.glob(name), *folder.glob(f"share-*/{name}")])
 
 
 def _content(raw: bytes) -> tuple[int, dict[str, Any]]:

@@ -15,10 +15,11 @@ import hashlib
 import json
 import math
 import platform
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
@@ -44,6 +45,7 @@ WIDTHS_OF_SIGNALS = (4, 8, 16, 32)  # tried against each other: patches of many 
 SHARE_OF_MEMORY = 0.5  # of what is free: a prediction may be off, and the machine has others on it
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 SMALL = 10_000_000  # multiply-adds of a forward pass on a batch
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 BRIEF = 0.9  # of float32's time that bfloat16 has to stay below: its digits are fewer
 COMPILED_LANES = 20  # runs side by side in a compiled step, at most: what they make then stays in the caches
 LEAST_STEPS = 2000  # in which a compiler can save its own time
@@ -57,15 +59,26 @@ class Way(NamedTuple):
     lanes: int  # runs in one pass; 1: one by one, unmapped
     channels_last: bool
 
+    def is_as(self, before: Mapping[str, str]) -> bool:
+        """Whether runs that have trained as `before` says go on to the same numbers."""
+        return (before.get("mapped"), before.get("channels_last")) == (str(self.lanes != 1), str(self.channels_last))
 
-def packed(experiment: Experiment, runs: Sequence[Run], workers: int) -> Experiment:
+
+def packed(
+    experiment: Experiment, runs: Sequence[Run], workers: int, before: Mapping[str, str] = MappingProxyType({})
+) -> Experiment:
     """The experiment with the lanes, the layout of images and the use of the compiler that train its runs fastest.
 
     Lanes that the user has asked for stay. So many processes share the runs. No number of a run depends on any of it
-    beyond rounding, but where the user leaves the precision open too.
+    beyond rounding, but where the user leaves the precision open too. `before` is how runs that are part of the way
+    have trained, "mapped", "channels_last", "dtype" and "compiled" among it: what the user leaves open stays so.
     """
-    experiment = experiment if experiment.dtype else replace(experiment, dtype=_precision(experiment, runs[0]))
-    way = _laid_out(experiment, runs, workers)
+    if before and experiment.compiled is None:
+        experiment = replace(experiment, compiled=before.get("compiled") == "True")
+    if not experiment.dtype:
+        precision = PRECISIONS.get(before.get("dtype", "")) or _precision(experiment, runs[0])
+        experiment = replace(experiment, dtype=precision)
+    way = _laid_out(experiment, runs, workers, before)
     if way.lanes == 1 or way.compiled is False:
         return replace(way, compiled=bool(way.compiled))
     fused = replace(way, lanes=experiment.lanes or _even(runs, workers, way, COMPILED_LANES), compiled=True)
@@ -78,16 +91,15 @@ def _precision(experiment: Experiment, run: Run) -> torch.dtype:
     They are those of the net alone without methods, so that all stacks, which are compared, get the same.
     """
     bare = replace(experiment, stack=Stack({}), lanes=1, compiled=False, dtype=torch.float32)
-    known = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
     def faster() -> str:
         cost = {}
-        for name, dtype in known.items():
+        for name, dtype in PRECISIONS.items():
             pack, lanes = begin(replace(bare, dtype=dtype), [replace(run, point={})])
             cost[name] = _taken(pack, few_steps(pack, lanes, 5), 3)  # the first steps also set things up
         return "bfloat16" if cost["bfloat16"] < BRIEF * cost["float32"] else "float32"
 
-    return known[_found_once(_kept_in("dtype", bare, built_net(bare), []), known, faster)]
+    return PRECISIONS[_found_once(_kept_in("dtype", bare, built_net(bare), []), PRECISIONS, faster)]
 
 
 def _even(runs: Sequence[Run], workers: int, way: Experiment, most: int) -> int:
@@ -96,7 +108,7 @@ def _even(runs: Sequence[Run], workers: int, way: Experiment, most: int) -> int:
     return max(2, math.ceil(share / math.ceil(share / min(most, way.lanes or most))))
 
 
-def _laid_out(experiment: Experiment, runs: Sequence[Run], workers: int) -> Experiment:
+def _laid_out(experiment: Experiment, runs: Sequence[Run], workers: int, before: Mapping[str, str]) -> Experiment:
     """The experiment with the lanes and the layout of images in memory that train its runs fastest."""
     first = alike(experiment.stack, runs)
     shaped = experiment.shaped(first[0].point)
@@ -115,9 +127,10 @@ def _laid_out(experiment: Experiment, runs: Sequence[Run], workers: int) -> Expe
         ways += [Way(lanes, False) for lanes in WIDTHS if lanes <= several]
     if experiment.lanes:
         ways = [way for way in ways if way.lanes == experiment.lanes]
-    if len(ways) < 2:
+    known = [way for way in ways if way.is_as(before)]
+    if len(ways) < 2 and not known:
         return replace(experiment, lanes=most)
-    best = _fastest(shaped, first, net, ways)
+    best = known[0] if len(known) == 1 else _fastest(shaped, first, net, known or ways)
     chosen = replace(experiment, lanes=best.lanes, channels_last=best.channels_last)
     even = best.lanes > 1 and not experiment.lanes
     return replace(chosen, lanes=_even(runs, workers, chosen, best.lanes)) if even else chosen

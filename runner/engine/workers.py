@@ -79,22 +79,22 @@ def train_across(
     size = math.ceil(len(runs) / workers)
     parts = [runs[i : i + size] for i in range(0, len(runs), size)]
     context = multiprocessing.get_context("fork")
-    pipes = [context.Pipe(duplex=False) for _ in parts]
-    processes = [
-        context.Process(target=_work, args=(experiment, part, told, keeper, number), daemon=True)
-        for number, (part, (_, told)) in enumerate(zip(parts, pipes, strict=True))
-    ]
+    processes: list[Any] = []
+    open_ends: dict[Connection, int] = {}
     left = [len(part) for part in parts]
     stopped = 0  # the signal that a process has ended with
     epochs, score = experiment.budget.epochs, experiment.data.score
     seen = [Progress(0, epochs, 0, len(part), math.nan, math.nan, score) for part in parts]
     try:
-        for process, (_, told) in zip(processes, pipes, strict=True):
+        for number, part in enumerate(parts):
+            ours, told = context.Pipe(duplex=False)  # only now: an earlier child would hold its end open, too
+            process = context.Process(target=_work, args=(experiment, part, told, keeper, number), daemon=True)
             process.start()
+            processes.append(process)
             assert process.pid is not None
             keeper.also_tell(process.pid)
             told.close()  # the child has its own; the pipe ends with it
-        open_ends = {heard: number for number, (heard, _) in enumerate(pipes)}
+            open_ends[ours] = number
         while open_ends:
             for heard in wait(list(open_ends)):
                 assert isinstance(heard, Connection)
@@ -121,7 +121,7 @@ def train_across(
                     watch(_together(seen))
     finally:
         for process in processes:
-            if process.pid is not None and process.is_alive():
+            if process.is_alive():
                 process.terminate()
                 process.join(PATIENCE)
                 process.kill()

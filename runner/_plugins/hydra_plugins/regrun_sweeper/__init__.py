@@ -138,7 +138,10 @@ class RegrunSweeper(BasicSweeper):
         returns: list[JobReturn | None] = []
         last: dict[int, JobReturn | None] = {}  # by job: of a split one a share that failed, if one has
         began = 0
-        for launches in sweep.rounds(jobs):
+        rounds = sweep.rounds(jobs)
+        spare = len(rounds)  # for what a share that failed in an early round has left to those after it
+        while rounds:
+            launches = rounds.pop(0)
             told = self._in_batches([launch.overrides for launch in launches], began)
             began += len(launches)
             returns += told
@@ -147,13 +150,21 @@ class RegrunSweeper(BasicSweeper):
                 if launch.number not in fresh or _is_done(fresh[launch.number]):
                     fresh[launch.number] = one
             last |= fresh  # a later stage also trains what an earlier one has lost
+            if not rounds and spare:
+                spare -= 1
+                done = [number for number, one in last.items() if _is_done(one)]
+                rounds = sweep.another_round(folder, jobs, done)
         failed = 0
         mistakes: list[BaseException] = []
         for number, job in enumerate(jobs):
             became = last[number]
-            if _is_done(became):
+            lost = sweep.is_unfinished(folder, job)
+            if _is_done(became) and not lost:
                 continue
             failed += 1
+            if lost and _is_done(became):
+                sweep.note_failure(folder, job, "runs of a share are missing; the same command makes them")
+                continue
             error = became._return_value if became else "its process died (killed by the system, out of memory?)"
             if job.shares or not (isinstance(error, JobFailed) and error.noted):
                 sweep.note_failure(folder, job, error)
