@@ -19,6 +19,7 @@ from typing import Any, Protocol
 
 from runner import records
 from runner.errors import Refusal, unknown
+from runner.files import held
 from runner.records import Row
 
 PARAMETERS = (
@@ -199,7 +200,9 @@ def report(names: Sequence[str], study: Path, files: Sequence[Path]) -> None:
 def _each(names: Sequence[str], study: Path, say: Callable[[str], None], does: Callable[[Tracker], None]) -> None:
     for name in names:
         try:
-            does(TRACKERS[name][0](study))
+            # for this process alone: what is unfinished there is then of one that was killed
+            with held(study / ".trackers", f"tracker {name}: another process shows its runs; waits for that", say):
+                does(TRACKERS[name][0](study))
         except Exception as error:  # whatever a foreign package raises: the records do not need it
             said = " ".join(f"{type(error).__name__}: {error}".split())
             say(f"tracker {name}: {said[:300]}; the study goes on without it")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import os
+import time
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -122,3 +124,26 @@ def test_the_figures_are_columns_of_the_records(regrun: Regrun) -> None:
     with next(STUDY.glob("*/runs.csv")).open() as file:
         columns = next(csv.reader(file))
     assert {*trackers.PARAMETERS, *trackers.FIGURES} <= set(columns)
+
+
+def test_one_process_at_a_time_shows_its_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What another one finds unfinished is then of a process that was killed, and not of one that is writing it."""
+    inside, most = [0], [0]
+
+    class Slow:
+        def __init__(self, study: Path) -> None:
+            self.study = study
+
+        def runs(self, found: object) -> None:
+            inside[0] += 1
+            most[0] = max(most[0], inside[0])
+            time.sleep(0.1)
+            inside[0] -= 1
+
+    monkeypatch.setitem(trackers.TRACKERS, "tensorboard", (Slow, ()))
+    lines: list[str] = []
+    with ThreadPoolExecutor(3) as pool:
+        for _ in range(3):
+            pool.submit(trackers.follow, ["tensorboard"], tmp_path, "job", lines.append)
+    assert most == [1]
+    assert set(lines) == {"tracker tensorboard: another process shows its runs; waits for that"}
