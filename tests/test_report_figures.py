@@ -345,3 +345,22 @@ def test_curves_over_strengths_say_at_which_learning_rate_they_are(tmp_path: Pat
             words = " ".join(" ".join(text.get_text() for text in drawing.figure.texts).split())
             said = f"Each {line} at the learning rate that was chosen for its method." in words
             assert said == bool(rates)
+
+
+def test_a_seed_beyond_the_axes_is_marked_at_their_edge() -> None:
+    random = np.random.default_rng(0)
+    none = 0.7 + 0.01 * random.normal(size=40)
+    small = {f"m_{at}": list(none + 0.01 + 0.003 * random.normal(size=40)) for at in range(4)}
+    lost = none - 0.012 + 0.004 * random.normal(size=40)
+    lost[-1] = none[-1] - 0.09
+
+    def carets(values: dict[str, list[float]]) -> int:
+        runs = by_hand({"none": list(none)} | values)
+        drawing = comparisons.forest(runs, headline(runs))
+        assert drawing is not None
+        left, _ = drawing.figure.axes[0].get_xlim()
+        assert left > -9
+        return sum(line.get_marker() == 4 for line in drawing.figure.axes[0].lines)
+
+    assert carets(small) == 0
+    assert carets(small | {"lost": list(lost)}) == 1

@@ -155,12 +155,12 @@ def _intervals(
         axes.plot(
             center[at], at, marker, color=color, markersize=6, markerfacecolor=color if filled else "white", zorder=4
         )
-        _cut_ends(axes, at, [low[at], high[at], *thin], color)
+        _cut_ends(axes, at, [low[at], high[at], *thin, *seeds], color)
     axes.xaxis.set_major_locator(MaxNLocator(6 if name == "diff" else 4))  # the panel of the gap is narrower
 
 
 def _cut_ends(axes: Axes, at: float, ends: Sequence[float], color: str) -> None:
-    """A caret at each edge of the axes that an interval goes on beyond."""
+    """A caret at each edge of the axes that an interval, or a seed, lies beyond."""
     left, right = axes.get_xlim()
     finite = [end for end in ends if math.isfinite(end)]
     for cut, edge, caret in ((min(finite, default=left) < left, 0.0, 4), (max(finite, default=right) > right, 1.0, 5)):
