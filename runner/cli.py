@@ -28,6 +28,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from runner import __version__
 from runner.aliases import refuse_bomb
 from runner.devices import devices, take_one
 from runner.errors import Refusal, unknown
@@ -95,6 +96,9 @@ def main() -> None:
     setattr(Hydra, "format_config_groups", _choices_of)  # noqa: B010  # Hydra has no setting for it
     setattr(OmegaConf, "load", _bounded)  # noqa: B010  # Hydra reads files with it, and it writes aliases out
     with _answers():
+        if "--version" in sys.argv[1:]:  # Hydra would tell its own
+            print(f"regrun {__version__}")
+            return
         _flags_are_known(sys.argv[1:])
         _choices_are_names(sys.argv[1:])
         _task()

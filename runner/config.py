@@ -14,6 +14,7 @@ import traceback
 import typing
 import zlib
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import reduce
 from importlib import import_module
@@ -49,7 +50,7 @@ from runner.search import Space, drawn
 # What may be named by a configuration file. A user's own package must be named on the command line: allow=[mypackage]
 TRUSTED = (
     "runner.methods.", "runner.data.", "runner.nets.", "runner.engine.optimizers.", "runner.engine.schedules.",
-    "torch.nn.", "torchvision.models.",
+    "torch.nn.",
 )  # fmt: skip
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "auto": None}
 SPLIT_KEYS = (
@@ -876,11 +877,12 @@ def _called(
     return lambda: target(**given)
 
 
-def _is_listed(found: object) -> bool:
-    """Whether torchvision lists a function as one that makes a net."""
-    from torchvision import models  # it takes a second
-
-    return any(found is models.get_model_builder(name) for name in models.list_models())
+def takes(where: str, node: Mapping[str, Any], name: str, trusted: Sequence[str]) -> bool:
+    """Whether what a node's _target_ names takes an argument of this name."""
+    target = _locate(where, node.get("_target_"), trusted)
+    with suppress(TypeError, ValueError):  # not to be called, or nothing is known of it: told of where it is called
+        return name in inspect.signature(target).parameters
+    return False
 
 
 def _locate(where: str, path: object, trusted: Sequence[str]) -> Any:
@@ -903,14 +905,9 @@ def _locate(where: str, path: object, trusted: Sequence[str]) -> Any:
     except Exception as error:  # whatever a module of the user's own does when it is imported
         said = " ".join(f"{type(error).__name__}: {error}".split())
         raise Refusal(f"{where}._target_ is {path!r}, which cannot be imported: {said}") from error
-    home = f"{getattr(found, '__module__', None)}."
-    if path.startswith(TRUSTED) and not home.startswith(TRUSTED):  # what a trusted module has imported from elsewhere
-        raise Refusal(f"{where}._target_ is {path!r}, which is of {home[:-1]}; it must be what {module} defines")
+    home = getattr(found, "__module__", None)
+    if path.startswith("runner.") and home != module:  # what a trusted module has imported from elsewhere
+        raise Refusal(f"{where}._target_ is {path!r}, which is of {home}; it must be what {module} defines")
     if path.startswith("torch.nn.") and not (isinstance(found, type) and issubclass(found, nn.Module)):
         raise Refusal(f"{where}._target_ is {path!r}; of torch.nn it must be a class of modules")
-    if path.startswith("torchvision.models.") and not _is_listed(found):
-        raise Refusal(
-            f"{where}._target_ is {path!r}; of torchvision.models it must be a net that torchvision lists "
-            "(model=torchvision model.arch=...)"
-        )
     return found

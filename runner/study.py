@@ -73,6 +73,7 @@ def admit(jobs: Sequence[Job], axes: Sequence[str], folder: Path) -> None:
                 f"{_said(job.margins)}; verdicts under other margins: regrun-report {folder} --margin acc=..."
             )
     extending.refuse(jobs, folder)
+    _ours(folder)
     _writable(folder)
 
 
@@ -415,6 +416,13 @@ def _comparable(job: Job) -> dict[str, Any]:
     flat = flatten({key: value for key, value in job.settings.items() if key != "method"})
     comparable: dict[str, Any] = json.loads(json.dumps(flat))  # as it will be read back
     return comparable
+
+
+def _ours(folder: Path) -> None:
+    """Refuse a folder that is no study of regrun's and has what a study would write over."""
+    taken = [name for name in ("runs.csv", "report") if (folder / name).exists()]
+    if taken and not (folder / "study.json").is_file() and not any(folder.glob("*/status.json")):
+        raise Refusal(f"{folder} is no study and has a {taken[0]}, which would be written over; use another study=...")
 
 
 def _writable(folder: Path) -> None:

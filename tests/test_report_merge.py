@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import shutil
 from pathlib import Path
 
@@ -103,3 +105,59 @@ def test_wrong_command_lines_are_one_line(regrun: Regrun, tmp_path: Path, capsys
         capsys.readouterr()
         assert main([str(OUT / each) if each in ("a", "nowhere") else each for each in arguments]) == 2
         assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.usefixtures("unreported", "undrawn")
+def test_a_folder_of_studies_is_no_study(
+    regrun: Regrun, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether all of it compares nobody has checked; and merging beside a study leaves it as it was."""
+    run(regrun, "a", "-m", "method=l2", "seeds=2")
+    run(regrun, "b", "-m", "method=dropout", "seeds=2", "epochs=3")
+    (OUT / "runs.csv").write_text("left,behind\n")
+    capsys.readouterr()
+    assert main([str(OUT)]) == 2
+    said = capsys.readouterr()
+    assert (said.out, said.err.count("\n")) == ("", 1)
+    assert "is a folder of studies, which may not compare; name those to report (outputs/a ...)" in said.err
+    assert (OUT / "runs.csv").read_text() == "left,behind\n"
+    run(regrun, "c", "-m", "method=l2", "seeds=2", "seed0=2")
+    before = tree(OUT / "a")
+    monkeypatch.chdir(OUT / "a")
+    assert main([".", "../c"]) == 0
+    assert tree(Path()) == before
+    assert (tmp_path / OUT / "a+c" / "report").is_dir()
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_what_a_report_cannot_do_is_a_line(
+    regrun: Regrun, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(regrun, "a", "-m", "method=l2", "seeds=2")
+    path, study = OUT / "a" / "study.json", str(OUT / "a")
+    whole = path.read_text()
+    path.write_text("{")
+    capsys.readouterr()
+    assert main([study]) == 2
+    assert "study.json is not readable as JSON; mend it" in capsys.readouterr().err
+    path.write_text(whole)
+
+    def full(*arguments: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def stopped(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    for broken, code, told in ((full, 2, "cannot write: [Errno 28] No space"), (stopped, 130, "interrupted; the same")):
+        with monkeypatch.context() as patched:
+            patched.setattr("runner.report.build.collect", broken)
+            assert main([study]) == code
+        said = capsys.readouterr()
+        assert (said.out, said.err.count("\n")) == ("", 1)
+        assert told in said.err
+    narrow = io.TextIOWrapper(io.BytesIO(), "latin-1")
+    with monkeypatch.context() as patched:
+        patched.setattr("sys.stdout", narrow)
+        assert main([study]) == 0
+    narrow.flush()
+    assert b"test" in narrow.buffer.getvalue()

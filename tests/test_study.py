@@ -15,6 +15,7 @@ import pytest
 from conftest import Regrun
 from hydra import compose, initialize_config_dir
 
+from runner import __version__
 from runner.config import Job, read
 from runner.paths import conf_dir
 from runner.records import COLUMNS, CURVE_COLUMNS, read_table
@@ -398,3 +399,19 @@ def test_where_all_jobs_fail_there_is_no_report_and_no_traceback(regrun: Regrun,
     ]
     assert lines[2:] == [f"regrun: 2 of 2 jobs failed; see {Path('outputs/first')}"]
     assert not (tmp_path / "outputs" / "first" / "report").exists()
+
+
+def test_a_folder_of_somebody_elses_is_left_alone(regrun: Regrun, tmp_path: Path) -> None:
+    theirs = tmp_path / "outputs" / "first" / "runs.csv"
+    theirs.parent.mkdir(parents=True)
+    theirs.write_text("a,b\n1,2\n")
+    told = regrun("method=l2", *SMALL)
+    assert (told.code, told.err.count("\n")) == (2, 1)
+    assert "is no study and has a runs.csv, which would be written over; use another study=..." in told.err
+    assert [path.name for path in theirs.parent.iterdir()] == ["runs.csv"]
+    assert theirs.read_text() == "a,b\n1,2\n"
+
+
+def test_the_version_is_that_of_regrun(regrun: Regrun) -> None:
+    told = regrun("--version")
+    assert (told.code, told.out, told.err) == (0, f"regrun {__version__}\n", "")

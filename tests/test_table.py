@@ -173,6 +173,10 @@ def test_other_refusals(tmp_path: Path) -> None:
     with pytest.raises(Refusal, match="no column 'bb'; did you mean 'b'"):
         read(good, "y", drop=["bb"])
     assert read(good, "y", drop=["b"]).shape == (1,)
+    with pytest.raises(
+        Refusal, match=r"data\.drop is 'ab'; it must be a list of names of columns \(data\.drop=\[ab\]\)"
+    ):
+        read(good, "y", drop="ab")
     (tmp_path / "latin.csv").write_bytes("a,y\né,1\n".encode("latin-1"))
     with pytest.raises(Refusal, match="is not UTF-8"):
         read(tmp_path / "latin.csv", "y")

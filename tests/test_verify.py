@@ -31,6 +31,7 @@ def verified(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, 
         "method=cocktail seeds=2",
         "method=l2 method.l2.rate=[0.001,0.1] protocol=tuned protocol.tune_seeds=1 protocol.tune=[optimizer.lr]",
         "method=l2 seeds=2 evaluate.corruptions=true evaluate.measures=true",
+        "method=l2 seeds=2 data=teacher",
     ],
 )
 @pytest.mark.usefixtures("unreported")

@@ -5,15 +5,18 @@ from __future__ import annotations
 import itertools
 import multiprocessing
 import os
+import signal
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from test_engine import STACKS, experiment, outcomes, same
 
 from runner.config import _workers
+from runner.engine.checkpoint import Checkpoints, Stopped
 from runner.engine.loop import Progress
 from runner.engine.workers import cores, train_across, worth
 from runner.errors import Refusal
@@ -76,6 +79,35 @@ def test_a_process_that_dies_is_heard_at_once(monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(RuntimeError, match="exit code 7"):
         list(train_across(experiment(Stack({"slow": Slow()})), RUNS, lambda progress: None, 2))
     assert time.monotonic() - clock < 8  # the first would take 36
+
+
+def test_processes_stop_by_the_signal_that_the_first_was_given(tmp_path: Path) -> None:
+    """Ctrl-C is handed on as SIGTERM, since a terminal's reaches all processes by itself; it stays Ctrl-C."""
+
+    class Pressed(Method):
+        def batch(self, batch: Batch, now: Now) -> Batch:
+            if now.step == 2 and multiprocessing.current_process().name.endswith(":1"):  # the first of another one's
+                os.kill(os.getppid(), signal.SIGINT)
+            return batch
+
+    trial = experiment(Stack({"pressed": Pressed()}))
+    trial = replace(trial, budget=replace(trial.budget, epochs=400))
+    keeper = Checkpoints(tmp_path, {}, None, lambda line: None)
+    context = multiprocessing.get_context("fork")
+    heard, told = context.Pipe(duplex=False)
+
+    def press() -> None:
+        try:
+            with keeper.listening():
+                list(train_across(trial, RUNS, lambda progress: None, 2, keeper))
+        except Stopped as stopped:
+            told.send(stopped.number)
+
+    pressed = context.Process(target=press)
+    pressed.start()
+    assert heard.poll(60)
+    assert heard.recv() == signal.SIGINT
+    pressed.join(60)
 
 
 def test_on_a_gpu_one_process_trains_all_runs() -> None:

@@ -115,6 +115,9 @@ class Keeper:
     def keep(self, parts: Sequence[Part]) -> None:
         """Keep these parts in place of all that were kept before."""
 
+    def check(self) -> None:
+        """Raise Stopped if a signal has asked for that."""
+
     def say(self, line: str) -> None:
         """Tell the user."""
 

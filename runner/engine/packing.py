@@ -143,7 +143,8 @@ def fitting(experiment: Experiment, run: Run, workers: int) -> int:
     is halved.
     """
     need = footprint(experiment, run)
-    share = (available(experiment.device) * SHARE_OF_MEMORY / beside() - need.shared) / workers
+    others = beside() if experiment.device.type == "cpu" else 1  # each has a GPU of its own
+    share = (available(experiment.device) * SHARE_OF_MEMORY / others - need.shared) / workers
     return max(2, int(share / need.each))
 
 

@@ -127,6 +127,7 @@ def train_across(
                 process.kill()
                 process.join()
     if stopped:
+        keeper.check()  # by the signal that this process was given, which may be another than it has handed on
         raise Stopped(stopped)
 
 

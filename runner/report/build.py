@@ -286,12 +286,21 @@ def stored_margins(study_dir: Path) -> Margins | None:
 
 
 def _read_json(path: Path) -> dict[str, object]:
-    """The object in a JSON file; empty where there is no file or no object in it."""
+    """The object in a JSON file; empty where there is no file.
+
+    Raises ValueError for a file that holds none: the margins and the steps of more seeds that were on record.
+    """
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
+    except FileNotFoundError:
         return {}
-    return found if isinstance(found, dict) else {}
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise ValueError(
+            f"{path} is not readable as JSON; mend it, since it has the margins and the seeds that were added"
+        )
+    return found
 
 
 def _table(folder: Path, name: str, frame: pd.DataFrame) -> list[Path]:
@@ -309,6 +318,9 @@ def build(study_dir: Path, margins: Margins | None = None) -> Report:
     comparison group without `none`, ValueError for a `runs.csv` that is not one.
     """
     study_dir = study_dir.resolve()
+    if not any(study_dir.glob("*/status.json")) and (studies := sorted(study_dir.glob("*/study.json"))):
+        one = study_dir.name + "/" + studies[0].parent.name
+        raise NotAStudy(f"{study_dir} is a folder of studies, which may not compare; name those to report ({one} ...)")
     failures = unfinished_jobs(study_dir)
     runs_path = collect(study_dir)
     if not runs_path.is_file():

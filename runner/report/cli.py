@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import errno
+import io
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -14,7 +16,7 @@ from runner.errors import Refusal
 if TYPE_CHECKING:
     from runner.report.build import Report
 
-OK, FAILED_JOBS, UNUSABLE = 0, 1, 2
+OK, FAILED_JOBS, UNUSABLE, INTERRUPTED = 0, 1, 2, 130
 DIFFERENT = 1  # a run that was verified
 
 
@@ -69,7 +71,7 @@ class OneLine(argparse.ArgumentParser):
 def _merged(studies: Sequence[Path], into: Path | None) -> Path:
     from runner.report.merge import merge
 
-    return merge(studies, into or studies[0].parent / "+".join(study.resolve().name for study in studies))
+    return merge(studies, into or studies[0].resolve().parent / "+".join(study.resolve().name for study in studies))
 
 
 def _verify(study_dir: Path, seed: int | None, allow: Sequence[str]) -> int:
@@ -85,6 +87,22 @@ def _verify(study_dir: Path, seed: int | None, allow: Sequence[str]) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """`regrun-report`, with a line for what can be foreseen: what cannot be written, a terminal without Δ, Ctrl-C."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that has no Δ shows something else
+    try:
+        return _main(argv)
+    except OSError as error:
+        told = f"cannot write: {error}" if error.filename or error.errno == errno.ENOSPC else str(error)
+    except KeyboardInterrupt:
+        print("regrun-report: interrupted; the same command makes the report again", file=sys.stderr)
+        return INTERRUPTED
+    print(f"regrun-report: {told}", file=sys.stderr)
+    return UNUSABLE
+
+
+def _main(argv: Sequence[str] | None) -> int:
     """Build the report of a study; 0 when all is well, 1 when jobs failed, 2 for a folder that cannot be reported.
 
     With --verify: 0 if the run gave the same figures again, 1 if not, 2 if it could not be run.

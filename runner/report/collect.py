@@ -39,6 +39,8 @@ def collect(study_dir: Path) -> Path:
     columns: dict[str, None] = {}
     rows: list[dict[str, str]] = []
     for source in sorted(study_dir.glob("*/runs.csv")):
+        if (source.parent / "study.json").is_file():  # a study that lies in this folder, and no job of it
+            continue
         names, found = read_csv(source, lambda line: print(line, file=sys.stderr))
         columns |= dict.fromkeys(names)
         rows.extend(found)

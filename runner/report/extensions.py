@@ -36,8 +36,10 @@ def read_extensions(study_dir: Path) -> tuple[Extension, ...]:
     path = study_dir / "study.json"
     try:
         entries = json.loads(path.read_text(encoding="utf-8")).get("extensions", [])
-    except (FileNotFoundError, ValueError, AttributeError):
+    except FileNotFoundError:
         return ()
+    except (ValueError, AttributeError) as error:
+        raise ValueError(f"{path} is not readable as JSON; mend it, since it has the seeds that were added") from error
     try:
         return tuple(
             Extension(
