@@ -137,11 +137,15 @@ def run_job(job: Job, folder: Path, command: Sequence[str], say: Say, watch: Cal
                 found = _run_share(job, folder, mine, command, say, watch)
             if _lacks(job, found):
                 return found
-        with held(place, f"{job.name}: {waits}", say), _failing(job, place, command), ExitStack() as stack:
+        with held(place, f"{job.name}: {waits}", say), _failing(job, place, command):
             shares = _shares(place)  # no other can begin while this process has the whole
-            for share in shares:
-                stack.enter_context(held(share, f"{job.name}, {share.name}: {waits}", say))
-            return _run_held(job, folder, command, say, watch, shares)
+            with ExitStack() as stack:
+                for share in shares:
+                    stack.enter_context(held(share, f"{job.name}, {share.name}: {waits}", say))
+                rows = _run_held(job, folder, command, say, watch, shares)
+            for share in shares:  # only now: until all stages are in the tables, one may keep the state of its runs
+                shutil.rmtree(share)
+            return rows
     except OSError as error:  # a full disk or a folder that has become read-only: not even the failure can be written
         failed = JobFailed(f"{job.name} failed: {_told(error)}; what was written before is kept")
         failed.noted = False
@@ -210,9 +214,6 @@ def _run_held(
             records.write_table(place / "runs.csv", records.COLUMNS, rows)
             if not ended:
                 (place / "ended.jsonl").unlink(missing_ok=True)
-                for share in shares:
-                    shutil.rmtree(share)
-                shares = ()
     if complete:
         say(f"{planned.name}: complete, nothing to run")
     else:

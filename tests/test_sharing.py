@@ -140,6 +140,33 @@ def test_a_part_is_taken_while_nobody_has_the_whole_and_does_not_keep_it(tmp_pat
             twin.result(60)
 
 
+def test_a_share_of_a_job_that_is_complete_leaves_no_folder(regrun: Regrun, tmp_path: Path) -> None:
+    for share in (0, 1, 1):
+        assert regrun("method=l2", "seeds=3", *SMALL, "lanes_per_job=2", f"share={share}").code == 0
+    assert len(rows_of(STUDY)) == 3
+    assert not list(STUDY.glob("*/share-*"))
+
+
+def test_what_a_share_keeps_of_the_report_outlives_the_tables_of_tuning(
+    regrun: Regrun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A split job that was cut off in its second stage, gone on with as a whole."""
+    tuned, trained, found = TUNED[1:], study._trained, list[tuple[int, bool]]()
+    for share in (0, 1):
+        assert regrun(*tuned, "lanes_per_job=2", f"share={share}").code == 0
+    kept = job_of(STUDY, "l2") / "share-1" / "checkpoint-0-1"
+    kept.touch()
+
+    def looks(*arguments: object) -> Iterator[object]:
+        found.append((len(arguments[4]), kept.exists()))  # type: ignore[arg-type]
+        return trained(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(study, "_trained", looks)
+    assert regrun(*tuned).code == 0
+    assert found == [(3, True)]  # the report's three seeds; those that tuned had ended
+    assert not list(STUDY.glob("*/share-*"))
+
+
 @pytest.mark.usefixtures("unreported")
 def test_a_share_of_a_job_that_is_small_is_the_job(regrun: Regrun) -> None:
     assert regrun("-m", "method=l2", "seeds=2", *SMALL, "lanes_per_job=2").code == 0
