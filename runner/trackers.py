@@ -209,12 +209,13 @@ def _each(names: Sequence[str], study: Path, say: Callable[[str], None], does: C
 
 
 def _recorded(place: Path) -> Iterator[tuple[Row, Curve]]:
+    rows = records.read_table(place / "runs.csv")  # first: a process that writes both writes the curves before
     curves: dict[str, dict[tuple[str, int], float]] = {}
     for point in records.read_table(place / "curves.csv"):
         if point["value"]:
             at = (f"{point['split']}/{point['metric']}", int(point["epoch"]))
             curves.setdefault(point["run_id"], {})[at] = float(point["value"])
-    for row in records.read_table(place / "runs.csv"):
+    for row in rows:
         yield row, curves.get(row["run_id"], {})
 
 

@@ -14,8 +14,8 @@ import pytest
 from conftest import Regrun
 from test_study import SMALL, figures, rows_of
 
-from runner import trackers
-from runner.records import read_table
+from runner import records, trackers
+from runner.records import CURVE_COLUMNS, Row, read_table, write_table
 
 STUDY = Path("outputs") / "first"
 SWEEP = ["-m", "method=l2", "method.l2.rate=[1e-3,1e-2]", "seeds=2", *SMALL]
@@ -147,3 +147,30 @@ def test_one_process_at_a_time_shows_its_runs(monkeypatch: pytest.MonkeyPatch, t
             pool.submit(trackers.follow, ["tensorboard"], tmp_path, "job", lines.append)
     assert most == [1]
     assert set(lines) == {"tracker tensorboard: another process shows its runs; waits for that"}
+
+
+def test_a_run_is_shown_with_its_curves_while_another_process_writes_the_tables(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The tables come to be, the curves and then the rows, between the two that are read; each run is shown once."""
+    shown: list[tuple[Row, trackers.Curve]] = []
+
+    class Listed:
+        def __init__(self, study: Path) -> None:
+            self.study = study
+
+        def runs(self, found: list[tuple[Row, trackers.Curve]]) -> None:
+            shown.extend(found)
+
+    def then_written(path: Path) -> list[Row]:
+        found = read_table(path)
+        point = {"run_id": "a", "epoch": 1, "step": 1, "split": "val", "metric": "loss", "value": 0.5}
+        write_table(tmp_path / "job" / "curves.csv", CURVE_COLUMNS, [point])
+        write_table(tmp_path / "job" / "runs.csv", ("run_id",), [{"run_id": "a"}])
+        return found
+
+    monkeypatch.setitem(trackers.TRACKERS, "tensorboard", (Listed, ()))
+    monkeypatch.setattr(records, "read_table", then_written)
+    for _ in range(2):
+        trackers.follow(["tensorboard"], tmp_path, "job", pytest.fail)
+    assert shown == [({"run_id": "a"}, {("val/loss", 1): 0.5})]
