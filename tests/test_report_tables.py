@@ -239,6 +239,11 @@ def test_underfit_is_what_holds_after_correction() -> None:
         assert row["diff_hi"] < 0
         assert row["gap_diff_hi"] < 0
         assert bool(row["underfit"]) is expected
+    # where no test is shown nothing is called worse
+    alone["last_gap_loss"] -= np.where(alone["method"] == "l2", 0.05, 0.0)
+    for metric in ("test_acc", "test_loss"):
+        assert headline(alone, metric=metric)["underfit"].any()
+        assert "underfitting" not in caption(without_tests(headline(alone, metric=metric)))
 
 
 def test_holm_is_over_the_methods_of_a_group() -> None:

@@ -575,7 +575,7 @@ def headline(
 
 
 def without_tests(frame: pd.DataFrame) -> pd.DataFrame:
-    """The frame of a secondary metric: intervals stay; p-values, verdicts, worst cases and ties go."""
+    """The frame of a secondary metric: intervals stay; p-values, verdicts, underfitting, worst cases and ties go."""
     blank = dict.fromkeys(
         _names(
             "p p_holm p_signflip more_seeds more_seeds_max diff_lo_sim diff_hi_sim gap_diff_lo_sim gap_diff_hi_sim "
@@ -583,7 +583,7 @@ def without_tests(frame: pd.DataFrame) -> pd.DataFrame:
         ),
         math.nan,
     )
-    return frame.assign(**blank, family_size=0, verdict="", tied_best=False)
+    return frame.assign(**blank, family_size=0, verdict="", tied_best=False, underfit=False)
 
 
 def to_csv(frame: pd.DataFrame) -> str:
