@@ -515,6 +515,9 @@ def test_a_failed_regression_counts_as_the_mean() -> None:
     frame = headline(runs)
     assert (frame.iloc[1]["worst_value"], frame.iloc[1]["diff_worst"]) == pytest.approx((0.0, -0.68 / 3))
     assert "counted as 0 % (R² 0, what the mean gets, or the lowest run of the two" in to_markdown(frame)
+    # a net can be worse than the mean
+    below = by_hand({"none": [0.70, 0.72], "l_2": [-0.5, math.nan]}, n_classes=1).assign(task="regression")
+    assert "counted as −50 % (" in caption(headline(below))
 
 
 def test_a_run_below_chance_is_the_worst_plausible_one() -> None:

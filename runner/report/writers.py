@@ -209,7 +209,7 @@ def worst_cases(frame: pd.DataFrame) -> str:
     values = [100 * number(row, "worst_value") for row in failed]
     if not failed:
         return ""
-    level = " or ".join(dict.fromkeys(f"{value:.3g} %" for value in sorted(values)))
+    level = " or ".join(dict.fromkeys(f"{value:.3g} %" for value in sorted(values))).replace("-", MINUS)
     least = "R² 0, what the mean gets" if "r2" in str(frame["metric"].iloc[0]) else "chance"
     items = ", ".join(
         f"{row['method']} {with_bounds(*_bounds(row, 'diff_worst'), UNITS['test_acc'], number(row, 'rope'))}"
