@@ -379,9 +379,10 @@ def _cost_benefit(runs: pd.DataFrame, headline: pd.DataFrame) -> Drawing | None:
         note += (
             f" Left: expected test {score_of(headline)} of the validation-best of k {role} of a method, drawn without "
             "replacement (exact); up to two thirds of them, since the right end rests on one run; "
-            f"{f'the {LEADING} leading named, ' if len(curves) > LEADING else ''}none: mean of its report seeds. A run "
-            "that failed is the last to be chosen, and then counts as chance."
+            f"{f'the {LEADING} leading named, ' if len(curves) > LEADING else ''}none: mean of its report seeds."
         )
+        if (runs["status"] != "ok").any():
+            note += " A run that failed is the last to be chosen, and then counts as chance."
     if len(timed):
         note += " Right: grey band: margin; time measured with the runs side by side on one machine."
         if len(timed) > NAMED:

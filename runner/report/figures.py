@@ -74,10 +74,7 @@ def _gap_vs_test(headline: pd.DataFrame, strengths: pd.DataFrame) -> Drawing | N
         paths = []
     names, crowd = named(records(shown)), len(shown)
     off = _outside(shown)
-    note = (
-        interval_note(headline)
-        + " Dashed: frontier of the point estimates. Shaded: smaller gap but worse test, underfit."
-    )
+    note = interval_note(headline) + " By point estimates: dashed the frontier, shaded a smaller gap but worse test."
     if paths:
         role = (
             "tune seeds, not used for the numbers on the left"
