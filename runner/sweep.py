@@ -16,6 +16,7 @@ from runner.paths import stacked
 if TYPE_CHECKING:
     from runner.config import Job
 
+ALIKE = ("optimizer", "schedule", "protocol")  # groups of which all jobs of a study have the same choice
 Compose = Callable[[Sequence[str]], DictConfig]
 
 
@@ -52,6 +53,10 @@ def plan(
         if axis in OUTSIDE:
             raise Refusal(
                 f"{axis} has several values; a sweep has one, since no run's numbers depend on it ({axis}=...)"
+            )
+        if axis in ALIKE:
+            raise Refusal(
+                f"{axis} has several choices; the methods of a study have one, so use a study for each ({axis}=...)"
             )
     wanted = [_fitting(list(job)) for job in jobs]
     used = {override for job in wanted for override in job}

@@ -72,6 +72,8 @@ CASES: list[tuple[str, list[str]]] = [
     ("epochs=1,2", ["epochs=1,2", "add -m"]),
     ("-m study=a,b", ["study has several values"]),
     ("-m seeds=2,3", ["seeds has several values"]),
+    ("-m optimizer=adam,sgd", ["optimizer has several choices", "a study for each"]),
+    ("-m protocol=fixed,tuned", ["protocol has several choices"]),
     ("-m epochs=1,x", ["epochs is 'x'"]),
     # numbers
     ("seeds=0", ["seeds is 0", "whole number from 1"]),
