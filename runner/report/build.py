@@ -15,7 +15,7 @@ import pandas as pd
 from runner.report import axes, comparisons, datasets, figures, measures, page, profile, reliability, robustness, spread
 from runner.report.answers import answers
 from runner.report.collect import collect, write_atomic
-from runner.report.extensions import Extension, extension_lines, marked, read_extensions
+from runner.report.extensions import Extension, extension_lines, marked, read_extensions, study_file
 from runner.report.loso import leave_one_seed_out, loso_caption
 from runner.report.parquet import write_parquet
 from runner.report.predictions import Predictions, read_predictions
@@ -276,31 +276,13 @@ def stored_margins(study_dir: Path) -> Margins | None:
 
     Raises ValueError for margins that are not numbers above 0.
     """
-    found = _read_json(study_dir / "study.json").get("margins")
+    found = study_file(study_dir).get("margins")
     if not isinstance(found, dict):
         return None
     try:
         return Margins(**{name: float(value) for name, value in found.items()})
     except (TypeError, ValueError) as error:
         raise ValueError(f"{study_dir / 'study.json'}: margins {found}: {error}") from error
-
-
-def _read_json(path: Path) -> dict[str, object]:
-    """The object in a JSON file; empty where there is no file.
-
-    Raises ValueError for a file that holds none: the margins and the steps of more seeds that were on record.
-    """
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except ValueError:
-        found = None
-    if not isinstance(found, dict):
-        raise ValueError(
-            f"{path} is not readable as JSON; mend it, since it has the margins and the seeds that were added"
-        )
-    return found
 
 
 def _table(folder: Path, name: str, frame: pd.DataFrame) -> list[Path]:

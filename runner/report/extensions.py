@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -28,18 +29,31 @@ class Extension:
         return f"{self.start} to {self.stop}"
 
 
+def study_file(study_dir: Path) -> dict[str, object]:
+    """The object in a study's study.json; empty where there is no file.
+
+    Raises ValueError for a file that holds none: the margins and the steps of more seeds that were on record.
+    """
+    path = study_dir / "study.json"
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise ValueError(
+            f"{path} is not readable as JSON; mend it, since it has the margins and the seeds that were added"
+        )
+    return found
+
+
 def read_extensions(study_dir: Path) -> tuple[Extension, ...]:
     """The extensions that study.json has on record, in the order in which they were made; none without a record.
 
     Raises ValueError for a record that is not one.
     """
-    path = study_dir / "study.json"
-    try:
-        entries = json.loads(path.read_text(encoding="utf-8")).get("extensions", [])
-    except FileNotFoundError:
-        return ()
-    except (ValueError, AttributeError) as error:
-        raise ValueError(f"{path} is not readable as JSON; mend it, since it has the seeds that were added") from error
+    entries: Any = study_file(study_dir).get("extensions", [])
     try:
         return tuple(
             Extension(
@@ -49,7 +63,7 @@ def read_extensions(study_dir: Path) -> tuple[Extension, ...]:
             for entry in entries
         )  # fmt: skip
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path}: extensions: {error!r}") from error
+        raise ValueError(f"{study_dir / 'study.json'}: extensions: {error!r}") from error
 
 
 def marked(frame: pd.DataFrame, extensions: Sequence[Extension]) -> pd.DataFrame:
