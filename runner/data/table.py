@@ -40,7 +40,7 @@ def table(path: str, target: str, test_path: str | None, drop: Sequence[str], mo
     Refuses what is no table of numbers and categories: dates, ids and free text (more than `most_categories` different
     texts), columns of the same name, infinite numbers, missing or single classes.
     """
-    if drop is not None and isinstance(drop, str):
+    if isinstance(drop, str):
         raise Refusal(f"data.drop is {drop!r}; it must be a list of names of columns (data.drop=[{drop}])")
     files = tuple(_stamped("data." + key, file) for key, file in (("path", path), ("test_path", test_path)) if file)
     return _load(files, target, tuple(drop or ()), most_categories, tasked(task))

@@ -86,6 +86,7 @@ class Examiner:
         """Of a net; with several members the weights are [L, M, ...], and what they say is their mean probability."""
         self.net, self.mapped, self.members = net, mapped, members
         self._passes: dict[tuple[object, ...], Taped] = {}
+        self._most = 0  # numbers of one example in a layer that has statistics, or in the example; 0: not counted yet
 
     def predictions(self, params: Params, buffers: Params, x: Tensor, y: Tensor) -> Said:
         """What the lanes say of standardized inputs [L, B, ...] with labels [L, B]."""
@@ -113,13 +114,16 @@ class Examiner:
 
     def at_once(self, pool: Pool, rows: Tensor) -> bool:
         """Whether one pass measures the statistics of rows [L, n]: if no layer has too many numbers of them."""
-        x = pool.of(slice(1)).inputs(rows[:1, :2])[0]
-        numbers = [x[0].numel()]  # of one example
+        self._most = self._most or self._counted(pool.of(slice(1)).inputs(rows[:1, :2])[0])
+        return rows.shape[1] * self._most <= WHOLE
+
+    def _counted(self, x: Tensor) -> int:
+        numbers = [x[0].numel()]
         hooks = [m.register_forward_pre_hook(lambda _, given: numbers.append(given[0][0].numel())) for m in self.norms]
         self.net(x)
         for hook in hooks:
             hook.remove()
-        return rows.shape[1] * max(numbers) <= WHOLE
+        return max(numbers)
 
     def groups(self, rows: Tensor) -> list[slice]:
         """Which lanes share a pass over their examples [L, B, ...]; none alone, where convolutions would round else."""
