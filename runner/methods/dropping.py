@@ -31,5 +31,7 @@ class Dropout(Method):
         if site.kind not in ("input", "hidden"):
             return h
         rate = self.input_rate if site.kind == "input" else self.rate
+        if isinstance(rate, float) and rate == 0:  # no strength of a sweep: as good as no method, and no draw
+            return h
         keep = laid_out(site.key.kept(rate, *h.shape), h)
         return h * (keep / (1 - rate))
