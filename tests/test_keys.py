@@ -62,6 +62,13 @@ def test_permutations_are_uniform() -> None:
     assert stats.chisquare(counts).pvalue > 1e-3
 
 
+def test_lanes_have_the_permutations_of_their_own_keys() -> None:
+    seeds = torch.tensor([3, 8, 2**40])
+    for n in (1, 7, 4000):
+        alone = [Key.of(seed).fold("order").permutation(n) for seed in seeds]
+        assert torch.equal(Key.of(seeds).fold("order").permutations(n), torch.stack(alone))
+
+
 def test_streams_are_independent() -> None:
     root = Key.of(0)
     keys = [root, *(root.fold(n) for n in ("init", "order", "split", 0, 1, 2)), root.fold("a").fold("b")]

@@ -488,7 +488,7 @@ def _steps(pack: Pack, lanes: Lanes, epoch: int, first: int = 0) -> Iterator[tup
     """
     experiment, size = pack.experiment, pack.experiment.budget.batch_size
     pool, train = pack.pool(lanes), lanes.rows["train"]
-    order = torch.stack([Key(key).fold("order").fold(epoch).permutation(train.shape[1]) for key in lanes.key])
+    order = Key(lanes.key).fold("order").fold(epoch).permutations(train.shape[1])
     rows = train.gather(1, order)  # [K, n_train]
     state, finite = lanes.state, lanes.finite
     for i in range(first, pack.steps_per_epoch):
