@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import Function
@@ -114,13 +115,19 @@ class LanewiseConv1d(nn.Conv1d):
 
 
 class LanewiseLinear(nn.Linear):
-    """nn.Linear of few outputs; where examples are last in memory, as the product of its weights and the examples."""
+    """nn.Linear of few outputs as the product of its weights and the examples, where that is faster.
+
+    So it is where examples are last in memory, and where no gradient is asked for, which it would leave in that order.
+    Without one its output stays so, as log-probabilities over few classes are faster then (docs/benchmarks.md).
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., I] -> [..., O]."""
-        if x.ndim != 2 or x.stride(0) >= x.stride(1):  # which no number of lanes changes
+        training = torch.is_grad_enabled()
+        if x.ndim != 2 or (training and x.stride(0) >= x.stride(1)):  # which no number of lanes changes
             return super().forward(x)
-        y: Tensor = (self.weight @ x.mT).mT.contiguous()
+        y: Tensor = (self.weight @ x.mT).mT
+        y = y.contiguous() if training else y
         return y if self.bias is None else y + self.bias
 
 
