@@ -68,8 +68,12 @@ class Operations:
         An fx.GraphModule would be the same, but torch keeps the source of each one for as long as the process lives.
         """
         written = self.graph.python_code("self")
-        names = dict(written.globals)
-        exec(written.src, names)  # torch has written it, of the operations above
+        names, source = dict(written.globals), written.src
+        called = {node.target for node in self.graph.nodes if isinstance(node.target, OpOverload)}
+        for number, operation in enumerate(called):  # what its call comes to, which is a third of a microsecond nearer
+            source = source.replace(f" torch.ops.{operation}(", f" operation{number}(")
+            names[f"operation{number}"] = operation._op
+        exec(source, names)  # torch has written it, of the operations above
         function: Callable[..., Any] = names["forward"]
         return function
 
