@@ -54,6 +54,7 @@ bench: $(DONE) ## measure speed against plain PyTorch loops and Lightning, side 
 	$(BIN)/python scripts/bench/single.py
 	$(BIN)/python scripts/bench/study.py
 	$(BIN)/python scripts/bench/draws.py
+	$(BIN)/python scripts/bench/kernels.py
 
 clean: ## remove .venv and caches; results in outputs stay
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache dist build

@@ -149,7 +149,7 @@ class Key:
     def permutations(self, n: int) -> Tensor:
         """The permutation of each of the keys of L lanes: int64 [L, n].
 
-        On a CPU numpy sorts, which takes it a fifteenth of torch's time (docs/benchmarks.md).
+        On a CPU numpy sorts: drawn and sorted they take a seventh of torch's time (docs/benchmarks.md).
         """
         words = vmap(lambda state: Key(state, self.path).bits(n))(self.state).to(torch.int64)
         numbered = (words << 32) | torch.arange(n, device=words.device)  # no two words of a key are the same

@@ -250,7 +250,7 @@ def predicted(net: nn.Module, params: Params, buffers: Params, x: Tensor, member
 def _spoken(logits: Tensor) -> Tensor:
     """The log-probabilities [B, C] of logits; a single output, which predicts a number, as it is: [B, 1].
 
-    Examples are last in memory, which for few classes takes an eighth of the time on a CPU (docs/benchmarks.md).
+    Examples are last in memory, which for few classes takes a seventh of the time on a CPU (docs/benchmarks.md).
     """
     return logits if logits.shape[1] == 1 else logits.mT.log_softmax(0).mT
 

@@ -1,0 +1,94 @@
+"""How fast are the few operations that regrun does in another way than torch's first one, beside that one?
+
+    python scripts/bench/kernels.py                               some seconds
+    python scripts/bench/kernels.py --write docs/benchmarks.md
+
+On one thread, contenders in turns, sizes being those of MNIST-1D in a pack of eleven runs of `mlp`: the order of an
+epoch's 4,000 examples for each run; and what an evaluation says of 500 examples, log-probabilities and the most
+probable of ten classes, where examples come first in memory and where they come last, and the product of the last
+layer that gives it ten numbers of a hundred.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from itertools import count
+from pathlib import Path
+
+import torch
+from turns import Row, machine, of, put, row, store, table, turns
+
+from runner.engine.machine import prepare
+from runner.keys import Key
+
+RUNS, EXAMPLES, CLASSES, WIDTH, ROWS = 11, 500, 10, 100, 4000
+TIMES, TURNS = 20, 15
+SEEDS = torch.arange(RUNS)
+LOGITS = 3 * Key.of(0).normal(RUNS, EXAMPLES, CLASSES)
+LAST = LOGITS.mT.contiguous()  # the same with examples last
+HIDDEN, WEIGHTS = Key.of(1).normal(RUNS, EXAMPLES, WIDTH), Key.of(2).normal(RUNS, CLASSES, WIDTH)
+
+
+def orders(draw: Callable[[Key], object]) -> Callable[[], object]:
+    """A draw of the orders of all runs in another epoch each time: a processor learns what it sorts again and again."""
+    epochs = count()
+    return lambda: draw(Key.of(SEEDS).fold(next(epochs)))
+
+
+def one_by_one(key: Key) -> object:
+    """The orders of the runs, each by torch's sort."""
+    return torch.stack([Key(state, key.path).permutation(ROWS) for state in key.state])
+
+
+CONTENDERS: dict[str, dict[str, Callable[[], object]]] = {
+    "orders": {"torch's": orders(one_by_one), "numpy's": orders(lambda key: key.permutations(ROWS))},
+    "log-probabilities": {
+        "log_softmax": lambda: LOGITS.log_softmax(2),
+        "logsumexp": lambda: LOGITS - LOGITS.logsumexp(2, keepdim=True),
+        "laid out and log_softmax, examples last": lambda: LOGITS.mT.contiguous().log_softmax(1),
+        "log_softmax, examples last": lambda: LAST.log_softmax(1),
+    },
+    "most probable": {
+        "argmax": lambda: LOGITS.argmax(2),
+        "argmax, examples last": lambda: LAST.argmax(1),
+        "max, examples last": lambda: LAST.max(1),
+    },
+    "last layer": {
+        "examples times weights": lambda: HIDDEN @ WEIGHTS.mT,
+        "weights times examples": lambda: WEIGHTS @ HIDDEN.mT,
+    },
+}
+
+
+def several(once: Callable[[], object]) -> Callable[[int], object]:
+    """So many times, one after another."""
+    return lambda times: [once() for _ in range(times)] and None
+
+
+def rows() -> Iterator[Row]:
+    """A row for each contender, beside the first of its kind."""
+    for what, contenders in CONTENDERS.items():
+        seen = turns({name: several(once) for name, once in contenders.items()}, TURNS, TIMES)
+        first = seen[next(iter(seen))]
+        yield from (row(f"{what}: {name}", each, first) for name, each in seen.items())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--write", type=Path, metavar="PAGE")
+    asked = parser.parse_args()
+    about = machine()
+    prepare()  # as regrun does before it trains
+    torch.set_num_threads(1)
+    found = list(rows())
+    page = "\n".join([of(about), table("the first of its kind", found)])
+    print(page)
+    store(Path("outputs/bench/kernels.json"), {"machine": about, "rows": [asdict(one) for one in found]})
+    if asked.write:
+        put(asked.write, "kernels", page)
+
+
+if __name__ == "__main__":
+    main()
