@@ -33,8 +33,8 @@ from runner.data.base import Data, Splitter
 from runner.data.labels import FORMS, LabelNoise
 from runner.data.resize import resized
 from runner.engine.compilation import compiler
-from runner.engine.loop import rehearse, unmappable
 from runner.engine.optimizers import Optimizer
+from runner.engine.rehearsal import rehearse, unmappable
 from runner.engine.robustness import Attack
 from runner.engine.schedules import Constant, Cosine, Cyclic, Step
 from runner.errors import Refusal, unknown

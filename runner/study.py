@@ -28,7 +28,8 @@ from runner import extending, records
 from runner.asking import Asking
 from runner.config import Job, flatten
 from runner.engine.checkpoint import Checkpoints, kept_about
-from runner.engine.loop import Outcome, Progress
+from runner.engine.finish import Outcome
+from runner.engine.loop import Progress
 from runner.engine.packing import packed, prediction, threads
 from runner.engine.workers import train_across, worth
 from runner.errors import Refusal

@@ -67,7 +67,7 @@ def regrun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
 @pytest.fixture
 def as_written(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every step calls every hook: for spies, which are not pure, and for trainings of a few steps."""
-    monkeypatch.setattr("runner.engine.loop.Taped", lambda step: step)
+    monkeypatch.setattr("runner.engine.pack.Taped", lambda step: step)
 
 
 @pytest.fixture

@@ -21,7 +21,8 @@ from test_engine import experiment
 
 from runner.data.base import Data, Splitter
 from runner.engine.checkpoint import HEAD, Checkpoints, Keeper, Part, Stopped
-from runner.engine.loop import Outcome, train
+from runner.engine.finish import Outcome
+from runner.engine.loop import train
 from runner.engine.optimizers import Adam
 from runner.engine.workers import train_across
 from runner.experiment import Budget, Experiment

@@ -19,8 +19,10 @@ from torch.utils._pytree import tree_leaves
 
 from runner.engine import compilation, loop, packing
 from runner.engine.compilation import _without_halves, disagreement, shaken
+from runner.engine.finish import Outcome
 from runner.engine.lanes import LaneStep
-from runner.engine.loop import Outcome, begin, train
+from runner.engine.loop import train
+from runner.engine.pack import begin
 from runner.engine.packing import packed
 from runner.engine.step import State
 from runner.engine.tape import Operations, Taped, written_down

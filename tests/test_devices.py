@@ -17,7 +17,8 @@ from test_engine import outcomes
 from torch import are_deterministic_algorithms_enabled as enabled
 
 from runner.data.labels import LabelNoise
-from runner.engine.loop import Outcome, train
+from runner.engine.finish import Outcome
+from runner.engine.loop import train
 from runner.engine.robustness import Attack
 from runner.experiment import Asked, Experiment
 from runner.grid import Run

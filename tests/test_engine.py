@@ -12,10 +12,12 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from runner.data.base import Data, Splitter
-from runner.engine import loop
+from runner.engine import finish
 from runner.engine.evaluate import Examined, Examiner, Pool, evaluate, examine
-from runner.engine.loop import Lanes, Outcome, Pack, Progress, begin, train
+from runner.engine.finish import Outcome
+from runner.engine.loop import Progress, train
 from runner.engine.optimizers import SGD, Adam
+from runner.engine.pack import Lanes, Pack, begin
 from runner.engine.schedules import Constant
 from runner.engine.weights import initial, summary
 from runner.experiment import Budget, Experiment
@@ -218,7 +220,7 @@ def test_the_best_checkpoint_is_examined_where_it_is_not_the_last(name: str, mon
     some = outcomes(trial, 5, optimizer__lr=[0.01, 0.2])
     of_last = [o.figures["best_epoch"] == o.figures["last_epoch"] for o in some]
     assert 0 < sum(of_last) < len(some)
-    monkeypatch.setattr(loop, "_examined_best", whole)
+    monkeypatch.setattr(finish, "_examined_best", whole)
     assert all(same(a, b) for a, b in zip(some, outcomes(trial, 5, optimizer__lr=[0.01, 0.2]), strict=True))
 
 

@@ -17,6 +17,7 @@ from test_study import SMALL, figures, job_of, rows_of
 from runner.engine import loop, memory, packing
 from runner.engine.checkpoint import Keeper
 from runner.engine.memory import Footprint, footprint, peak
+from runner.engine.pack import Lanes, Pack
 from runner.grid import Run
 from runner.methods.stack import Stack
 
@@ -144,7 +145,7 @@ def _full_at(
     """Let a function of the loop fail from its so-manieth call on, while it is given more lanes than `least`."""
     original, count = getattr(loop, name), 0
 
-    def fails(pack: loop.Pack, lanes: loop.Lanes, *rest: object) -> object:
+    def fails(pack: Pack, lanes: Lanes, *rest: object) -> object:
         nonlocal count
         count += 1
         if count >= calls and len(lanes.run) > least:
@@ -156,7 +157,7 @@ def _full_at(
 
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError(FULL), MemoryError()])
-@pytest.mark.parametrize(("where", "calls"), [("_steps", 3), ("_look", 2), ("_finish", 1)])
+@pytest.mark.parametrize(("where", "calls"), [("steps", 3), ("_look", 2), ("finish", 1)])
 def test_when_memory_ends_packs_are_halved_and_nothing_changes(
     monkeypatch: pytest.MonkeyPatch, where: str, calls: int, error: Exception
 ) -> None:

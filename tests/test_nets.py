@@ -12,8 +12,8 @@ from torch import nn
 
 from runner.data.base import Data, Splitter
 from runner.engine.evaluate import evaluate
-from runner.engine.loop import begin, few_steps
 from runner.engine.optimizers import SGD
+from runner.engine.pack import begin, few_steps
 from runner.engine.schedules import Constant
 from runner.errors import Refusal
 from runner.experiment import Budget, Experiment

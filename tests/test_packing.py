@@ -13,8 +13,10 @@ from torch import nn
 
 from runner.data.base import Data, Splitter
 from runner.engine import packing, workers
-from runner.engine.loop import Lanes, Outcome, Pack, train
+from runner.engine.finish import Outcome
+from runner.engine.loop import train
 from runner.engine.optimizers import SGD
+from runner.engine.pack import Lanes, Pack
 from runner.engine.packing import packed
 from runner.engine.schedules import Constant
 from runner.experiment import Budget, Experiment

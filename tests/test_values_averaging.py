@@ -12,7 +12,7 @@ from settings import Trainer
 from test_engine import experiment, outcomes, same
 from torch import Tensor
 
-from runner.engine.loop import begin, few_steps
+from runner.engine.pack import begin, few_steps
 from runner.engine.schedules import Cosine
 from runner.errors import Refusal
 from runner.grid import Run

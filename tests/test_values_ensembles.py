@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from runner.engine.evaluate import Examiner, Pool, evaluate, measure_norms
-from runner.engine.loop import begin, few_steps
+from runner.engine.pack import begin, few_steps
 from runner.engine.schedules import Cyclic
 from runner.engine.weights import initial
 from runner.errors import Refusal

@@ -23,7 +23,7 @@ from torch.utils._pytree import tree_leaves
 
 from runner.engine import evaluate
 from runner.engine.calibration import BINS, RESAMPLES
-from runner.engine.loop import Lanes, Pack, begin, few_steps
+from runner.engine.pack import Lanes, Pack, begin, few_steps
 from runner.engine.weights import built_net, summary
 from runner.experiment import Experiment
 from runner.grid import Run

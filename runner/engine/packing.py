@@ -29,8 +29,9 @@ from torch.utils._pytree import tree_leaves
 
 from runner import __version__
 from runner.engine.compilation import caches, compiler, known
-from runner.engine.loop import Lanes, Pack, alike, begin, clock_after, compiled, few_steps, noted
+from runner.engine.loop import compiled
 from runner.engine.memory import available, footprint
+from runner.engine.pack import Lanes, Pack, alike, begin, clock_after, few_steps, noted
 from runner.engine.tape import Unfit, tensors_of, written_down
 from runner.engine.weights import built_net
 from runner.engine.workers import THREADS, beside, cores

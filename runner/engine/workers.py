@@ -22,7 +22,9 @@ from typing import Any
 import torch
 
 from runner.engine.checkpoint import Keeper, Stopped
-from runner.engine.loop import Outcome, Progress, Watch, alike, compiled, train
+from runner.engine.finish import Outcome
+from runner.engine.loop import Progress, Watch, compiled, train
+from runner.engine.pack import alike
 from runner.experiment import Experiment
 from runner.grid import Run
 

@@ -31,8 +31,9 @@ from torch import nn
 from turns import machine, of, put, store
 
 from runner.data.base import Splitter
-from runner.engine.loop import Lanes, Pack, begin, compiled, few_steps, is_full
+from runner.engine.loop import compiled, is_full
 from runner.engine.optimizers import Adam
+from runner.engine.pack import Lanes, Pack, begin, few_steps
 from runner.engine.packing import multiply_adds
 from runner.engine.schedules import Constant
 from runner.engine.weights import built_net

@@ -26,8 +26,8 @@ from turns import machine, of, put, store
 
 from runner.data.base import Data, Splitter
 from runner.engine.evaluate import evaluate
-from runner.engine.loop import begin, few_steps
 from runner.engine.optimizers import Adam
+from runner.engine.pack import begin, few_steps
 from runner.engine.schedules import Constant
 from runner.experiment import Budget, Experiment
 from runner.grid import Run

@@ -21,7 +21,7 @@ from hydra import compose, initialize_config_dir
 from turns import Row, Train, machine, row, turns
 
 from runner.config import Job, read
-from runner.engine.loop import begin, few_steps
+from runner.engine.pack import begin, few_steps
 from runner.errors import Refusal
 from runner.grid import Run
 from runner.paths import conf_dir, options, stacked

@@ -28,8 +28,8 @@ from torch import Tensor
 from turns import Row, Train, machine, put, row, table, turns
 
 from runner.data.base import Data, Splitter
-from runner.engine.loop import begin, few_steps
 from runner.engine.optimizers import SGD, Adam, Optimizer
+from runner.engine.pack import begin, few_steps
 from runner.engine.schedules import Constant
 from runner.experiment import Budget, Experiment
 from runner.grid import Run

@@ -24,8 +24,8 @@ from torch import nn
 from turns import Row, Train, machine, of, put, row, table, turns
 
 from runner.data.base import Data, Splitter
-from runner.engine.loop import begin, few_steps
 from runner.engine.optimizers import SGD, Adam, Optimizer
+from runner.engine.pack import begin, few_steps
 from runner.engine.schedules import Constant
 from runner.experiment import Budget, Experiment
 from runner.grid import Run

@@ -35,7 +35,8 @@ from turns import Row, Train, lined, machine, of, put, row, store, table, turns
 
 from runner.config import Job, read
 from runner.engine.checkpoint import Keeper
-from runner.engine.loop import Progress, begin, compiled, few_steps, noted, train
+from runner.engine.loop import Progress, compiled, train
+from runner.engine.pack import begin, few_steps, noted
 from runner.paths import conf_dir
 
 STACKS = ("none", "dropout", "batch_norm", "mixup", "[mixup,dropout,sam,l2]")

@@ -40,7 +40,7 @@ from turns import lined, machine, of, put, store
 
 from runner.config import Job, read
 from runner.data.base import Split
-from runner.engine.loop import begin, few_steps, noted
+from runner.engine.pack import begin, few_steps, noted
 from runner.engine.packing import packed, threads
 from runner.engine.tape import tensors_of, written_down
 from runner.engine.workers import train_across, worth
