@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from runner import records
-from runner.config import Job
 from runner.errors import Refusal
+from runner.job import Job
 
 Entry = Mapping[str, Any]
 

@@ -19,9 +19,9 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from scipy.special import stdtrit  # scipy.stats alone would take a second to import
 
-from runner.config import Job
 from runner.engine import loop
 from runner.engine.weights import built_net
+from runner.job import Job
 from runner.nets.norms import NormLayer
 from runner.nets.sites import Slot, describe
 

@@ -26,7 +26,7 @@ from omegaconf import OmegaConf
 
 from runner import extending, records
 from runner.asking import Asking
-from runner.config import Job, flatten
+from runner.checks import flatten
 from runner.engine.checkpoint import Checkpoints, kept_about
 from runner.engine.finish import Outcome
 from runner.engine.loop import Progress
@@ -35,6 +35,7 @@ from runner.engine.workers import train_across, worth
 from runner.errors import Refusal
 from runner.files import clear_parts, held, held_within, write_atomic
 from runner.grid import Run
+from runner.job import Job
 from runner.methods.base import ranges
 from runner.records import Ended, Row
 

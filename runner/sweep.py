@@ -14,7 +14,7 @@ from runner.errors import Refusal
 from runner.paths import stacked
 
 if TYPE_CHECKING:
-    from runner.config import Job
+    from runner.job import Job
 
 ALIKE = ("optimizer", "schedule", "protocol")  # groups of which all jobs of a study have the same choice
 Compose = Callable[[Sequence[str]], DictConfig]

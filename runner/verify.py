@@ -16,10 +16,12 @@ from omegaconf import OmegaConf
 
 from runner import records
 from runner.aliases import refuse_bomb
-from runner.config import DTYPES, OUTSIDE, TRUSTED, Job, read, takes
+from runner.building import TRUSTED, takes
+from runner.config import DTYPES, OUTSIDE, read
 from runner.engine.loop import train
 from runner.errors import Refusal
 from runner.grid import Run, runs
+from runner.job import Job
 from runner.paths import conf_dir
 from runner.study import asked_of, curve_of, row_of, run_id_of, searched
 

@@ -19,8 +19,9 @@ from PIL import Image
 
 import runner.methods
 from runner.cli import GROUPS
-from runner.config import Job, read
+from runner.config import read
 from runner.errors import Refusal
+from runner.job import Job
 from runner.methods.base import Method, ranges
 from runner.methods.gradients import Clipping
 from runner.methods.stack import Stack

@@ -11,10 +11,11 @@ from conftest import Regrun
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from runner.config import Job, read
+from runner.config import read
 from runner.engine.loop import train
 from runner.errors import Refusal
 from runner.grid import Run
+from runner.job import Job
 from runner.keys import Key
 from runner.methods.base import Range
 from runner.paths import conf_dir, options, stacked

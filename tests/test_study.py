@@ -16,7 +16,8 @@ from conftest import Regrun
 from hydra import compose, initialize_config_dir
 
 from runner import __version__
-from runner.config import Job, read
+from runner.config import read
+from runner.job import Job
 from runner.paths import conf_dir
 from runner.records import COLUMNS, CURVE_COLUMNS, read_table
 from runner.study import choose

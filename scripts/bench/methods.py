@@ -20,10 +20,11 @@ import torch
 from hydra import compose, initialize_config_dir
 from turns import Row, Train, machine, row, turns
 
-from runner.config import Job, read
+from runner.config import read
 from runner.engine.pack import begin, few_steps
 from runner.errors import Refusal
 from runner.grid import Run
+from runner.job import Job
 from runner.paths import conf_dir, options, stacked
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "step_times.json"

@@ -33,10 +33,11 @@ import torch
 from hydra import compose, initialize_config_dir
 from turns import Row, Train, lined, machine, of, put, row, store, table, turns
 
-from runner.config import Job, read
+from runner.config import read
 from runner.engine.checkpoint import Keeper
 from runner.engine.loop import Progress, compiled, train
 from runner.engine.pack import begin, few_steps, noted
+from runner.job import Job
 from runner.paths import conf_dir
 
 STACKS = ("none", "dropout", "batch_norm", "mixup", "[mixup,dropout,sam,l2]")

@@ -38,12 +38,13 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.data import DataLoader, TensorDataset
 from turns import lined, machine, of, put, store
 
-from runner.config import Job, read
+from runner.config import read
 from runner.data.base import Split
 from runner.engine.pack import begin, few_steps, noted
 from runner.engine.packing import packed, threads
 from runner.engine.tape import tensors_of, written_down
 from runner.engine.workers import train_across, worth
+from runner.job import Job
 from runner.nets.sites import Mark
 from runner.paths import conf_dir
 
