@@ -85,7 +85,7 @@ class Asking:
         on = {"optimizer", *space.methods} if len(space.methods) == 1 else {"optimizer"}
         for group in space.groups if len(space.methods) > 1 else ():
             on.add(trial.suggest_categorical("+".join(group), [OFF, *group]))
-        on |= {space.requires[name] for name in on if space.requires.get(name) in space.methods}
+        on = space.together(on)
         point = {name: 0.0 for name in space.methods if name not in on}
         for path, grid in space.grids.items():
             if path.partition(".")[0] in on:

@@ -435,4 +435,5 @@ def _space(axes: Mapping[str, Sequence[float]], stack: Stack, optimizer: Optimiz
     """What a search chooses from."""
     allowed = {f"{name}.{field}": r for name, method in stack.methods.items() for field, r in ranges(method).items()}
     allowed |= {f"optimizer.{field}": r for field, r in ranges(optimizer).items()}
-    return Space(axes, allowed, protocol.alternatives, protocol.requires)
+    excludes = [(one, other) for one, other, _ in stack.conflicts()]
+    return Space(axes, allowed, protocol.alternatives, protocol.requires, excludes)

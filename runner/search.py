@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from runner.keys import Key
@@ -20,6 +20,7 @@ class Space:
     allowed: Mapping[str, Range]
     alternatives: Sequence[Sequence[str]]  # methods of which one at most is on
     requires: Mapping[str, str]  # methods that are on together with another
+    excludes: Collection[tuple[str, str]] = ()  # pairs that never are; the first of the two stays on
 
     @property
     def methods(self) -> list[str]:
@@ -33,15 +34,29 @@ class Space:
         together = {name for group in grouped for name in group}
         return [group for group in grouped if group] + [[name] for name in self.methods if name not in together]
 
+    def together(self, chosen: Collection[str]) -> set[str]:
+        """What is on where these are chosen: without those that one before them excludes, and with what they require.
+
+        >>> space = Space({"a.x": [1], "b.x": [1], "c.x": [1]}, {}, [], {"b": "c"}, [("a", "b")])
+        >>> sorted(space.together({"a", "b"})), sorted(space.together({"b"}))
+        (['a'], ['b', 'c'])
+        """
+        on = set(chosen)
+        for first, second in self.excludes:
+            if first in on:
+                on.discard(second)
+        return on | {self.requires[name] for name in on if self.requires.get(name) in self.methods}
+
 
 def drawn(space: Space, trials: int, key: Key) -> list[dict[str, float]]:
     """At most `trials` points {"mixup.alpha": 0.3, "l2": 0, ...}: strengths of methods that are on, 0 for those off.
 
     A method is on with probability 1/2; of several that are `alternatives` one at most is on, with probability 1/2
-    together; what one `requires`, if it is in the stack, is on with it. A method alone is always on, and so is the
-    optimizer. The draws of a trial are named by method: a method has the same strengths in every stack.
+    together; what one `requires`, if it is in the stack, is on with it, and what one `excludes` is off. A method alone
+    is always on, and so is the optimizer. The draws of a trial are named by method: a method has the same strengths in
+    every stack.
     """
-    methods, groups, requires = space.methods, space.groups, space.requires
+    methods, groups = space.methods, space.groups
     points = []
     for trial in range(trials):
         at = key.fold(trial)
@@ -49,7 +64,7 @@ def drawn(space: Space, trials: int, key: Key) -> list[dict[str, float]]:
         for group in groups if len(methods) > 1 else ():
             which = int(2 * len(group) * float(at.fold("on").fold("+".join(group)).uniform()))
             on |= set(group[which : which + 1])  # none in half of the cases
-        on |= {requires[name] for name in on if requires.get(name) in methods}
+        on = space.together(on)
         point = {name: 0.0 for name in methods if name not in on}
         for path, grid in space.grids.items():
             if path.partition(".")[0] in on:

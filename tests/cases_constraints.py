@@ -18,7 +18,8 @@ CASES: Mapping[str, Case] = {
     "weight_norm": Case(reparametrization.WeightNorm(1.5), ALL),
     "spectral_norm": Case(reparametrization.SpectralNorm(1.5, "equal"), ALL, cocktail=False),  # no other beside it
     "spectral_norm_at_most": Case(reparametrization.SpectralNorm(0.5, "at_most"), cocktail=False),
-    "weight_standardization": Case(reparametrization.WeightStandardization(1e-3, True), ALL),
+    # weight_norm stands for it in the cocktail
+    "weight_standardization": Case(reparametrization.WeightStandardization(1e-3, True), ALL, cocktail=False),
     "weight_standardization_plain": Case(reparametrization.WeightStandardization(1e-3, False), cocktail=False),
     # one norm in a stack: batch_norm stands for them in the cocktail
     "layer_norm": Case(normalization.LayerNorm(1e-5), ALL, cocktail=False),

@@ -29,6 +29,7 @@ REFUSED = {
         frozenset(("spectral_norm", other)): "both give the layers their weights"
         for other in ("weight_norm", "weight_standardization", "l0")
     },
+    frozenset(("weight_norm", "weight_standardization")): "do not depend on the lengths",
     **{frozenset(("path_norm", other)): "whose weights are as they are" for other in (*NORMS, *RESHAPES)},
 }
 

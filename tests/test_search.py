@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -39,7 +40,7 @@ def composed(*overrides: str) -> Job:
         return read(compose("config", [*overrides, "batch_size=50"]), overrides)
 
 
-def on(point: dict[str, float], name: str) -> bool:
+def on(point: Mapping[str, float], name: str) -> bool:
     assert (name in point) != any(path.startswith(f"{name}.") for path in point)  # a switch or strengths, never both
     return name not in point
 
@@ -64,6 +65,17 @@ def test_of_alternatives_one_at_most_is_on() -> None:
 def test_what_a_method_requires_is_on_with_it() -> None:
     assert share("shake_drop", "skip") == share("shake_drop")
     assert share("skip") == pytest.approx(3 / 4, abs=0.048)
+
+
+def test_methods_that_refuse_each_other_are_never_on_together() -> None:
+    job = composed("method=[weight_norm,l2,spectral_norm]", "protocol=search", "protocol.trials=60", "epochs=1")
+    both = [{name for name in ("weight_norm", "spectral_norm") if on(point, name)} for point in job.points]
+    assert {frozenset(names) for names in both} == {
+        frozenset(),
+        frozenset({"weight_norm"}),
+        frozenset({"spectral_norm"}),
+    }
+    assert sum("weight_norm" in names for names in both) > sum("spectral_norm" in names for names in both)  # the first
 
 
 def test_strengths_lie_between_the_ends_of_their_grids_on_the_scale_of_the_grid() -> None:

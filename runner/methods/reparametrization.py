@@ -163,6 +163,9 @@ class WeightStandardization(Method):
 
     family: ClassVar[str] = "normalization"
     finishes: ClassVar[bool] = True
+    refuses: ClassVar[Mapping[str, str]] = {
+        "WeightNorm": "standardized weights do not depend on the lengths that weight norm would learn"
+    }
     epsilon: Strength = strength(0, open_low=True)
     scaled: bool = given()
 

@@ -64,17 +64,18 @@ class Stack(Method):
         """Whether any method of the stack gives its own body to this hook."""
         return any(getattr(type(m), hook) is not getattr(Method, hook) for m in self.methods.values())
 
-    def build(self, net: nn.Module) -> nn.Module:
-        """The net as every method in turn changes it; refuses two methods that make no sense together."""
+    def conflicts(self) -> Iterator[tuple[str, str, str]]:
+        """The pairs of methods that make no sense together, and why, in words that follow their names."""
         for (one, a), (other, b) in combinations(self.methods.items(), 2):
             if _sole(a) and _sole(a) == _sole(b):
-                raise Refusal(
-                    f"method has {one} and {other}, which each {_sole(a)}; a stack may have one such method "
-                    "(method=[...])"
-                )
-            why = a.refuses.get(type(b).__name__) or b.refuses.get(type(a).__name__)
-            if why:
-                raise Refusal(f"method has {one} and {other}; {why} (method=[...])")
+                yield one, other, f", which each {_sole(a)}; a stack may have one such method"
+            elif why := a.refuses.get(type(b).__name__) or b.refuses.get(type(a).__name__):
+                yield one, other, f"; {why}"
+
+    def build(self, net: nn.Module) -> nn.Module:
+        """The net as every method in turn changes it; refuses two methods that make no sense together."""
+        for one, other, why in self.conflicts():
+            raise Refusal(f"method has {one} and {other}{why} (method=[...])")
         for _, method in self._ordered("build"):
             net = method.build(net)
         return net
