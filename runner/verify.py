@@ -23,7 +23,8 @@ from runner.errors import Refusal
 from runner.grid import Run, runs
 from runner.job import Job
 from runner.paths import conf_dir
-from runner.study import asked_of, curve_of, row_of, run_id_of, searched
+from runner.rows import asked_of, curve_of, row_of, run_id_of
+from runner.study import searched
 
 # Cost, and where and when a run was trained: what a second run of the same may change.
 MOVING = (
