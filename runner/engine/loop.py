@@ -154,7 +154,6 @@ def _train_pack(
         keeper.say(f"goes on with {len(runs)} runs after {trained} of {budget.epochs} epochs and {taken} steps")
     elif part:
         keeper.say("what was kept of the training no longer fits the methods or the model; it begins again")
-    ended = 0
     reached.began, reached.curves, reached.seconds = began, curves, seconds
     for epoch in range(trained + 1, budget.epochs + 1):
         clock = time.perf_counter()
@@ -181,16 +180,21 @@ def _train_pack(
         if over.any():
             for outcome in finish(pack, lanes.of(over), runs, epoch, curves, seconds):
                 yield replace(outcome, lanes=began, compiled=pack.compiled)
-                ended += 1
             lanes = lanes.of(~over)
         reached.note(lanes, epoch, 0)
-        latest = [curves[run][-1].figures for run in lanes.run.tolist()]
-        score = experiment.data.score
-        shown = ("val_loss", f"val_{score}")
-        loss, value = (sum(f[name] for f in latest) / len(latest) if latest else torch.nan for name in shown)
-        watch(Progress(epoch, budget.epochs, ended, len(latest), loss, value, score))
-        if not latest:
+        watch(_progress(experiment, epoch, [curves[run][-1] for run in lanes.run.tolist()], len(runs)))
+        if not len(lanes.run):
             break
+
+
+def _progress(experiment: Experiment, epoch: int, latest: Sequence[Point], began: int) -> Progress:
+    """What a progress bar may show of the runs that train on after an epoch, given their latest figures."""
+    score = experiment.data.score
+    loss, value = (
+        sum(point.figures[name] for point in latest) / len(latest) if latest else torch.nan
+        for name in ("val_loss", f"val_{score}")
+    )
+    return Progress(epoch, experiment.budget.epochs, began - len(latest), len(latest), loss, value, score)
 
 
 def compiled(experiment: Experiment, runs: Sequence[Run], width: int, say: Callable[[str], None]) -> LaneStep | None:
