@@ -152,12 +152,13 @@ class Key:
         On a CPU numpy sorts: drawn and sorted they take a seventh of torch's time (docs/benchmarks.md).
         """
         words = vmap(lambda state: Key(state, self.path).bits(n))(self.state).to(torch.int64)
-        numbered = (words << 32) | torch.arange(n, device=words.device)  # no two words of a key are the same
+        words <<= 32  # no two words of a key are the same, and each now has its number behind it
+        words |= torch.arange(n, device=words.device)
         if words.device.type == "cpu":
-            numbered.numpy().sort(axis=1)
+            words.numpy().sort(axis=1)
         else:
-            numbered = numbered.sort(1).values
-        return numbered & 0xFFFFFFFF
+            words = words.sort(1).values
+        return words.bitwise_and_(0xFFFFFFFF)
 
 
 def torch_seed(seed: int, name: str) -> int:
