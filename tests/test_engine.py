@@ -213,7 +213,7 @@ def test_convolutions_agree_in_packs_of_any_size_and_alone(name: str) -> None:
 
 @pytest.mark.parametrize("name", STACKS)
 def test_the_best_checkpoint_is_examined_where_it_is_not_the_last(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def whole(pack: Pack, lanes: Lanes, last_epoch: Tensor, last: Examined) -> Examined:
+    def whole(pack: Pack, lanes: Lanes, *others: object) -> Examined:
         return examine(pack.examiner, lanes.best, pack.pool(lanes), lanes.rows)
 
     trial = experiment(STACKS[name], epochs=8)

@@ -291,15 +291,18 @@ def evaluate(examiner: Examiner, params: Params, pool: Pool, rows: Mapping[str, 
         }
 
 
-def examine(examiner: Examiner, params: Params, pool: Pool, rows: Mapping[str, Tensor]) -> Examined:
+def examine(
+    examiner: Examiner, params: Params, pool: Pool, rows: Mapping[str, Tensor], train: Measured | None = None
+) -> Examined:
     """All that is recorded of weights that are stored, on their rows "train", "val" and "test".
 
-    The temperature is fitted to validation rows (NaN where there are none), and test rows are only read.
+    The temperature is fitted to validation rows (NaN where there are none), and test rows are only read. `train` is
+    what is known already of the training rows with these very weights.
     """
     with evaluating(examiner.net):
-        buffers, train = settled(examiner, params, pool, rows["train"])
+        buffers, told = settled(examiner, params, pool, rows["train"])
         seen = {split: chunks(examiner, params, buffers, pool, part) for split, part in rows.items()}
-        train = train or measure(seen["train"], rows["train"])
+        train = train or told or measure(seen["train"], rows["train"])
         if pool.regression:
             none = rows["test"].new_zeros(len(rows["test"]), 0)
             measured = {"train": train} | {split: measure(seen[split], rows[split]) for split in ("val", "test")}

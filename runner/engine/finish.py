@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_map
 
 from runner.engine import measures
 from runner.engine.checkpoint import Point
-from runner.engine.evaluate import Examined, Examiner, evaluate, evaluating, examine, measure_norms
+from runner.engine.evaluate import Examined, Examiner, Measured, evaluate, evaluating, examine, measure_norms
 from runner.engine.pack import Lanes, Pack
 from runner.engine.robustness import adversarial_accuracy, corrupted_accuracy, mean_of
 from runner.engine.weights import built_net, initial, size, summary
@@ -56,8 +56,8 @@ def finish(
     start = initial(built_net(pack.experiment).to(pack.one_hot.dtype), seeds)
     newest = {n: w[:, 0] if stack.copies > 1 else w for n, w in lanes.state.params.items()}
     single = last if pack.members == 1 else newest  # of several, the newest of the first copy are described
-    examined = examine(pack.examiner, last, pack.pool(lanes), lanes.rows)
-    best = _examined_best(pack, lanes, last_epoch, examined)
+    examined = examine(pack.examiner, last, pack.pool(lanes), lanes.rows, _looked_at(pack, lanes, curves, last_epoch))
+    best = _examined_best(pack, lanes, curves, last_epoch, examined)
     columns: dict[str, Tensor] = {
         **summary(single, {name: w.to(pack.x.device) for name, w in start.items()}),
         **_checkpoint(pack, lanes, "last", last, last_epoch, examined),
@@ -171,7 +171,24 @@ def _measures(
             yield [{n: float(v) for n, v in measures.measured(net, at, first, own, x, y, key).items()}]
 
 
-def _examined_best(pack: Pack, lanes: Lanes, last_epoch: Tensor, last: Examined) -> Examined:
+def _looked_at(pack: Pack, lanes: Lanes, curves: Sequence[Sequence[Point]], epochs: Tensor) -> Measured | None:
+    """What the looks after these epochs [K] said of the lanes' training rows; None if one was not looked at then."""
+    points = [
+        next((point.figures for point in reversed(curves[run]) if point.epoch == epoch), None)
+        for run, epoch in zip(lanes.run.tolist(), epochs.tolist(), strict=True)
+    ]
+    if None in points:  # a run that has diverged at once: its best weights are the initial ones
+        return None
+    loss, score = (
+        torch.tensor([figures[name] for figures in points if figures], dtype=torch.float64, device=epochs.device)
+        for name in ("train_loss", f"train_{pack.experiment.data.score}")
+    )
+    return Measured(loss, score)
+
+
+def _examined_best(
+    pack: Pack, lanes: Lanes, curves: Sequence[Sequence[Point]], last_epoch: Tensor, last: Examined
+) -> Examined:
     """The best weights of the lanes examined, given the last ones, of epochs `last_epoch` [K]: often they are these."""
     others = (lanes.best_epoch != last_epoch).nonzero()[:, 0]
     if not len(others):
@@ -179,7 +196,8 @@ def _examined_best(pack: Pack, lanes: Lanes, last_epoch: Tensor, last: Examined)
     if len(others) == 1 < len(lanes.run):
         others = others.repeat(2)  # a convolution of images that is mapped over one lane takes another path
     some = lanes.of(others)
-    best = examine(pack.examiner, some.best, pack.pool(some), some.rows)
+    train = _looked_at(pack, some, curves, some.best_epoch)
+    best = examine(pack.examiner, some.best, pack.pool(some), some.rows, train)
 
     def put(whole: Tensor | None, part: Tensor | None) -> Tensor | None:
         return whole if whole is None or part is None else whole.index_copy(0, others, part)
