@@ -114,25 +114,55 @@ class LanewiseConv1d(nn.Conv1d):
         return out if self.examples_last else out.contiguous()
 
 
-class LanewiseLinear(nn.Linear):
-    """nn.Linear of few outputs as the product of its weights and the examples, where that is faster.
+class Sums(Function):
+    """Examples x [B, I] times weights w [O, I], and biases b [O] in the same pass over memory: [B, O].
 
-    So it is where examples are last in memory, and where no gradient is asked for, which it would leave in that order.
-    Without one its output stays so, as log-probabilities over few classes are faster then (docs/benchmarks.md).
+    Mapped, torch's own is a product of which a copy is made to add the biases. It has no derivative.
+    """
+
+    @staticmethod
+    def forward(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+        """Of one lane."""
+        return torch.addmm(b, x, w.mT)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        """Nothing is kept."""
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *lanes: Tensor) -> tuple[Tensor, int]:
+        """Of all lanes at once, x [L, B, I], w [L, O, I] and b [L, O]: [L, B, O]."""
+        x, w, b = (
+            t.expand(info.batch_size, *t.shape) if d is None else t.movedim(d, 0)
+            for t, d in zip(lanes, in_dims, strict=True)
+        )
+        return torch.baddbmm(b[:, None], x, w.mT), 0
+
+
+class LanewiseLinear(nn.Linear):
+    """nn.Linear as the products that are fastest where a net is mapped.
+
+    Those of few outputs are weights times examples where examples are last in memory, and where no gradient is asked
+    for, which it would leave in that order. Without one their output stays so, as log-probabilities over few classes
+    are faster then, and a layer of more outputs adds its biases as it multiplies (docs/benchmarks.md).
     """
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., I] -> [..., O]."""
         training = torch.is_grad_enabled()
-        if x.ndim != 2 or (training and x.stride(0) >= x.stride(1)):  # which no number of lanes changes
+        last = x.ndim == 2 and x.stride(0) < x.stride(1)  # examples in memory, which no number of lanes changes
+        if self.out_features <= FEW and x.ndim == 2 and (last or not training):
+            y: Tensor = (self.weight @ x.mT).mT
+            y = y.contiguous() if training else y
+            return y if self.bias is None else y + self.bias
+        if training or x.ndim != 2 or self.bias is None:
             return super().forward(x)
-        y: Tensor = (self.weight @ x.mT).mT
-        y = y.contiguous() if training else y
-        return y if self.bias is None else y + self.bias
+        sums: Tensor = Sums.apply(x, self.weight, self.bias)
+        return sums
 
 
 def lanewise(net: nn.Module) -> None:
-    """Make the net's convolutions of signals, and its layers of few outputs, such products, in place.
+    """Make the net's convolutions of signals, and its linear layers, such products, in place.
 
     Convolutions with groups, dilation or a padding other than zeros stay torch's, and so do those of images, which lose
     little where they are mapped (docs/benchmarks.md).
@@ -140,7 +170,7 @@ def lanewise(net: nn.Module) -> None:
     for module in net.modules():
         if type(module) is nn.Conv1d and _plain(module):
             module.__class__ = LanewiseConv1d
-        elif type(module) is nn.Linear and module.out_features <= FEW:
+        elif type(module) is nn.Linear:
             module.__class__ = LanewiseLinear
     indifferent = all(isinstance(module, INDIFFERENT) for module in net.modules())
     for module in net.modules():

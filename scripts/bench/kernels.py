@@ -5,8 +5,8 @@
 
 On one thread, contenders in turns, sizes being those of MNIST-1D in a pack of eleven runs of `mlp`: the order of an
 epoch's 4,000 examples for each run; and what an evaluation says of 500 examples, log-probabilities and the most
-probable of ten classes, where examples come first in memory and where they come last, and the product of the last
-layer that gives it ten numbers of a hundred.
+probable of ten classes, where examples come first in memory and where they come last, the product of the last layer
+that gives it ten numbers of a hundred, and that of a hidden layer with its biases.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ SEEDS = torch.arange(RUNS)
 LOGITS = 3 * Key.of(0).normal(RUNS, EXAMPLES, CLASSES)
 LAST = LOGITS.mT.contiguous()  # the same with examples last
 HIDDEN, WEIGHTS = Key.of(1).normal(RUNS, EXAMPLES, WIDTH), Key.of(2).normal(RUNS, CLASSES, WIDTH)
+SQUARE, BIASES = Key.of(3).normal(RUNS, WIDTH, WIDTH), Key.of(4).normal(RUNS, 1, WIDTH)
 
 
 def orders(draw: Callable[[Key], object]) -> Callable[[], object]:
@@ -58,6 +59,10 @@ CONTENDERS: dict[str, dict[str, Callable[[], object]]] = {
     "last layer": {
         "examples times weights": lambda: HIDDEN @ WEIGHTS.mT,
         "weights times examples": lambda: WEIGHTS @ HIDDEN.mT,
+    },
+    "hidden layer": {
+        "biases added to the product": lambda: BIASES + HIDDEN @ SQUARE.mT,
+        "biases in the product": lambda: torch.baddbmm(BIASES, HIDDEN, SQUARE.mT),
     },
 }
 
