@@ -17,7 +17,6 @@ import torch
 from omegaconf import DictConfig
 
 from runner import building, checks, trackers
-from runner.building import TRUSTED
 from runner.engine.compilation import compiler
 from runner.engine.optimizers import Optimizer
 from runner.engine.rehearsal import rehearse, unmappable
@@ -169,7 +168,7 @@ def _trusted(allow: object, overrides: Sequence[str]) -> Sequence[str]:
     """The packages that may be named by `_target_`: the user's own only where the command line allows them."""
     packages = checks.names("allow", allow)
     on_command_line = any(override.lstrip("+").startswith("allow=") for override in overrides)
-    return (*TRUSTED, *(f"{package}." for package in packages if on_command_line))
+    return building.trusting(packages if on_command_line else ())
 
 
 def _points(

@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 
 from runner import records
 from runner.aliases import refuse_bomb
-from runner.building import TRUSTED, takes
+from runner.building import takes, trusting
 from runner.config import DTYPES, OUTSIDE, read
 from runner.engine.loop import train
 from runner.errors import Refusal
@@ -94,8 +94,7 @@ def stored_job(place: Path, allow: Sequence[str] = ()) -> Job:
     outside |= {"compile": stored.get("compile", "off"), "deterministic": stored.get("deterministic", False)}
     outside["evaluate"] = {**defaults["evaluate"], **stored["evaluate"]}
     data = {key: value for key, value in stored["data"].items() if key != "content"} | {"smoke": None}
-    trusted = (*TRUSTED, *(f"{package}." for package in allow))
-    if takes("data", data, "task", trusted):
+    if takes("data", data, "task", trusting(allow)):
         data = {"task": "classification"} | data  # which is left out of what is stored
     protocol = {**stored["protocol"], "tune": []}  # what it named is stored as the lists that it stood for
     overrides = [f"allow=[{','.join(allow)}]"] if allow else []

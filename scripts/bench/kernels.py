@@ -11,16 +11,12 @@ that gives it ten numbers of a hundred, and that of a hidden layer with its bias
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from collections.abc import Callable
 from itertools import count
-from pathlib import Path
 
 import torch
-from turns import Row, machine, of, put, row, store, table, turns
+from turns import small
 
-from runner.engine.machine import prepare
 from runner.keys import Key
 
 RUNS, EXAMPLES, CLASSES, WIDTH, ROWS = 11, 500, 10, 100, 4000
@@ -67,33 +63,5 @@ CONTENDERS: dict[str, dict[str, Callable[[], object]]] = {
 }
 
 
-def several(once: Callable[[], object]) -> Callable[[int], object]:
-    """So many times, one after another."""
-    return lambda times: [once() for _ in range(times)] and None
-
-
-def rows() -> Iterator[Row]:
-    """A row for each contender, beside the first of its kind."""
-    for what, contenders in CONTENDERS.items():
-        seen = turns({name: several(once) for name, once in contenders.items()}, TURNS, TIMES)
-        first = seen[next(iter(seen))]
-        yield from (row(f"{what}: {name}", each, first) for name, each in seen.items())
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--write", type=Path, metavar="PAGE")
-    asked = parser.parse_args()
-    about = machine()
-    prepare()  # as regrun does before it trains
-    torch.set_num_threads(1)
-    found = list(rows())
-    page = "\n".join([of(about), table("the first of its kind", found)])
-    print(page)
-    store(Path("outputs/bench/kernels.json"), {"machine": about, "rows": [asdict(one) for one in found]})
-    if asked.write:
-        put(asked.write, "kernels", page)
-
-
 if __name__ == "__main__":
-    main()
+    small("kernels", __doc__, "the first of its kind", CONTENDERS, TURNS, TIMES)

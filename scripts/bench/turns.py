@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 
 import torch
+
+from runner.engine.machine import prepare
 
 Train = Callable[[int], object]  # for so many steps, at most an epoch's
 Clock = Callable[[], float]  # seconds
@@ -50,6 +53,38 @@ def row(what: str, mine: list[float], theirs: list[float]) -> Row:
     """The row of a contender, given its milliseconds and those of what it is compared with, turn by turn."""
     ratios = [m / t for m, t in zip(mine, theirs, strict=True)]
     return Row(what, median(mine), median(ratios), min(ratios), max(ratios), len(ratios))
+
+
+def small(
+    name: str,
+    about: str | None,
+    head: str,
+    kinds: Mapping[str, Mapping[str, Callable[[], object]]],
+    count: int,
+    times: int,
+) -> None:
+    """The script of a benchmark of small operations: contenders of each kind beside the first one, on one thread."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--write", type=Path, metavar="PAGE")
+    asked = parser.parse_args()
+    where = machine()
+    prepare()  # as regrun does before it trains
+    torch.set_num_threads(1)
+    rows = []
+    for kind, contenders in kinds.items():
+        seen = turns({what: _several(once) for what, once in contenders.items()}, count, times)
+        first = next(iter(seen.values()))
+        rows += [row(f"{kind}: {what}", each, first) for what, each in seen.items()]
+    page = "\n".join([of(where), table(head, rows)])
+    print(page)
+    store(Path(f"outputs/bench/{name}.json"), {"machine": where, "rows": [asdict(one) for one in rows]})
+    if asked.write:
+        put(asked.write, name, page)
+
+
+def _several(once: Callable[[], object]) -> Train:
+    """So many times, one after another."""
+    return lambda times: [once() for _ in range(times)] and None
 
 
 def table(head: str, rows: Sequence[Row]) -> str:
