@@ -16,7 +16,7 @@ from runner.engine.step import sites
 from runner.engine.weights import initial
 from runner.errors import Refusal
 from runner.keys import Key
-from runner.methods.base import Method, Now, Site, laid_out
+from runner.methods.base import Method, Now, Site
 from runner.methods.dropping import Dropout
 from runner.methods.mixing import ManifoldMixup
 from runner.methods.smoothness import RDrop
@@ -58,12 +58,15 @@ def test_dropout_drops_the_same_values_wherever_they_lie_in_memory() -> None:
         assert torch.equal(lanes, plain.expand(2, 6, 3, 5))
 
 
-def test_what_is_laid_out_like_another_value_is_the_same_with_its_strides() -> None:
-    x, like = torch.randn(2, 3, 4, 5), torch.empty(2, 3, 4, 5).to(memory_format=torch.channels_last)
-    assert torch.equal(laid_out(x, like), x)
-    assert laid_out(x, like).stride() == like.stride()
-    inside = vmap(lambda x, like: laid_out(x, like) + 0)(x, like)
-    assert inside[0].stride() == like[0].stride()
+def test_a_mask_like_a_value_in_another_order_has_the_draws_of_one_that_is_not() -> None:
+    for shape in ((3, 5, 4, 2), (3, 5, 7, 1), (1, 1, 1, 1)):  # even and odd numbers of entries
+        x = torch.empty(shape).to(memory_format=torch.channels_last)
+        for like in (x, x.mT, x.movedim(0, 3)):
+            mask = NOW.key.kept_like(0.5, like)
+            assert torch.equal(mask, NOW.key.kept(0.5, *like.shape))
+            assert all(size == 1 or a == b for size, a, b in zip(like.shape, mask.stride(), like.stride(), strict=True))
+            lanes = vmap(lambda like: NOW.key.kept_like(0.5, like) + 0)(torch.stack([like, like]))
+            assert torch.equal(lanes, mask.expand(2, *mask.shape))
 
 
 def test_gaussian_dropout_has_the_mean_and_the_variance_of_dropout() -> None:

@@ -22,6 +22,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_map, tree_unflatten
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from runner.engine.reuse import FORM, Form, in_place
+
 Step: TypeAlias = Callable[..., Any]  # of trees of tensors, and of what is the same in every step, to a tree of tensors
 
 PLAIN = 2  # steps taken as they are written before one is written down: what the first sets up is no part of it
@@ -67,9 +69,10 @@ class Operations:
 
         An fx.GraphModule would be the same, but torch keeps the source of each one for as long as the process lives.
         """
-        written = self.graph.python_code("self")
+        graph = in_place(self.graph)
+        written = graph.python_code("self")
         names, source = dict(written.globals), written.src
-        called = {node.target for node in self.graph.nodes if isinstance(node.target, OpOverload)}
+        called = {node.target for node in graph.nodes if isinstance(node.target, OpOverload)}
         for number, operation in enumerate(called):  # what its call comes to, which is a third of a microsecond nearer
             source = source.replace(f" torch.ops.{operation}(", f" operation{number}(")
             names[f"operation{number}"] = operation._op
@@ -210,6 +213,7 @@ class Tape(TorchDispatchMode):
         node = self.graph.call_function(func, *given)
         if isinstance(out, Tensor):
             self._nodes[out] = node
+            node.meta[FORM] = Form.of(out)
         else:
             for number, part in enumerate(out or ()):
                 if isinstance(part, Tensor):  # not so what was not asked for of several gradients

@@ -285,14 +285,6 @@ def beside_last(net: nn.Module, name: str) -> nn.Module:
     return net
 
 
-def laid_out(x: Tensor, like: Tensor) -> Tensor:
-    """x with its entries where `like`, of the same shape, has them in memory: they are faster to put together then."""
-    if like.is_contiguous():
-        return x
-    order = sorted(range(x.ndim), key=like.stride, reverse=True)
-    return x.permute(order).contiguous().permute([order.index(dim) for dim in range(x.ndim)])
-
-
 def lengths(w: Tensor) -> Tensor:
     """Euclidean norm of each unit's incoming weights w [out, ...]: [out, 1, ...]."""
     return (w**2).flatten(1).sum(1).sqrt().view(-1, *[1] * (w.ndim - 1))

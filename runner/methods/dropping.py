@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from runner.methods.base import Method, Now, Site, Strength, laid_out, strength
+from runner.methods.base import Method, Now, Site, Strength, strength
 from runner.methods.structured_dropping import marked
 
 
@@ -33,5 +33,4 @@ class Dropout(Method):
         rate = self.input_rate if site.kind == "input" else self.rate
         if isinstance(rate, float) and rate == 0:  # no strength of a sweep: as good as no method, and no draw
             return h
-        keep = laid_out(site.key.kept(rate, *h.shape), h)
-        return h * (keep / (1 - rate))
+        return h * (site.key.kept_like(rate, h) / (1 - rate))
