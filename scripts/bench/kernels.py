@@ -6,7 +6,8 @@
 On one thread, contenders in turns, sizes being those of MNIST-1D in a pack of eleven runs of `mlp`: the order of an
 epoch's 4,000 examples for each run; and what an evaluation says of 500 examples, log-probabilities and the most
 probable of ten classes, where examples come first in memory and where they come last, the product of the last layer
-that gives it ten numbers of a hundred, and that of a hidden layer with its biases.
+that gives it ten numbers of a hundred, and that of a hidden layer with its biases; and, in a pack of 17 runs of
+`conv1d`, the masks of its first layer for 100 examples, whose values lie with examples last in memory.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from collections.abc import Callable
 from itertools import count
 
 import torch
+from torch import Tensor
+from torch.func import vmap
 from turns import small
 
 from runner.keys import Key
@@ -26,6 +29,19 @@ LOGITS = 3 * Key.of(0).normal(RUNS, EXAMPLES, CLASSES)
 LAST = LOGITS.mT.contiguous()  # the same with examples last
 HIDDEN, WEIGHTS = Key.of(1).normal(RUNS, EXAMPLES, WIDTH), Key.of(2).normal(RUNS, CLASSES, WIDTH)
 SQUARE, BIASES = Key.of(3).normal(RUNS, WIDTH, WIDTH), Key.of(4).normal(RUNS, 1, WIDTH)
+
+SIGNALS, RATES = torch.empty(17, 25, 19, 100).permute(0, 3, 1, 2), torch.linspace(0.1, 0.5, 17)
+
+
+def masks(draw: Callable[[Key, Tensor, Tensor], Tensor]) -> Callable[[], object]:
+    """A draw of the masks of all runs."""
+    lanes = vmap(lambda state, rate, x: draw(Key(state), rate, x))
+    return lambda: lanes(Key.of(torch.arange(len(RATES))).state, RATES, SIGNALS)
+
+
+def moved(key: Key, rate: Tensor, x: Tensor) -> Tensor:
+    """A mask that is drawn in the order of its dimensions, and then laid out like x."""
+    return key.kept(rate, *x.shape).permute(1, 2, 0).contiguous().permute(2, 0, 1)
 
 
 def orders(draw: Callable[[Key], object]) -> Callable[[], object]:
@@ -55,6 +71,10 @@ CONTENDERS: dict[str, dict[str, Callable[[], object]]] = {
     "last layer": {
         "examples times weights": lambda: HIDDEN @ WEIGHTS.mT,
         "weights times examples": lambda: WEIGHTS @ HIDDEN.mT,
+    },
+    "masks, examples last": {
+        "laid out when they are drawn": masks(moved),
+        "drawn where they lie": masks(lambda key, rate, x: key.kept_like(rate, x)),
     },
     "hidden layer": {
         "biases added to the product": lambda: BIASES + HIDDEN @ SQUARE.mT,

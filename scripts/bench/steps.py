@@ -3,13 +3,15 @@
     python scripts/bench/steps.py                              about ten minutes; --quick: one of them
     python scripts/bench/steps.py --write docs/benchmarks.md
 
-The default mlp on MNIST-1D (4,000 training examples, batches of 100, Adam), 11 and 33 runs side by side. Three ways to
+The default mlp on MNIST-1D (4,000 training examples, batches of 100, Adam), 11 and 33 runs side by side. Four ways to
 take the same steps take turns in one process on one thread, an epoch's forty at a time: the step as it is written,
-mapped and differentiated anew each time; its operations gone through again (`runner.engine.tape`), as regrun does with
-`compile=off`; and these through torch's compiler, as with `compile=on`. Milliseconds are the processor's, for a step of
-one run, and ratios are taken within turns. Predicted was that going through a step again saves a tenth of it, and that
-the compiler leaves three tenths of what is no matrix product. Seconds to compile, told below the table, are by the
-clock on the wall and from an empty cache, with the three steps that a compiled one is compared with.
+mapped and differentiated anew each time; its operations gone through again (`runner.engine.tape`), each result in
+memory of its own; the same as regrun does it with `compile=off`, a result being written over what nothing reads any
+more (`runner.engine.reuse`); and the operations through torch's compiler, as with `compile=on`. Milliseconds are the
+processor's, for a step of one run, and ratios are taken within turns. Predicted was that going through a step again
+saves a tenth of it, and that the compiler leaves three tenths of what is no matrix product. Seconds to compile, told
+below the table, are by the clock on the wall and from an empty cache, with the three steps that a compiled one is
+compared with.
 
 The second table is of a default study, 15 runs for 60 epochs with an evaluation after each, its steps gone through
 again: the processor's seconds for all of it, set-up too, and what share of them is evaluation, between an epoch's last
@@ -28,15 +30,19 @@ from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from statistics import median
+from unittest.mock import patch
 
 import torch
 from hydra import compose, initialize_config_dir
 from turns import Row, Train, lined, machine, of, put, row, store, table, turns
 
 from runner.config import read
+from runner.engine import tape
 from runner.engine.checkpoint import Keeper
+from runner.engine.lanes import LaneStep
 from runner.engine.loop import Progress, compiled, train
 from runner.engine.pack import begin, few_steps, noted
+from runner.engine.tape import PLAIN, Taped
 from runner.job import Job
 from runner.paths import conf_dir
 
@@ -62,7 +68,12 @@ def ways(stack: str, lanes: int) -> tuple[dict[str, Train], float]:
     clock = time.perf_counter()
     fused = compiled(experiment, runs, lanes, print)
     seconds = time.perf_counter() - clock
-    steps = {"as written": written, "gone through again": pack.step} | ({"compiled": fused} if fused else {})
+    apart = Taped(written)
+    with patch.object(tape, "in_place", lambda graph: graph):
+        few_steps(replace(pack, step=apart), first, PLAIN + 3)  # its operations are written down here, and compared
+    own = "gone through again, memory of its own"
+    steps: dict[str, LaneStep] = {"as written": written, own: apart, "gone through again": pack.step}
+    steps |= {"compiled": fused} if fused else {}
     return {way: partial(few_steps, replace(pack, step=step), first) for way, step in steps.items()}, seconds
 
 
