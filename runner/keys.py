@@ -119,8 +119,8 @@ class Key:
     def kept_like(self, rate: Tensor | float, x: Tensor) -> Tensor:
         """The mask of `kept` for x, the same draws, with entries where x has them in memory: float32, the shape of x.
 
-        Where that is another order each entry draws its word, of which it takes its half: half as fast, and faster by
-        far than to move entries to other places (docs/benchmarks.md).
+        Where that is another order each entry draws its word, of which it takes its half, since that takes less time
+        than to move entries to other places (docs/benchmarks.md).
 
         >>> x = torch.zeros(4, 3).mT
         >>> mask = Key.of(0).kept_like(0.5, x)
