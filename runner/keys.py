@@ -127,9 +127,9 @@ class Key:
         >>> mask.stride() == x.stride(), torch.equal(mask, Key.of(0).kept(0.5, 3, 4))
         (True, True)
         """
-        if x.is_contiguous():
-            return self.kept(rate, *x.shape)
         order = sorted(range(x.ndim), key=x.stride, reverse=True)
+        if order == [*range(x.ndim)]:
+            return self.kept(rate, *x.shape)
         numbers = (
             torch.arange(x.numel(), dtype=torch.int32, device=self.state.device)
             .view(x.shape)

@@ -69,6 +69,15 @@ def test_a_mask_like_a_value_in_another_order_has_the_draws_of_one_that_is_not()
             assert torch.equal(lanes, mask.expand(2, *mask.shape))
 
 
+def test_a_value_in_the_usual_order_with_gaps_has_the_mask_of_one_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the images of one lane have among those of others: to draw each entry's own word would take twice as long."""
+    images = torch.empty(2, 3, 4, 5, 5)[:, 1]  # of the second of three lanes
+    expected = NOW.key.kept(0.5, 2, 4, 5, 5)
+    monkeypatch.delattr(Key, "_words")
+    monkeypatch.setattr(Key, "kept", lambda key, rate, *shape: expected)
+    assert NOW.key.kept_like(0.5, images) is expected
+
+
 def test_gaussian_dropout_has_the_mean_and_the_variance_of_dropout() -> None:
     # variance 0.3 / 0.7 = 0.428571; standard errors over 160,000 draws: 0.0016 of the mean, 0.0015 of the variance
     h = GaussianDropout(0.3).hidden(torch.ones(400, 400), site(), NOW)
