@@ -113,6 +113,10 @@ def moved(device: torch.device) -> float:
     return float((torch.ones(3, device=device) * 2 + torch.tensor(1.0) + torch.ones(3).to(device)).sum())
 
 
+def bounded(device: torch.device) -> float:
+    return float(torch.ones(3, device=device).clamp_max(torch.tensor(0.5)).sum())
+
+
 def told(device: torch.device, asked: bool) -> list[bool]:
     """Whether torch is to repeat its bits after each of two epochs on the CPU, and after each of two there."""
     seen: list[bool] = []
@@ -127,6 +131,8 @@ def test_what_is_left_behind_is_noticed() -> None:
     assert pretending(moved) == 12.0
     with pytest.raises(AssertionError, match="on the CPU"):
         pretending(mixed)
+    with pytest.raises(AssertionError, match="on the CPU"):
+        pretending(bounded)
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -146,7 +146,7 @@ def _is_due(every: Strength, now: Now) -> Tensor:
 
 def _new_share(decay: Strength, now: Now) -> Tensor:
     """1 - min(decay, (1 + t) / (10 + t)) after t steps: how far a moving average moves."""
-    return 1 - torch.as_tensor(decay).clamp_max((1 + now.step) / (10 + now.step))
+    return 1 - torch.as_tensor((1 + now.step) / (10 + now.step)).clamp_max(decay)
 
 
 def _labelled(label: str, params: Params) -> Params:
