@@ -22,6 +22,7 @@ from runner.engine.optimizers import Optimizer
 from runner.engine.rehearsal import rehearse, unmappable
 from runner.engine.robustness import Attack
 from runner.engine.schedules import Constant, Cosine, Cyclic, Step
+from runner.engine.workers import forks
 from runner.errors import Refusal, unknown
 from runner.experiment import Asked, Budget, Experiment
 from runner.grid import Run, along, crossed
@@ -273,6 +274,11 @@ def _workers(value: object, device: torch.device) -> int | None:
         raise Refusal(
             f"workers is {workers}; on {device.type} one process trains all runs of a job, so it must be 1 "
             "(workers=auto or device=cpu)"
+        )
+    if workers > 1 and not forks():
+        raise Refusal(
+            f"workers is {workers}; where torch sees a GPU one process trains all runs of a job, on the CPU too, so it "
+            "must be 1 (workers=auto, or CUDA_VISIBLE_DEVICES= before the command, which hides the GPU)"
         )
     return workers
 

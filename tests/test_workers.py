@@ -125,6 +125,14 @@ def test_how_many_processes_are_worth_it(monkeypatch: pytest.MonkeyPatch) -> Non
     assert cores() >= 1
 
 
+def test_beside_a_gpu_one_process_trains_all_runs_on_the_cpu_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("runner.engine.workers.cores", lambda: 4)
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    assert worth(experiment(), 100) == 1
+    with pytest.raises(Refusal, match=r"workers is 2; where torch sees a GPU .* CUDA_VISIBLE_DEVICES= before"):
+        _workers(2, torch.device("cpu"))
+
+
 def test_a_launched_process_begins_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("runner.engine.workers.cores", lambda: 4)
     parent = type("Process", (), {"name": "LokyProcess-1"})

@@ -46,9 +46,17 @@ def worth(experiment: Experiment, runs: int) -> int:
     joblib and Ray have put jobs on all cores, and a process of Ray's must not be forked. Only Linux can begin a process
     in no time.
     """
-    if experiment.device.type != "cpu" or launched() or sys.platform != "linux":
+    if not forks() or launched() or sys.platform != "linux":
         return 1
     return max(1, min(cores(), runs // LEAST))
+
+
+def forks() -> bool:
+    """Whether processes may be forked that differentiate: not where torch sees an accelerator, used or not.
+
+    For it torch differentiates in threads, also on the CPU, which a forked process would lack.
+    """
+    return not torch.accelerator.is_available()
 
 
 def launched() -> bool:
