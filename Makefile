@@ -3,8 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DONE := $(VENV)/.installed
-# One thread a process: the nets of tests are so small that a second one only waits.
-TEST := OMP_NUM_THREADS=1 $(BIN)/pytest -q -n auto --maxprocesses 8
+# One thread a process: the nets of tests are so small that a second one only waits. No GPU: its tests run by themselves.
+TEST := CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 $(BIN)/pytest -q -n auto --maxprocesses 8
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test test-all extras test-cluster lint types fmt bench clean
@@ -27,7 +27,8 @@ test: $(DONE) ## run the tests that take seconds
 	$(TEST)
 
 test-all: $(DONE) ## run all tests: slow ones, GPUs, Slurm and Ray too, where they are installed
-	$(TEST) -m ''
+	$(TEST) -m 'not gpu'
+	$(BIN)/pytest -q -m gpu tests/test_gpu.py
 
 extras: $(DONE) ## add every extra to .venv: Slurm, Ray, Optuna, TensorBoard, MLflow
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[slurm,ray,optuna,tensorboard,mlflow]'
