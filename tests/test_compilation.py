@@ -17,11 +17,12 @@ from test_study import SMALL, job_of, rows_of
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from runner.engine import compilation, loop, packing
+from runner.engine import compilation, packing
 from runner.engine.compilation import _without_halves, disagreement, shaken
 from runner.engine.finish import Outcome
 from runner.engine.lanes import LaneStep
 from runner.engine.loop import train
+from runner.engine.machine import is_full
 from runner.engine.pack import begin
 from runner.engine.packing import packed
 from runner.engine.step import State
@@ -285,4 +286,4 @@ def test_lack_of_memory_while_compiling_is_no_disagreement(monkeypatch: pytest.M
     got = outcomes(Stack({}), says)
     assert [outcome.compiled for outcome in got] == [True] * 3
     assert says.said[0] == "memory ran out with 3 runs side by side; they go on with 1"
-    assert loop.is_full(torch.OutOfMemoryError())
+    assert is_full(torch.OutOfMemoryError())

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,13 +15,18 @@ import torch
 from conftest import Regrun
 from test_engine import experiment
 from test_study import SMALL, figures, job_of, rows_of
+from torch.utils._pytree import tree_leaves
 
+from runner.data.base import Data
 from runner.engine import loop, memory, packing
 from runner.engine.checkpoint import Keeper
+from runner.engine.machine import is_full
 from runner.engine.memory import Footprint, footprint, peak
-from runner.engine.pack import Lanes, Pack
+from runner.engine.optimizers import Adam
+from runner.engine.pack import Lanes, Pack, begin, few_steps, steps
 from runner.grid import Run
 from runner.methods.stack import Stack
+from runner.nets.convolutional import convnet
 
 RUNS = [Run(seed, "report", {}, 0) for seed in range(6)]
 FULL = "[enforce fail at alloc_cpu.cpp:118] err == 0. DefaultCPUAllocator: can't allocate memory: you tried ..."
@@ -85,6 +92,34 @@ print(told, status("VmHWM") - before)
     told, measured = map(int, done.stdout.split())
     print(told, measured)
     assert measured / 2 < told < 2 * measured
+
+
+def test_the_batch_counts_where_the_optimizer_takes_more_than_a_few_examples() -> None:
+    """A net of images with a large last layer: on eight examples Adam's move holds more than the gradient does."""
+    shape = (1, 28, 28)
+    net = partial(convnet, shape, 4, 8, 128)
+    plain = experiment(Stack({}), epochs=1)
+    images = Data("zeros", "image", torch.zeros(500, *shape), torch.arange(500) % 4, 4, torch.arange(400, 500))
+    trial = replace(
+        plain, data=images, splitter=replace(plain.splitter, train_size=300), model=net, lanes=None,
+        optimizer=Adam(0.001, 0.9, 0.999, 1e-8), budget=replace(plain.budget, batch_size=256),
+    )  # fmt: skip
+    told = footprint(trial, RUNS[0]).each / memory.SLACK
+    pack, lanes = begin(replace(trial, lanes=2), RUNS[:2])
+    few_steps(pack, lanes, 1)
+    measured = peak(partial(few_steps, pack, lanes, 1)) / 2
+    kept = sum(leaf.nbytes for leaf in tree_leaves(tuple(lanes)) if isinstance(leaf, torch.Tensor)) / 2
+    assert told == pytest.approx(kept + measured, rel=0.1)
+
+
+def test_an_epoch_does_not_keep_what_it_began_with() -> None:
+    pack, lanes = begin(experiment(Stack({})), RUNS[:2])
+    first = weakref.ref(next(iter(lanes.state.moments.values())))
+    alive = []
+    for _, after in steps(pack, lanes, 1):
+        lanes = after
+        alive.append(first() is not None)
+    assert alive == [False] * pack.steps_per_epoch
 
 
 def test_more_runs_copies_and_weights_need_more() -> None:
@@ -175,6 +210,21 @@ def test_when_memory_ends_packs_are_halved_and_nothing_changes(
         assert list(outcome.curve) == list(whole[seed].curve)
         assert torch.equal(outcome.confidence, whole[seed].confidence)
         assert outcome.lanes == 6  # what it began with
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB"),
+        RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError(FULL),
+        MemoryError(),
+    ],
+)
+def test_the_end_of_memory_is_known_however_it_is_told(error: Exception) -> None:
+    assert is_full(error)
+    assert not is_full(ValueError(str(error)))
 
 
 def test_what_is_no_lack_of_memory_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:

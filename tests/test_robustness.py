@@ -22,6 +22,7 @@ from torchvision.transforms.functional import gaussian_blur
 
 from runner.engine.corruptions import CORRUPTIONS, SEVERITIES, Frame, corrupted, frame
 from runner.engine.evaluate import Examiner, Pool
+from runner.engine.machine import differentiable, prepare
 from runner.engine.robustness import Attack, adversarial_accuracy
 from runner.experiment import Asked
 from runner.keys import Key
@@ -269,3 +270,20 @@ def test_the_report_pairs_corrupted_accuracies(tmp_path: Path) -> None:
     texts = [text.get_text() for text in drawing.figure.axes[0].texts]
     assert texts == ["51.0", "31.0", "+5.0", "+5.0"]
     assert corruptions(runs, headline(runs), found.iloc[:0]) is None
+
+
+def test_a_recurrent_net_is_differentiated_without_cudnn() -> None:
+    """It has no backward pass for one in evaluation mode, where attacks and measures differentiate."""
+    before = torch.backends.cudnn.enabled
+    with differentiable(nn.Sequential(nn.Linear(2, 2), nn.GRU(2, 2))):
+        assert not torch.backends.cudnn.enabled
+    assert torch.backends.cudnn.enabled == before
+    with differentiable(nn.Linear(2, 2)):
+        assert torch.backends.cudnn.enabled == before
+
+
+def test_a_gpu_multiplies_float32_as_such() -> None:
+    prepare.cache_clear()
+    torch.backends.cudnn.allow_tf32 = True
+    prepare()
+    assert not torch.backends.cudnn.allow_tf32

@@ -130,3 +130,17 @@ def test_arguments_of_another_form_are_written_down_anew() -> None:
             x = torch.randn(rows, 3)
             assert torch.equal(taped(x, torch.tensor(at))["sum"], plus(x, torch.tensor(at))["sum"])
     assert taped.unfit is None
+
+
+@pytest.mark.parametrize("where", ["runner.engine.tape.written_down", "runner.engine.tape.Operations.__call__"])
+def test_memory_that_ends_does_not_make_a_step_unfit(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*arguments: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    taped, given = Taped(plus), (torch.ones(3), torch.tensor(1.0))
+    for _ in range(PLAIN if where.endswith("down") else PLAIN + 1):
+        taped(*given)
+    monkeypatch.setattr(where, full)
+    with pytest.raises(torch.OutOfMemoryError):
+        taped(*given)
+    assert taped.unfit is None

@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_map
 from runner.engine import measures
 from runner.engine.checkpoint import Point
 from runner.engine.evaluate import Examined, Examiner, Measured, evaluate, evaluating, examine, measure_norms
+from runner.engine.machine import differentiable
 from runner.engine.pack import Lanes, Pack
 from runner.engine.robustness import adversarial_accuracy, corrupted_accuracy, mean_of
 from runner.engine.weights import built_net, initial, size, summary
@@ -159,7 +160,7 @@ def _measures(
 ) -> Iterator[list[dict[str, object]]]:
     """The measures of generalization of each lane, one row each; lane by lane, as if each were alone."""
     net, pool, train = pack.net, pack.pool(lanes), lanes.rows["train"]
-    with evaluating(net):
+    with evaluating(net), differentiable(net):
         buffers, _ = measure_norms(Examiner(net, pack.mapped), weights, pool, train)
         for row, seed in enumerate(seeds.tolist()):
             at, first, own = (

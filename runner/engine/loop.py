@@ -21,6 +21,7 @@ from runner.engine.checkpoint import Keeper, Kept, Part, Point
 from runner.engine.evaluate import Measured, evaluate
 from runner.engine.finish import Outcome, finish
 from runner.engine.lanes import LaneStep, over_lanes
+from runner.engine.machine import is_full
 from runner.engine.pack import Lanes, Pack, alike, begin, clock_after, few_steps, noted, steps
 from runner.engine.step import State
 from runner.experiment import Experiment
@@ -87,12 +88,6 @@ def train(
             torch.cuda.empty_cache()
 
 
-def is_full(error: BaseException) -> bool:
-    """Whether an error says that memory has run out, on an accelerator or on the CPU."""
-    on_cpu = isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
-    return on_cpu or isinstance(error, torch.OutOfMemoryError | MemoryError)
-
-
 @dataclass
 class Reached:
     """How far a pack has come, so that its training can go on from there in smaller packs."""
@@ -103,12 +98,13 @@ class Reached:
     began: int = 0
     epoch: int = 0  # whole epochs before that step's
     step: int = 0
+    spent: float = 0.0  # seconds on these steps
     curves: Sequence[list[Point]] = ()
     seconds: Sequence[float] = ()
 
-    def note(self, lanes: Lanes, epoch: int, step: int) -> None:
-        """These lanes stand `step` steps after so many whole epochs."""
-        self.lanes, self.epoch, self.step = lanes, epoch, step
+    def note(self, lanes: Lanes, epoch: int, step: int, spent: float) -> None:
+        """These lanes stand `step` steps, which have taken `spent` seconds, after so many whole epochs."""
+        self.lanes, self.epoch, self.step, self.spent = lanes, epoch, step, spent
 
     def part(self) -> Part | None:
         """What is kept of it, in the memory of the CPU; where it began if no step has been taken since."""
@@ -116,7 +112,7 @@ class Reached:
             return self.before
         looks = self.lanes.curve.shape[1]  # an evaluation that was cut off is made again
         curves = [curve[:looks] for curve in self.curves]
-        part = _part_of(self.lanes, self.runs, self.began, self.epoch, self.step, curves, self.seconds, 0.0)
+        part = _part_of(self.lanes, self.runs, self.began, self.epoch, self.step, curves, self.seconds, self.spent)
         here: Kept = tree_map(lambda leaf: leaf.cpu(), part.kept)
         return replace(part, kept=here)
 
@@ -159,7 +155,7 @@ def _train_pack(
         clock = time.perf_counter()
         for number, after in steps(pack, lanes, epoch, taken):
             lanes = after
-            reached.note(lanes, epoch - 1, number)
+            reached.note(lanes, epoch - 1, number, time.perf_counter() - clock)
             if keeper.due():
                 now = clock_after(experiment.device)
                 part = _part_of(lanes, runs, began, epoch - 1, number, curves, seconds, now - clock)
@@ -169,19 +165,21 @@ def _train_pack(
         share = (clock_after(experiment.device) - clock) / len(lanes.run)
         for run in lanes.run.tolist():
             seconds[run] += share
+        reached.spent = 0.0  # it is in `seconds` now
         if epoch % budget.evaluate_every and epoch != budget.epochs:
             continue
 
         lanes, seen = _look(pack, lanes, epoch)
+        columns = {name: column.tolist() for name, column in pack.named(seen).items()}
         for row, run in enumerate(lanes.run.tolist()):
-            figures = {name: float(v[row]) for name, v in pack.named(seen).items()}
+            figures = {name: column[row] for name, column in columns.items()}
             curves[run].append(Point(epoch, epoch * pack.steps_per_epoch, figures))
         over = torch.full_like(lanes.finite, epoch == budget.epochs) | ~lanes.finite | _stopped(pack, lanes)
         if over.any():
             for outcome in finish(pack, lanes.of(over), runs, epoch, curves, seconds):
                 yield replace(outcome, lanes=began, compiled=pack.compiled)
             lanes = lanes.of(~over)
-        reached.note(lanes, epoch, 0)
+        reached.note(lanes, epoch, 0, 0.0)
         watch(_progress(experiment, epoch, [curves[run][-1] for run in lanes.run.tolist()], len(runs)))
         if not len(lanes.run):
             break

@@ -1,30 +1,36 @@
-"""Settings of the process: those that make many small steps faster, and those by which a GPU repeats its bits."""
+"""Settings of the process: for many small steps, for what a GPU computes with, and how its end of memory is told."""
 
 from __future__ import annotations
 
 import ctypes
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._functorch import eager_transforms
 
 # mallopt's parameters of the C library (malloc.h): above which size memory is mapped from the system and handed back at
 # once, and how much freed memory at the top of the heap is kept.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+# What says that memory has run out, in errors of torch's that are of no class for it.
+FULL = ("DefaultCPUAllocator", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
 
 
 @cache
 def prepare() -> None:
     """Flush denormal numbers to zero, and keep freed memory for the next step where the C library allows it.
 
+    And let a GPU compute float32 in float32: by itself it rounds what convolutions multiply to ten bits (TF32).
+
     Weights that a penalty drives to zero pass through denormal numbers, which are up to a hundred times as slow.
     Weights of a megabyte would be mapped from the system and handed back in every step (docs/benchmarks.md).
     """
     torch.set_flush_denormal(True)
+    torch.backends.cudnn.allow_tf32 = False
     if hasattr(eager_transforms, "_autograd_grad"):
         eager_transforms._autograd_grad = _gradients
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
@@ -42,6 +48,23 @@ def repeat(exactly: bool) -> None:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it is first used
     torch.use_deterministic_algorithms(exactly)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # nothing reads it
+
+
+@contextmanager
+def differentiable(net: nn.Module) -> Iterator[None]:
+    """The net without cuDNN if it is recurrent: in evaluation mode that has no backward pass for it."""
+    before = torch.backends.cudnn.enabled
+    torch.backends.cudnn.enabled = before and not any(isinstance(module, nn.RNNBase) for module in net.modules())
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.enabled = before
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether an error says that memory has run out, on an accelerator or on the CPU."""
+    told = isinstance(error, RuntimeError) and any(text in str(error) for text in FULL)
+    return told or isinstance(error, torch.OutOfMemoryError | MemoryError)
 
 
 _with_compiler = getattr(eager_transforms, "_autograd_grad", None)

@@ -2,7 +2,8 @@
 
 A run's share is what it keeps (weights, moments, memory of methods, best weights, rows) and the most that a training
 step, an evaluation or the summary at the end holds beside that. The latter is measured on the CPU: every tensor that a
-step of two runs makes is counted, on four examples and on eight, and a line through the two gives any batch.
+step of two runs makes is counted, on four examples and on eight. Up to the optimizer's move a line through the two
+gives any batch; the move itself holds the same for all.
 """
 
 from __future__ import annotations
@@ -23,10 +24,12 @@ from torch.utils._pytree import tree_leaves
 
 from runner.engine import evaluate
 from runner.engine.calibration import BINS, RESAMPLES
+from runner.engine.optimizers import Optimizer
 from runner.engine.pack import Lanes, Pack, begin, few_steps
 from runner.engine.weights import built_net, summary
 from runner.experiment import Experiment
 from runner.grid import Run
+from runner.methods.base import Params
 
 FEW, MORE = 4, 8  # examples that the line is drawn through
 SLACK = 1.5  # times what tensors hold: what an allocator loses between them
@@ -78,13 +81,16 @@ def available(device: torch.device) -> int:
 
 def _measured(experiment: Experiment, run: Run) -> Footprint:
     lanes = 1 if experiment.lanes == 1 else 2
-    steps, looks = [], []
+    slopes, steps, looks = [], [], []
     for examples in (FEW, MORE):
+        held = Held()
         budget = replace(experiment.budget, batch_size=examples)
-        small = replace(experiment, budget=budget, lanes=lanes, device=torch.device("cpu"))
+        optimizer = _noting(experiment.optimizer, held)
+        small = replace(experiment, budget=budget, optimizer=optimizer, lanes=lanes, device=torch.device("cpu"))
         pack, began = begin(small, [run] * lanes)
         few_steps(pack, began, 1)  # what the first step sets up stays
-        steps.append(peak(partial(few_steps, pack, began, 1)) / lanes)
+        steps.append(peak(partial(few_steps, pack, began, 1), held) / lanes)
+        slopes.append(held.noted / lanes)
         looks.append(peak(partial(_look, pack, began, examples)) / lanes)
     first = {name: w.to(torch.float32) for name, w in began.state.params.items()}
     if experiment.stack.copies > 1:
@@ -92,7 +98,7 @@ def _measured(experiment: Experiment, run: Run) -> Footprint:
     described = peak(lambda: summary(first, first)) / lanes
     kept = sum(leaf.nbytes for leaf in tree_leaves(tuple(began)) if isinstance(leaf, Tensor)) / lanes
     trained, known, tested = (began.rows[split].shape[1] for split in ("train", "val", "test"))
-    stepped = _line(steps, experiment.budget.batch_size)
+    stepped = max(_line(slopes, experiment.budget.batch_size), *steps)
     looked = _line(looks, min(evaluate.EXAMPLES, max(trained, known, tested)))
     # An examination keeps log-probabilities and labels of validation rows and four numbers for each test row, and joins
     # them from chunks to one; of the checkpoint before, hits and confidence. Draws and bins are the same for all lanes.
@@ -121,9 +127,21 @@ def _line(seen: list[float], at: int) -> float:
     return seen[0] + (seen[1] - seen[0]) / (MORE - FEW) * (at - FEW)
 
 
-def peak(call: Callable[[], Any]) -> int:
+def _noting(optimizer: Optimizer, held: Held) -> Optimizer:
+    """The optimizer, which lets `held` note what was held at most before its move."""
+
+    class Noting(type(optimizer)):  # type: ignore[misc]  # a base that is known only now
+        def move(self, *arguments: Any) -> tuple[Params, Params]:
+            held.noted = held.most
+            moved: tuple[Params, Params] = super().move(*arguments)
+            return moved
+
+    return Noting(**vars(optimizer))
+
+
+def peak(call: Callable[[], Any], held: Held | None = None) -> int:
     """The most bytes of tensors that a call holds at once beside those there were; what it gives back is dropped."""
-    held = Held()
+    held = held or Held()
     with held:
         call()
     return held.most
@@ -137,6 +155,7 @@ class Held(TorchDispatchMode):
         super().__init__()  # type: ignore[no-untyped-call]  # torch's has no annotations
         self.now: int = 0
         self.most: int = 0
+        self.noted: int = 0  # of these, when that was noted
         self._known: weakref.WeakSet[torch.UntypedStorage] = weakref.WeakSet()
 
     @classmethod

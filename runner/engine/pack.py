@@ -248,13 +248,15 @@ def steps(pack: Pack, lanes: Lanes, epoch: int, first: int = 0) -> Iterator[tupl
     order = Key(lanes.key).fold("order").fold(epoch).permutations(train.shape[1])
     rows = train.gather(1, order)  # [K, n_train]
     state, finite = lanes.state, lanes.finite
+    lanes = lanes._replace(state=State({}, {}, {}))  # what the epoch began with is not kept beside what comes of it
     for i in range(first, pack.steps_per_epoch):
         at = (epoch - 1) * pack.steps_per_epoch + i
         taken = rows[:, i * size : (i + 1) * size]
         batch = Batch(pool.inputs(taken), pack.targets(pool.labels(taken)))
         keys = Key(lanes.key).fold("step").fold(at).resolved()
-        share = torch.tensor(experiment.schedule.share(at, pack.steps), dtype=torch.float64, device=keys.device)
-        now = torch.tensor(at, device=keys.device)
+        # filled there, since a copy from the CPU would wait until the device has done all that it was told
+        share = torch.full((), experiment.schedule.share(at, pack.steps), dtype=torch.float64, device=keys.device)
+        now = torch.full((), at, device=keys.device)
         state, loss = pack.step(state, batch, lanes.strengths, lanes.hyper, keys, now, pack.steps, share)
         finite = finite & loss.isfinite()
         yield i + 1, lanes._replace(state=state, finite=finite)

@@ -144,7 +144,7 @@ def fitting(experiment: Experiment, run: Run, workers: int) -> int:
     is halved.
     """
     need = footprint(experiment, run)
-    others = beside() if experiment.device.type == "cpu" else 1  # each has a GPU of its own
+    others = beside() if experiment.device.type == "cpu" else 1  # two jobs on one GPU halve their packs when it is full
     share = (available(experiment.device) * SHARE_OF_MEMORY / others - need.shared) / workers
     return max(2, int(share / need.each))
 

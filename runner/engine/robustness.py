@@ -10,12 +10,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from runner.data.base import Data
 from runner.engine.corruptions import CORRUPTIONS, SEVERITIES, Frame, corrupted, frame
 from runner.engine.evaluate import EXAMPLES, Examiner, Pool, chunks, evaluating, predicted, settled
 from runner.engine.lanes import over_lanes
+from runner.engine.machine import differentiable
 from runner.keys import Key
 from runner.methods.base import Params
 
@@ -97,8 +98,7 @@ def adversarial_accuracy(
 
     keys = Key.of(seeds, pool.x.device).fold("attack")
     hits = {name: torch.zeros(len(seeds), dtype=torch.float64, device=pool.x.device) for name in ("fgsm", "pgd")}
-    # cuDNN has no backward pass for a recurrent net in evaluation mode
-    with evaluating(net), torch.backends.cudnn.flags(enabled=not _recurs(net)):
+    with evaluating(net), differentiable(net):
         buffers, _ = settled(examiner, params, pool, rows["train"])
         for part, some in enumerate(rows["test"].split(EXAMPLES, dim=1)):
             x, y = pool.inputs(some), pool.labels(some)
@@ -111,10 +111,6 @@ def adversarial_accuracy(
                 near = x + (near - x).clamp(-attack.epsilon, attack.epsilon)
             hits["pgd"] = hits["pgd"] + seen(near)[1]
     return {f"{name}_acc": count / rows["test"].shape[1] for name, count in hits.items()}
-
-
-def _recurs(net: nn.Module) -> bool:
-    return any(isinstance(module, nn.RNNBase) for module in net.modules())
 
 
 def mean_of(found: Mapping[tuple[str, int], Tensor]) -> Tensor:

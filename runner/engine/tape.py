@@ -22,6 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_map, tree_unflatten
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from runner.engine.machine import is_full
 from runner.engine.reuse import FORM, Form, in_place
 
 Step: TypeAlias = Callable[..., Any]  # of trees of tensors, and of what is the same in every step, to a tree of tensors
@@ -141,6 +142,8 @@ class Taped:
         try:
             out, self._operations = written_down(self.step, arguments)
         except Exception as why:  # whatever a foreign net's operations raise when they are written down
+            if is_full(why):
+                raise
             self.unfit = f"{type(why).__name__}: {why}"
             return self.step(*arguments)
         return out
@@ -151,6 +154,8 @@ class Taped:
             if not all(map(_same, tree_flatten(out)[0], tree_flatten(operations(tensors))[0])):
                 self.unfit = "its operations are others in another step"
         except Exception as why:  # as above
+            if is_full(why):
+                raise
             self.unfit = f"{type(why).__name__}: {why}"
         return out
 
