@@ -19,9 +19,11 @@ from torch import are_deterministic_algorithms_enabled as enabled
 from runner.data.labels import LabelNoise
 from runner.engine.finish import Outcome
 from runner.engine.loop import train
+from runner.engine.rehearsal import rehearse, unmappable
 from runner.engine.robustness import Attack
 from runner.experiment import Asked, Experiment
 from runner.grid import Run
+from runner.methods.base import Method, Now, Params
 from runner.methods.dropping import Dropout
 from runner.methods.ensembles import Ensemble
 from runner.methods.normalization import BatchNorm
@@ -89,6 +91,20 @@ def spoiled(device: torch.device) -> None:
     x[::7, 2] = torch.nan
     wrong = replace(plain.splitter, noise=LabelNoise(0.3, "symmetric", on_val=True, random=False), imbalance=2.0)
     same(device, replace(plain, data=replace(plain.data, x=x), splitter=wrong))
+
+
+def rehearsed(device: torch.device) -> tuple[list[str], str | None]:
+    """Where the weights of a rehearsal are, and why such runs cannot be mapped."""
+    where: list[str] = []
+
+    class Looking(Method):
+        def project(self, params: Params, now: Now) -> Params:
+            where.extend(w.device.type for w in params.values())
+            return params
+
+    there, run = replace(trial("table", Stack({"looking": Looking()})), device=device), Run(0, "report", {}, 0)
+    rehearse(there, run)
+    return where, unmappable(there, run)
 
 
 def regression(device: torch.device) -> None:
@@ -162,6 +178,12 @@ def test_all_that_can_be_asked_for_is_measured_there(kind: str) -> None:
 
 def test_wrong_labels_and_missing_numbers_are_there() -> None:
     pretending(spoiled)
+
+
+def test_a_rehearsal_is_held_there() -> None:
+    where, why = pretending(rehearsed)
+    assert set(where) == {"pretend"}
+    assert why is None
 
 
 def test_numbers_are_predicted_there() -> None:

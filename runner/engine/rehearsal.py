@@ -5,8 +5,6 @@ from __future__ import annotations
 import warnings
 from dataclasses import replace
 
-import torch
-
 from runner.engine.evaluate import evaluate
 from runner.engine.pack import begin, few_steps
 from runner.experiment import Experiment
@@ -38,6 +36,9 @@ def unmappable(experiment: Experiment, run: Run) -> str | None:
 
 
 def _small(experiment: Experiment, run: Run, examples: int, lanes: int) -> Experiment:
-    """The experiment on the CPU with a small batch, at the strengths of a run that shape the net."""
+    """The experiment with a small batch, at the strengths of a run that shape the net.
+
+    On its own device, since what a GPU maps, differentiates or repeats bit for bit is not what a CPU does.
+    """
     budget = replace(experiment.budget, batch_size=min(experiment.budget.batch_size, examples))
-    return replace(experiment.shaped(run.point), budget=budget, lanes=lanes, device=torch.device("cpu"))
+    return replace(experiment.shaped(run.point), budget=budget, lanes=lanes)
