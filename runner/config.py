@@ -17,6 +17,7 @@ import torch
 from omegaconf import DictConfig
 
 from runner import building, checks, trackers
+from runner.data.base import Data, Splitter
 from runner.engine.compilation import compiler
 from runner.engine.optimizers import Optimizer
 from runner.engine.rehearsal import rehearse, unmappable
@@ -71,17 +72,7 @@ def read(cfg: DictConfig, overrides: Sequence[str] = ()) -> Job:
         checks.whole("evaluate.every", evaluate.get("every"), 1),
     )
     asked = _asked(evaluate)
-    data, splitter = building.load_data(checks.section(values, "data"), seed0, trusted)
-    # no seed that strengths are chosen on may train or validate on what another one tests on
-    splitter = replace(splitter, one_test=protocol.tune_seeds > 0)
-    if data.regression:
-        _regression(values["data"], asked)
-    n_train, n_val, _ = splitter.sizes(data)
-    if budget.batch_size > n_train:
-        raise Refusal(
-            f"batch_size is {budget.batch_size}; it must be at most the {n_train} training examples "
-            "(batch_size=... or data.train_size=...)"
-        )
+    data, splitter = _data(values, protocol, budget, asked, seed0, trusted)
     if not isinstance(values["dtype"], str) or values["dtype"] not in DTYPES:
         raise Refusal(f"dtype is {values['dtype']!r}; it must be one of {', '.join(DTYPES)} (dtype=...)")
 
@@ -90,10 +81,7 @@ def read(cfg: DictConfig, overrides: Sequence[str] = ()) -> Job:
     for name, method in stack.methods.items() if data.regression else ():
         if method.classes:
             raise Refusal(f"method.{name} is about classes; {data.name} is a regression, which has none (method=[...])")
-    node = checks.section(values, "optimizer")
-    numbers = {key: value for key, value in node.items() if key != "grid"}
-    optimizer, given = building.build("optimizer", numbers, Optimizer, trusted)
-    shared = given | _shared(values["protocol"].get("tune"), protocol, node, optimizer, given)
+    optimizer, shared = _optimizer(values, protocol, trusted)
     schedules = (Constant, Cosine, Cyclic, Step)
     schedule, _ = building.build("schedule", checks.section(values, "schedule"), schedules, trusted)
     points, space = _points(protocol, grids, axes, shared, stack, optimizer, seed0)
@@ -103,7 +91,7 @@ def read(cfg: DictConfig, overrides: Sequence[str] = ()) -> Job:
             f"lanes_per_job is {lanes_per_job}; a search that asks for its points, a batch by the figures "
             "of the one before, cannot be split (lanes_per_job=null or protocol=search)"
         )
-    if n_val == 0 and (stack.ends_at_best or (protocol.tune_seeds and len(points) > 1)):
+    if not splitter.sizes(data)[1] and (stack.ends_at_best or (protocol.tune_seeds and len(points) > 1)):
         who = "early_stopping" if stack.ends_at_best else "protocol=tuned"
         raise Refusal(f"data.val_size is 0; {who} needs validation data (data.val_size=... or another data=...)")
 
@@ -170,6 +158,34 @@ def _trusted(allow: object, overrides: Sequence[str]) -> Sequence[str]:
     packages = checks.names("allow", allow)
     on_command_line = any(override.lstrip("+").startswith("allow=") for override in overrides)
     return building.trusting(packages if on_command_line else ())
+
+
+def _data(
+    values: Mapping[str, Any], protocol: Protocol, budget: Budget, asked: Asked, seed0: int, trusted: Sequence[str]
+) -> tuple[Data, Splitter]:
+    """The examples, and how a seed draws its sets of them; refuses what is asked of them and cannot be had."""
+    data, splitter = building.load_data(checks.section(values, "data"), seed0, trusted)
+    # no seed that strengths are chosen on may train or validate on what another one tests on
+    splitter = replace(splitter, one_test=protocol.tune_seeds > 0)
+    if data.regression:
+        _regression(values["data"], asked)
+    n_train = splitter.sizes(data)[0]
+    if budget.batch_size > n_train:
+        raise Refusal(
+            f"batch_size is {budget.batch_size}; it must be at most the {n_train} training examples "
+            "(batch_size=... or data.train_size=...)"
+        )
+    return data, splitter
+
+
+def _optimizer(
+    values: Mapping[str, Any], protocol: Protocol, trusted: Sequence[str]
+) -> tuple[Optimizer, Mapping[str, Sequence[float]]]:
+    """The optimizer, and those of its numbers that are lists: given as such, or grids that every method tunes alike."""
+    node = checks.section(values, "optimizer")
+    numbers = {key: value for key, value in node.items() if key != "grid"}
+    optimizer, given = building.build("optimizer", numbers, Optimizer, trusted)
+    return optimizer, given | _shared(values["protocol"].get("tune"), protocol, node, optimizer, given)
 
 
 def _points(
