@@ -312,6 +312,16 @@ def test_the_rectangle_of_cutmix_has_the_area_that_was_drawn_before_it_is_clippe
     assert 2 * pasted.mean().item() == pytest.approx(0.320833, abs=0.024)
 
 
+def test_the_window_of_cutmix_has_the_length_that_was_drawn_before_it_is_clipped() -> None:
+    # of 200 points: at alpha 1 a window of a uniform share s about a uniform centre has s - s^2/4 inside, whose mean is
+    # 1/2 - 1/12 = 5/12. Standard deviation below 0.3 (half of the pairs are themselves: 2 * 0.3), so that five errors
+    # of 8000 draws are 0.034
+    x = torch.zeros(2, 1, 200)
+    x[1] = 1
+    pasted = draws(lambda when: shown(CutMix(1.0), x, when=when).y[0, 1], 8000)
+    assert 2 * pasted.mean().item() == pytest.approx(5 / 12, abs=0.034)
+
+
 def test_cutmix_of_a_table_takes_a_uniform_share_of_the_columns() -> None:
     # at alpha 1 of 10 columns: 0 and 10 with 1/20 (rounding), the others 1/10; mean 5. Half of the pairs are themselves
     x = torch.stack([torch.zeros(10), torch.ones(10)])
