@@ -69,11 +69,13 @@ class Focal(Method):
 class Flooding(Method):
     """Descend |L - level| + level, L the batch's mean cross-entropy in nats  (Ishida et al. 2020).
 
-    Where L is below the level the net climbs. Penalties of other methods are not part of L. Softened targets keep L
-    above their entropy, so that a lower level does nothing.
+    Where L is below the level the net climbs. Penalties of other methods are not part of L, and another loss in the
+    place of the cross-entropy would not be flooded. Softened targets keep L above their entropy, so that a lower level
+    does nothing.
     """
 
     family: ClassVar[str] = "penalty"
+    sole: ClassVar[str] = OWN_LOSS
     level: Strength = strength(0, off=0)
 
     def penalty(self, seen: Seen, now: Now) -> Tensor | float:
