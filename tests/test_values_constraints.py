@@ -197,6 +197,21 @@ def test_the_pruned_share_is_met_to_within_one_weight(share: float) -> None:
                 assert abs(int((lane == 0).sum()) - share * lane.numel()) <= 1
 
 
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize(("share", "zeros"), [(0.0, 0), (0.25, 4)])
+def test_prune_holds_no_zeros_that_it_did_not_make(share: float, zeros: int, first: bool) -> None:
+    # of 16 weights 8 are negative, and zero behind the step; the step after it moves every weight up by 1, and of those
+    # that were pruned, 0.25 * 16 = 4 or none, alone nothing is left
+    stack = both(first, prune=Prune(share, 0.0, 0.1, 1), non_negative=NonNegative(1.0, False))
+    params = {"w": torch.arange(-8.0, 8).add(0.5).view(2, 8)}
+    now = replace(NOW, step=5, memory=stack.recall(params))
+    moved = stack.project(params, now)
+    assert (moved["w"] == 0).sum() >= 8
+    now = replace(now, step=6, memory=stack.remember(moved, now))
+    again = stack.project({"w": moved["w"] + 1}, now)
+    assert (again["w"] == 0).sum() == zeros
+
+
 def test_an_average_is_as_sparse_as_the_newest_weights() -> None:
     stack = Stack({"prune": Prune(0.5, 0.1, 0.6, 1), "other": OneMore()})
     used = {"prune/w": torch.tensor([[False, True]])}
