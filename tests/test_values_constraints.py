@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.utils import parametrizations
 
+from runner.engine.optimizers import SGD
 from runner.engine.weights import initial
 from runner.errors import Refusal
 from runner.keys import Key
@@ -85,6 +86,20 @@ def test_unit_norm_goes_a_share_of_the_way_to_one() -> None:
     w = rows([3, 4], [0, 0.5], [0, 0])
     torch.testing.assert_close(UnitNorm(0.5).project({"w": w}, NOW)["w"], rows([1.8, 2.4], [0, 0.75], [0, 0]))
     torch.testing.assert_close(UnitNorm(1.0).project({"w": w}, NOW)["w"], rows([0.6, 0.8], [0, 1], [0, 0]))
+
+
+@pytest.mark.parametrize("method", [EMA(0.9), SWA(0.0, 1), Lookahead(0.5, 4)])
+@pytest.mark.parametrize("first", [True, False])
+def test_averages_of_units_have_length_1_too(method: Method, first: bool) -> None:
+    stack = both(first, unit_norm=UnitNorm(1.0), other=method)
+    state, _ = Trainer(stack, "table", SGD(1.0, 0.9, False)).train([0], mapped=False, steps=5)
+    params, memory = ({n: w[0] for n, w in part.items()} for part in (state.params, state.memory))
+    now = replace(NOW, step=5, memory=memory)
+    for name, w in stack.average(params, now).items():
+        assert w.ndim < 2 or w.flatten(1).norm(dim=1).tolist() == pytest.approx([1.0] * len(w)), name
+    # the mean of two steps that were not projected is no such vector, and is evaluated as it is
+    half = UnitNorm(0.5).average({"w": rows([3, 4])}, NOW)
+    assert torch.equal(half["w"], rows([3, 4]))
 
 
 def test_non_negative_takes_a_share_off_negative_weights() -> None:

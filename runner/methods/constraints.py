@@ -40,10 +40,12 @@ class UnitNorm(Method):
     """Bring every unit's incoming weights a share `rate` of the way to length 1  (Keras: `MinMaxNorm` with both at 1).
 
     |w| <- rate + (1 - rate) |w| after each step, for rows of matrices and filters; a unit whose weights are all zero
-    has no direction and is left alone. The logits' scale is then fixed as well, unless norm layers free it.
+    has no direction and is left alone. The logits' scale is then fixed as well, unless norm layers free it. At rate 1
+    averages are brought to length 1 too, since a mean of unit vectors is shorter.
     """
 
     family: ClassVar[str] = "constraint"
+    finishes: ClassVar[bool] = True
     comes_last: ClassVar[Collection[str]] = ("project",)
     rate: Strength = strength(0, 1, off=0)
 
@@ -56,6 +58,11 @@ class UnitNorm(Method):
             return w * ((self.rate + (1 - self.rate) * length) / length)
 
         return params | {name: moved(w) for name, w in penalized(params, biases=False).items()}
+
+    def average(self, params: Params, now: Now) -> Params:
+        """Units of length 1 at rate 1; as they are at rates below, which promise nothing of a single step."""
+        whole, moved = torch.as_tensor(self.rate) >= 1, self.project(params, now)
+        return params | {n: torch.where(whole, moved[n], w) for n, w in penalized(params, biases=False).items()}
 
 
 @dataclass(frozen=True)
