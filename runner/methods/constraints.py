@@ -95,10 +95,10 @@ class Prune(Method):
 
     After every `every`-th step, and the last, the pruned share of each matrix and filter is share * (1 - (1 - t)^3),
     where t runs from 0 to 1 between `begin` and `end`, both shares of training (all at `end`, if `begin` is not before
-    it). What is pruned stays so, whatever its gradient makes of it: it is the first to be pruned next. Ties go by place,
-    so that the share is met to within one weight; of more zeros than that, as non_negative makes, the others may grow
-    again. The weights evaluated are masked too, which makes an average as sparse as its last member; those of a best
-    epoch before `end` are less sparse.
+    it). What is pruned stays so, whatever its gradient makes of it, as it is the first to be pruned next. Ties go by
+    place, so that the share is met to within one weight; of more zeros than that, as non_negative makes, the others may
+    grow again. The weights evaluated are masked too, which makes an average as sparse as its last member; those of a
+    best epoch before `end` are less sparse.
     """
 
     family: ClassVar[str] = "constraint"
