@@ -10,11 +10,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from scipy import stats
+from settings import Trainer
 from torch import Tensor, nn
 
 from runner.engine.step import mean_loss, sites
 from runner.errors import Refusal
 from runner.keys import Key
+from runner.methods import mixing
 from runner.methods.base import Batch, Method, Now, Seen
 from runner.methods.mixing import CutMix, Cutout, InputNoise, ManifoldMixup, Mixup, RandomErasing
 from runner.methods.stack import Stack
@@ -252,6 +254,18 @@ def test_manifold_mixup_draws_its_share_anew_for_every_step() -> None:
         memory = method.remember({}, when)
     assert len(set(shares)) == 500
     assert stats.kstest(shares, stats.beta(2, 2).cdf).pvalue > 1e-4
+
+
+def test_manifold_mixup_draws_one_share_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Tensor] = []
+
+    def share(alpha: float, key: Key) -> Tensor:
+        drawn.append(key.uniform())
+        return drawn[-1]
+
+    monkeypatch.setattr(mixing, "_share", share)
+    Trainer(Stack({"manifold_mixup": ManifoldMixup(2.0)}), "image").train([0], mapped=False, steps=3)
+    assert len(drawn) == 3
 
 
 @pytest.mark.parametrize("first", [True, False])

@@ -111,7 +111,7 @@ class ManifoldMixup(Method):
     The place is the input or a hidden layer, each as likely as any other; never the end of a residual branch, where the
     way around the branch would stay unmixed. The targets are mixed as in mixup, with the same share and pairs, after
     all that other methods do to the batch, as the values in the net are. The share, which is dear to draw, is drawn
-    once a step, at the end of the step before.
+    once a step, at the end of the step before; that of the first step is uniform, whatever alpha.
     """
 
     family: ClassVar[str] = "input"
@@ -135,7 +135,7 @@ class ManifoldMixup(Method):
         return _mixed(h, torch.where(here, self._share(now), 1.0), _pairs(now.key, len(h)))
 
     def recall(self, params: Params) -> Params:
-        """No share yet: the first step draws its own."""
+        """No share yet: the first step draws its own, at every place, and so a cheap one."""
         return {"share": torch.ones((), device=next(iter(params.values())).device)}
 
     def remember(self, params: Params, now: Now) -> Params:
@@ -143,7 +143,7 @@ class ManifoldMixup(Method):
         return {"share": _share(self.alpha, now.key)}
 
     def _share(self, now: Now) -> Tensor:
-        first = _share(self.alpha, now.key.fold("first"))
+        first = now.key.fold("first").uniform()
         return torch.where(torch.as_tensor(now.step, device=first.device) == 0, first, now.memory.get("share", first))
 
 
