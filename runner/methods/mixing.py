@@ -1,4 +1,8 @@
-"""Methods that disturb, blank out or mix the examples of a batch, whatever kind of data they are."""
+"""Methods that disturb, blank out or mix the examples of a batch, whatever kind of data they are.
+
+Of a table they take columns as they come. Those of a text are indicators of its values, one each, and are taken singly,
+so that a row may be left with none of the values or with two.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +39,7 @@ class Cutout(Method):
     The sides are rounded to whole pixels. The part that falls outside the image is lost, so that the zeroed area is
     smaller than size^2 on average: 0.77 of it at size 0.5. Zero is the mean of standardized inputs. On signals it is a
     window of that share of the length, likewise about a uniform centre; on tables exactly that share of the columns,
-    rounded, drawn for every example.
+    indicators of texts singly, rounded, drawn for every example.
     """
 
     family: ClassVar[str] = "input"
@@ -56,7 +60,7 @@ class RandomErasing(Method):
     between `aspect` and 1/aspect (as in torchvision; the paper draws the ratio uniformly, which favours tall ones), and
     it lies inside the image: of ten draws the first that fits is taken. `fill: mean` sets it to zero, the mean of
     standardized inputs, `fill: noise` to standard normal noise. On signals it is a window of that share of the length,
-    on tables that share of the columns, and `aspect` has no part.
+    on tables that share of the columns, indicators of texts singly, and `aspect` has no part.
     """
 
     family: ClassVar[str] = "input"
@@ -153,7 +157,8 @@ class CutMix(Method):
 
     The rectangle has the image's proportions and a share 1 - Beta(alpha, alpha) of its area, about a uniform centre,
     the same for a whole batch; the targets are mixed by the area that is really pasted, after rounding to whole pixels
-    and without what falls outside the image. On signals it is a window, on tables a random set of columns.
+    and without what falls outside the image. On signals it is a window, on tables a random set of columns, in which
+    indicators of texts are taken singly.
     """
 
     family: ClassVar[str] = "input"
