@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from runner.search import DECADE, Space
+from runner.search import Space, by_factors, from_one, nears_one
 
 if TYPE_CHECKING:
     import optuna
@@ -92,9 +92,11 @@ class Asking:
                 low, high = min(grid), max(grid)
                 if space.allowed[path].whole:
                     point[path] = float(trial.suggest_int(path, int(low), int(high)))
+                elif nears_one(low, high):
+                    point[path] = from_one(trial.suggest_float(path, 1 - high, 1 - low, log=True))
                 else:
-                    log = low > 0 and high / low >= DECADE
-                    point[path] = float(f"{trial.suggest_float(path, low, high, log=log):.6g}")
+                    value = trial.suggest_float(path, low, high, log=by_factors(low, high))
+                    point[path] = float(f"{value:.6g}")
         return point
 
     def _answers(self, point: Point) -> Iterator[tuple[str, str | float]]:
@@ -103,5 +105,7 @@ class Asking:
             for group in self._space.groups:
                 yield "+".join(group), next((name for name in group if name not in point), OFF)
         for path, value in point.items():
-            if "." in path:
+            if "." in path and nears_one(min(self._space.grids[path]), max(self._space.grids[path])):
+                yield path, 1 - value
+            elif "." in path:
                 yield path, int(value) if self._space.allowed[path].whole else value

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -11,7 +11,9 @@ from torch import nn
 from runner.data.base import Data, Splitter
 from runner.engine.optimizers import Optimizer
 from runner.engine.robustness import Attack
-from runner.engine.schedules import Schedule
+from runner.engine.schedules import Cosine, Cyclic, Schedule
+from runner.methods.averaging import SWA
+from runner.methods.ensembles import SnapshotEnsemble
 from runner.methods.stack import Stack
 
 
@@ -56,6 +58,29 @@ class Experiment:
     compiled: bool | None = False  # whether torch's compiler makes the step, if its numbers agree; None: if that repays
     deterministic: bool = False  # whether a GPU is to give the same bits each time; a CPU always does
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the user should know of the data, and of methods that the schedule does not suit, a line each."""
+        return (*self.data.notes, *_unsuited(self.stack, self.schedule))
+
     def shaped(self, point: Mapping[str, float]) -> Experiment:
         """The experiment with the stack that the runs at this point, and those like it, have in common."""
         return replace(self, stack=self.stack.at(self.stack.shaping(point)))
+
+
+def _unsuited(stack: Stack, schedule: Schedule) -> Iterator[str]:
+    """What the schedule makes of methods that average weights of other steps than the last."""
+    for name, method in stack.methods.items():
+        if isinstance(method, SnapshotEnsemble):
+            if not isinstance(schedule, Cyclic):
+                yield (
+                    f"{name} averages nets from the ends of cycles of the learning rate, which has none "
+                    f"(schedule=cyclic schedule.cycles={method.cycles:g})"
+                )
+            elif schedule.cycles != method.cycles:
+                yield (
+                    f"{name} averages nets from the ends of {method.cycles:g} cycles, and the learning rate has "
+                    f"{schedule.cycles} (schedule.cycles={method.cycles:g})"
+                )
+        if isinstance(method, SWA) and isinstance(schedule, Cosine):
+            yield f"{name} averages weights that hardly move, since the learning rate falls to zero (schedule=constant)"

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from runner.keys import Key
 from runner.methods.base import Range
 
-DECADE = 10.0  # grids whose ends are this factor apart are drawn from on a logarithmic scale
+DECADE = 10.0  # grids whose ends, or the distances of their ends from 1, are this factor apart are drawn by factors
 
 
 @dataclass(frozen=True)
@@ -77,13 +77,36 @@ def drawn(space: Space, trials: int, key: Key) -> list[dict[str, float]]:
 def between(low: float, high: float, share: float, whole: bool) -> float:
     """The value a share of the way from `low` to `high`: by factors if they are a decade apart, else by steps.
 
+    Where their distances from 1 are, as those of a decay of 0.9 and one of 0.999, it is by factors of the distance.
     Whole numbers are equally likely, the ends included. Six digits are kept, so that a point can be written down.
 
     >>> between(0.01, 1.0, 0.5, whole=False), between(0.2, 0.4, 0.5, whole=False), between(1, 5, 0.99, whole=True)
     (0.1, 0.3, 5.0)
+    >>> between(0.9, 0.999, 0.5, whole=False)
+    0.99
     """
     if whole:
         return float(low + math.floor(share * (high - low + 1)))
-    by_factors = low > 0 and high / low >= DECADE
-    value = low * (high / low) ** share if by_factors else low + share * (high - low)
+    if nears_one(low, high):
+        return from_one((1 - low) * ((1 - high) / (1 - low)) ** share)
+    value = low * (high / low) ** share if by_factors(low, high) else low + share * (high - low)
     return float(f"{value:.6g}")
+
+
+def by_factors(low: float, high: float) -> bool:
+    """Whether the ends of a grid are a decade apart."""
+    return low > 0 and high / low >= DECADE
+
+
+def nears_one(low: float, high: float) -> bool:
+    """Whether they are not, but their distances from 1 are."""
+    return not by_factors(low, high) and high < 1 and round((1 - low) / (1 - high), 6) >= DECADE
+
+
+def from_one(distance: float) -> float:
+    """The value at this distance below 1, of which six digits are kept.
+
+    >>> from_one(0.0012345678)
+    0.99876543
+    """
+    return float(f"{1 - float(f'{distance:.6g}'):.12g}")

@@ -184,7 +184,7 @@ def _run_held(
     ended = _new(present, [one for part in (place, *shares) for one in records.read_ended(part, say)])
     write_atomic(place / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(planned.settings))))
     complete, chosen = records.read_status(place).get("state") == "complete", None
-    notes = list(planned.experiment.data.notes)
+    notes = list(planned.experiment.notes)
     for note in notes:
         records.to_stderr(f"{planned.name}: {note}")  # a warning, whether or not progress is shown
     for job, stage in _stages(planned, place, rows):
@@ -262,7 +262,7 @@ def _run_share(
         say(f"{job.name}, share {job.share}: complete, nothing to run")
         return rows
     write_atomic(place / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(job.settings))))
-    notes = list(job.experiment.data.notes)
+    notes = list(job.experiment.notes)
     records.write_status(place, "running", method=job.method, command=list(command), notes=notes)
     for _ in _trained(job, folder, mine, stage, missing, say, watch):
         pass

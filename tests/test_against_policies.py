@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from runner.methods import policies
 from runner.methods.policies import APPLY, MOVES, changed
 
 KEY = Key.of(0)
+Space = Mapping[str, tuple[Callable[[int, int, int], Tensor | None], bool]]  # of torchvision: amounts, and their signs
 
 
 def image(channels: int) -> Tensor:
@@ -48,27 +50,45 @@ def test_posterize_solarize_and_autocontrast(channels: int) -> None:
         torch.testing.assert_close(APPLY["posterize"](x, amount(8.0 - bits), KEY), F.posterize(x, bits))
     for threshold in (0.2, 0.5, 0.8):  # at 1 ours leaves white as it is and theirs makes it black
         torch.testing.assert_close(APPLY["solarize"](x, amount(1 - threshold), KEY), F.solarize(x, threshold))
-    torch.testing.assert_close(APPLY["autocontrast"](x, amount(1.0), KEY), F.autocontrast(x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("menus", [policies.RAND, policies.WIDE, policies.MIXED])
+@pytest.mark.parametrize("share", [0.01, 0.4, 1.0])
+def test_autocontrast_is_done_in_full_at_every_magnitude(menus: Mapping[str, policies.Menu], share: float) -> None:
+    x, menu = image(3), {"autocontrast": menus["image"]["autocontrast"]}
+    theirs = F.autocontrast(x)
+    assert not torch.equal(theirs, x)
+    torch.testing.assert_close(changed(x, menu, [torch.full((4,), share)], KEY), theirs, rtol=1e-4, atol=1e-5)
+    assert torch.equal(changed(x, menu, [torch.zeros(4)], KEY), x)
+
+
+@pytest.mark.parametrize("level", [0.1, 2.4, 2.6, 5.0, 7.4, 7.6, 9.9])
+def test_aug_mix_posterizes_as_its_authors_do(level: float) -> None:
+    # augmentations.py of google-research/augmix: posterize(image, 4 - int(level * 4 / 10)), for a level of 10
+    x, menu = image(3), {"coarsen": policies.MIXED["image"]["coarsen"]}
+    changed_by_us = changed(x, menu, [torch.full((4,), level / 10)], KEY)
+    torch.testing.assert_close(changed_by_us, F.posterize(x, 4 - int(level * 4 / 10)))
 
 
 THEIRS = {
     "shear_x": "ShearX", "shear_y": "ShearY", "translate_x": "TranslateX", "translate_y": "TranslateY",
     "rotate": "Rotate", "brightness": "Brightness", "contrast": "Contrast", "sharpness": "Sharpness",
-    "posterize": "Posterize", "solarize": "Solarize", "autocontrast": "AutoContrast", "identity": "Identity",
+    "posterize": "Posterize", "coarsen": "Posterize", "solarize": "Solarize", "autocontrast": "AutoContrast",
+    "identity": "Identity",
 }  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    ("menu", "policy", "side"),
+    ("menu", "space", "side"),
     [
-        (policies.RAND["image"], v2.RandAugment, 331),  # its translations are 150 of the 331 pixels of the paper
-        (policies.WIDE["image"], v2.TrivialAugmentWide, 32),  # and 32 pixels, of the 32 of CIFAR
+        (policies.RAND["image"], v2.RandAugment._AUGMENTATION_SPACE, 331),  # 150 of the paper's 331 pixels
+        (policies.WIDE["image"], v2.TrivialAugmentWide._AUGMENTATION_SPACE, 32),  # and 32 pixels, of the 32 of CIFAR
+        (policies.MIXED["image"], v2.AugMix._PARTIAL_AUGMENTATION_SPACE, 32),
     ],
 )
-def test_amounts_at_every_magnitude(menu: policies.Menu, policy: type, side: int) -> None:
+def test_amounts_at_every_magnitude(menu: policies.Menu, space: Space, side: int) -> None:
     """Of 31 magnitudes; posterize and solarize say what is left where regrun says what is taken."""
-    space = vars(policy)["_AUGMENTATION_SPACE"]
-    assert set(space) - {THEIRS[name] for name in menu} == {"Color", "Equalize"}
+    assert set(space) - {THEIRS[name] for name in menu} <= {"Color", "Equalize"}
     for name, full in menu.items():
         amounts, signed = space[THEIRS[name]]
         assert signed == (name in policies.SIGNED), name
@@ -82,6 +102,10 @@ def test_amounts_at_every_magnitude(menu: policies.Menu, policy: type, side: int
         ours = torch.linspace(0, full, policies.LEVELS + 1)
         if name in ("posterize", "solarize"):
             ours = 8 - ours.round() if name == "posterize" else 1 - ours
+        if name == "coarsen":  # torchvision rounds to the nearest bit where the authors round down
+            assert set((4 - ours.floor() - expected).tolist()) <= {0, 1}
+            assert 4 - ours[-1] == expected[-1] == 0
+            continue
         torch.testing.assert_close(ours, expected, rtol=0.01, atol=1e-6)
 
 

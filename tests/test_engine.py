@@ -25,7 +25,7 @@ from runner.grid import Run, crossed, runs
 from runner.methods.augment import Augment
 from runner.methods.base import Batch, Method, Now, Params
 from runner.methods.dropping import Dropout
-from runner.methods.gradients import ClipNorm, ClipValue, GradientNoise
+from runner.methods.gradients import AGC, ClipNorm, ClipValue, GradientNoise
 from runner.methods.mixing import CutMix, Mixup
 from runner.methods.normalization import BatchNorm
 from runner.methods.penalties import L1, L2
@@ -442,12 +442,13 @@ def test_summary_of_weights() -> None:
 
 
 @pytest.mark.parametrize("lanes", [1, None])
-def test_clipped_steps_are_counted(lanes: int | None) -> None:
-    limits = [1e-3, 0.4, 1e3]
-    stack = Stack({"clip_norm": ClipNorm(limit=1.0)})
+@pytest.mark.parametrize(
+    ("clip", "limits"), [(ClipNorm(limit=1.0), [1e-3, 0.4, 1e3]), (AGC(limit=1.0, epsilon=1e-3), [1e-4, 0.18, 1e3])]
+)
+def test_clipped_steps_are_counted(clip: Method, limits: list[float], lanes: int | None) -> None:
     shares = [
         outcome.figures["clipped_share"]
-        for outcome in outcomes(replace(experiment(stack), lanes=lanes), 1, clip_norm__limit=limits)
+        for outcome in outcomes(replace(experiment(Stack({"clip": clip})), lanes=lanes), 1, clip__limit=limits)
     ]
     assert (shares[0], shares[2]) == (1, 0)
     assert 0 < shares[1] < 1

@@ -17,11 +17,12 @@ NAMES = [name for name in CASES if name in options("method")] + ["augment_image"
 NORMS = ("batch_norm", "layer_norm", "group_norm", "rms_norm", "ghost_batch_norm")
 AVERAGES = ("swa", "ema", "lookahead", "mean_teacher", "snapshot_ensemble")
 RESHAPES = ("weight_norm", "spectral_norm", "weight_standardization", "weight_noise", "drop_connect", "l0")
+LOSSES = ("focal", "fgsm", "bootstrap", "flooding")
 MIXES = ("mixup", "cutmix", "manifold_mixup")
 REFUSED = {
     **{frozenset(pair): "fill the model's slots with a norm" for pair in combinations(NORMS, 2)},
     **{frozenset(pair): "choose the weights to evaluate" for pair in combinations(AVERAGES, 2)},
-    **{frozenset(pair): "put a loss of their own" for pair in combinations(("focal", "fgsm", "bootstrap"), 2)},
+    **{frozenset(pair): "put a loss of their own" for pair in combinations(LOSSES, 2)},
     frozenset(("path_norm", "alpha_dropout")): "no sums over paths",
     frozenset(("sam", "asam")): "choose the weights at which the gradient is taken",
     **{frozenset(("aug_mix_jsd", mix)): "compares views of one example" for mix in MIXES},

@@ -143,7 +143,8 @@ def test_monte_carlo_dropout_averages_predictions() -> None:
 
 STACKS: dict[str, Callable[[], Stack]] = {
     "noise": lambda: Stack({"dropout": Dropout(0.2, 0.0), "batch_norm": BatchNorm(1e-5), "mixup": Mixup(0.2)}),
-    "loss": lambda: Stack({"fgsm": FGSM(0.1, 0.5), "flooding": Flooding(0.1), "input_gradient": InputGradient(0.01)}),
+    "loss": lambda: Stack({"fgsm": FGSM(0.1, 0.5), "input_gradient": InputGradient(0.01)}),
+    "flooding": lambda: Stack({"flooding": Flooding(0.1)}),
     "ensemble": lambda: Stack({"ensemble": Ensemble(2)}),
 }
 

@@ -101,6 +101,11 @@ def test_a_method_alone_is_always_on_with_the_strengths_it_has_in_a_stack() -> N
 def test_values_by_hand() -> None:
     assert between(1e-4, 1e-2, 0.5, whole=False) == pytest.approx(1e-3)
     assert between(0.0, 1.0, 0.25, whole=False) == 0.25  # a grid that begins at 0 has no logarithm
+    # 1 - x runs by factors from 0.1 to 0.001: a quarter of the way it is 0.1 / sqrt(10) = 0.0316228
+    assert between(0.9, 0.999, 0.25, whole=False) == 0.9683772
+    assert [between(0.9, 0.999, share, whole=False) for share in (0.0, 1.0)] == [0.9, 0.999]
+    assert between(0.9, 0.99, 0.5, whole=False) == pytest.approx(1 - 10**-1.5)  # a decade, whatever floats make of it
+    assert between(0.2, 0.9, 0.5, whole=False) == 0.55  # 0.8 and 0.1 are less than a decade apart
     assert [between(1, 3, share, whole=True) for share in (0.0, 0.34, 0.99)] == [1.0, 2.0, 3.0]
 
 

@@ -61,6 +61,35 @@ def job_of(study: Path, method: str) -> Path:
     return folder
 
 
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["method=snapshot_ensemble"], "snapshot_ensemble averages nets from the ends of cycles"),
+        (
+            ["method=snapshot_ensemble", "schedule=cyclic", "schedule.cycles=2"],
+            "of 5 cycles, and the learning rate has 2",
+        ),
+        (["method=snapshot_ensemble", "schedule=cyclic"], ""),
+        (["method=[l2,swa]", "schedule=cosine"], "swa averages weights that hardly move"),
+        (["method=swa"], ""),
+        (["method=l2", "schedule=cosine"], ""),
+    ],
+)
+def test_a_schedule_that_does_not_suit_a_method_is_noted(overrides: list[str], said: str) -> None:
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        notes = read(compose("config", [*SMALL, *overrides]), [*SMALL, *overrides]).experiment.notes
+    assert len(notes) == (said != "")
+    assert all(said in note for note in notes)
+
+
+def test_notes_are_said_and_stored(regrun: Regrun, tmp_path: Path) -> None:
+    told = regrun("method=snapshot_ensemble", "seeds=1", *SMALL)
+    job = job_of(tmp_path / "outputs" / "first", "snapshot_ensemble")
+    (note,) = json.loads((job / "status.json").read_text())["notes"]
+    assert f"{job.name}: {note}\n" in told.err
+    assert note.endswith("(schedule=cyclic schedule.cycles=5)")
+
+
 def test_a_job_leaves_these_files_and_columns(regrun: Regrun, tmp_path: Path) -> None:
     told = regrun("method=[dropout,l2]", "seeds=2", *SMALL)
     assert told.code == 0, told.err

@@ -156,6 +156,17 @@ def test_images_are_moved_with_their_edge_repeated() -> None:
     assert rows == {(0, 0, 1, 2, 3, 4), (0, 1, 2, 3, 4, 5), (1, 2, 3, 4, 5, 5)}
 
 
+def test_images_are_moved_along_each_axis_by_its_own_draw() -> None:
+    # one white pixel in the middle of 21 x 21, moved by up to 0.4 * 21 = 8.4 pixels along each axis; without a
+    # correlation that of 4000 draws has a standard error of 1 / sqrt(4000) = 0.016
+    x = torch.zeros(4000, 1, 21, 21)
+    x[:, :, 10, 10] = 1
+    down, right = (augmented(x, 1.0, shift=0.4)[:, 0].amax(axis).argmax(1) for axis in (2, 1))
+    for at in (down, right):
+        assert at.unique().tolist() == list(range(2, 19))
+    assert abs(torch.stack([down, right]).float().corrcoef()[0, 1].item()) < 0.08
+
+
 def test_flip_mirrors_half_of_the_images() -> None:
     x = torch.arange(4.0).view(1, 1, 1, 4).expand(4000, 1, 2, 4).contiguous()
     flipped = augmented(x, 1.0, flip=0.5)[:, 0, 0, 0] == 3
@@ -169,9 +180,14 @@ def test_rotation_turns_about_the_centre() -> None:
     x[:, :, 2, 2] = 1
     turned = augmented(x, 90.0, rotate=1.0)
     torch.testing.assert_close(turned[:, 0, 2, 2], torch.ones(64), atol=1e-4, rtol=0)
-    # a bar from the centre upwards, turned by about a right angle at the most, points sideways in some images
+    # a bar from the centre upwards, turned by about a right angle at the most, points to the left or the right in some
+    # images, and to either side of the middle in as many; 5 standard errors of 1/2 among 64 are 0.31
     x[:, :, :3, 2] = 1
-    assert augmented(x, 90.0, rotate=1.0)[:, 0, 2, 0].max() > 0.8
+    turned = augmented(x, 90.0, rotate=1.0)[:, 0]
+    assert turned[:, 2, 0].max() > 0.8
+    assert turned[:, 2, 4].max() > 0.8
+    left, right = turned[:, :, :2].sum((1, 2)), turned[:, :, 3:].sum((1, 2))
+    assert (left > right).float().mean().item() == pytest.approx(0.5, abs=0.31)
 
 
 def test_scale_noise_and_swap() -> None:

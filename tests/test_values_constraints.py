@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.utils import parametrizations
 
+from runner.engine.optimizers import SGD
 from runner.engine.weights import initial
 from runner.errors import Refusal
 from runner.keys import Key
@@ -85,6 +86,20 @@ def test_unit_norm_goes_a_share_of_the_way_to_one() -> None:
     w = rows([3, 4], [0, 0.5], [0, 0])
     torch.testing.assert_close(UnitNorm(0.5).project({"w": w}, NOW)["w"], rows([1.8, 2.4], [0, 0.75], [0, 0]))
     torch.testing.assert_close(UnitNorm(1.0).project({"w": w}, NOW)["w"], rows([0.6, 0.8], [0, 1], [0, 0]))
+
+
+@pytest.mark.parametrize("method", [EMA(0.9), SWA(0.0, 1), Lookahead(0.5, 4)])
+@pytest.mark.parametrize("first", [True, False])
+def test_averages_of_units_have_length_1_too(method: Method, first: bool) -> None:
+    stack = both(first, unit_norm=UnitNorm(1.0), other=method)
+    state, _ = Trainer(stack, "table", SGD(1.0, 0.9, False)).train([0], mapped=False, steps=5)
+    params, memory = ({n: w[0] for n, w in part.items()} for part in (state.params, state.memory))
+    now = replace(NOW, step=5, memory=memory)
+    for name, w in stack.average(params, now).items():
+        assert w.ndim < 2 or w.flatten(1).norm(dim=1).tolist() == pytest.approx([1.0] * len(w)), name
+    # the mean of two steps that were not projected is no such vector, and is evaluated as it is
+    half = UnitNorm(0.5).average({"w": rows([3, 4])}, NOW)
+    assert torch.equal(half["w"], rows([3, 4]))
 
 
 def test_non_negative_takes_a_share_off_negative_weights() -> None:
@@ -195,6 +210,21 @@ def test_the_pruned_share_is_met_to_within_one_weight(share: float) -> None:
         for lane in w:
             if lane.ndim >= 2:
                 assert abs(int((lane == 0).sum()) - share * lane.numel()) <= 1
+
+
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize(("share", "zeros"), [(0.0, 0), (0.25, 4)])
+def test_prune_holds_no_zeros_that_it_did_not_make(share: float, zeros: int, first: bool) -> None:
+    # of 16 weights 8 are negative, and zero behind the step; the step after it moves every weight up by 1, and of those
+    # that were pruned, 0.25 * 16 = 4 or none, alone nothing is left
+    stack = both(first, prune=Prune(share, 0.0, 0.1, 1), non_negative=NonNegative(1.0, False))
+    params = {"w": torch.arange(-8.0, 8).add(0.5).view(2, 8)}
+    now = replace(NOW, step=5, memory=stack.recall(params))
+    moved = stack.project(params, now)
+    assert (moved["w"] == 0).sum() >= 8
+    now = replace(now, step=6, memory=stack.remember(moved, now))
+    again = stack.project({"w": moved["w"] + 1}, now)
+    assert (again["w"] == 0).sum() == zeros
 
 
 def test_an_average_is_as_sparse_as_the_newest_weights() -> None:

@@ -61,6 +61,27 @@ def test_agc_compares_each_unit_with_its_weights() -> None:
     assert torch.equal(clipped["2.bias"], gradient["2.bias"])
 
 
+def test_agc_counts_the_steps_in_which_a_unit_was_shortened() -> None:
+    # limit 0.1 of 5, the length of (3, 4): a gradient of 0.5 is shortened, one of 0.4 is not; of an epsilon of 1e-3 any
+    # is; the last layer's is not. The weights behind the step, ten times as long, are the measure of the next one.
+    method = AGC(0.1, 1e-3)
+    still = {"0.bias": torch.tensor([2.0])}  # whose gradient is 0 throughout
+    params = {"0.weight": torch.tensor([[3.0, 4.0], [0.0, 0.0]]), **still, "1.weight": torch.tensor([[3.0, 4.0]])}
+    memory = method.recall(params)
+    counts = []
+    for first, second, last in ((0.4, 0.0, 99.0), (2.0, 0.0, 0.0), (6.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 0.0)):
+        raw = {
+            "0.weight": torch.tensor([[0.0, first], [second, 0.0]]),
+            "0.bias": torch.zeros(1),
+            "1.weight": torch.tensor([[last, 0.0]]),
+        }
+        gradient = changed(method, raw, params)
+        params = {name: w * (10 if first == 0.4 else 1) for name, w in params.items()}
+        memory = method.remember(params, replace(NOW, memory=memory, gradient=gradient))
+        counts.append(memory["clipped"].item())
+    assert counts == [0, 0, 1, 2, 2]
+
+
 def test_agc_refuses_a_net_of_one_layer() -> None:
     with pytest.raises(Refusal, match="agc leaves out the last layer; this model has no other"):
         AGC(0.1, 1e-3).build(linear((4,), 3))

@@ -10,11 +10,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from scipy import stats
+from settings import Trainer
 from torch import Tensor, nn
 
 from runner.engine.step import mean_loss, sites
 from runner.errors import Refusal
 from runner.keys import Key
+from runner.methods import mixing
 from runner.methods.base import Batch, Method, Now, Seen
 from runner.methods.mixing import CutMix, Cutout, InputNoise, ManifoldMixup, Mixup, RandomErasing
 from runner.methods.stack import Stack
@@ -254,6 +256,18 @@ def test_manifold_mixup_draws_its_share_anew_for_every_step() -> None:
     assert stats.kstest(shares, stats.beta(2, 2).cdf).pvalue > 1e-4
 
 
+def test_manifold_mixup_draws_one_share_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Tensor] = []
+
+    def share(alpha: float, key: Key) -> Tensor:
+        drawn.append(key.uniform())
+        return drawn[-1]
+
+    monkeypatch.setattr(mixing, "_share", share)
+    Trainer(Stack({"manifold_mixup": ManifoldMixup(2.0)}), "image").train([0], mapped=False, steps=3)
+    assert len(drawn) == 3
+
+
 @pytest.mark.parametrize("first", [True, False])
 @pytest.mark.parametrize("other", [Mixup(1.0), CutMix(1.0)])
 def test_manifold_mixup_gives_the_targets_of_what_is_in_the_net(other: Method, first: bool) -> None:
@@ -310,6 +324,16 @@ def test_the_rectangle_of_cutmix_has_the_area_that_was_drawn_before_it_is_clippe
     pasted = draws(lambda when: shown(CutMix(1.0), x, when=when).y[0, 1], 8000)
     # the pair of example 0 is itself half of the time, which pastes nothing that can be seen
     assert 2 * pasted.mean().item() == pytest.approx(0.320833, abs=0.024)
+
+
+def test_the_window_of_cutmix_has_the_length_that_was_drawn_before_it_is_clipped() -> None:
+    # of 200 points: at alpha 1 a window of a uniform share s about a uniform centre has s - s^2/4 inside, whose mean is
+    # 1/2 - 1/12 = 5/12. Standard deviation below 0.3 (half of the pairs are themselves: 2 * 0.3), so that five errors
+    # of 8000 draws are 0.034
+    x = torch.zeros(2, 1, 200)
+    x[1] = 1
+    pasted = draws(lambda when: shown(CutMix(1.0), x, when=when).y[0, 1], 8000)
+    assert 2 * pasted.mean().item() == pytest.approx(5 / 12, abs=0.034)
 
 
 def test_cutmix_of_a_table_takes_a_uniform_share_of_the_columns() -> None:

@@ -50,10 +50,12 @@ def test_values_are_read_from_black_to_white() -> None:
 
 
 def test_autocontrast_stretches_every_channel() -> None:
-    # the second channel runs from -1 to 1 of the image's -1 to 3: halfway it runs to 2, all the way to 3
+    # the second channel runs from -1 to 1 of the image's -1 to 3, and then to 3
     x = torch.cat([RAMP, torch.tensor([[[[-1.0, 0.0, 1.0, 1.0]]]])], 1)
     torch.testing.assert_close(only("autocontrast", 1.0, x)[0, 1, 0], torch.tensor([-1.0, 1.0, 3.0, 3.0]))
-    torch.testing.assert_close(only("autocontrast", 0.5, x)[0, 1, 0], torch.tensor([-1.0, 0.5, 2.0, 2.0]))
+    # a grey image runs from black to white as it is read
+    alone = changed(RAMP, {"autocontrast": 1.0}, [torch.ones(1)], KEY)
+    assert torch.equal(alone, RAMP)
 
 
 def test_translations_bring_in_black() -> None:
@@ -133,6 +135,45 @@ def test_aug_mix_mixes_shares() -> None:
     assert 1.0 <= mixed.min() < 1.01
     assert 2.99 < mixed.max() <= 3.0 + 1e-5
     assert torch.equal(mixed[:, :, :1].expand_as(mixed), mixed)
+
+
+def test_the_weights_of_the_chains_of_aug_mix_are_uniform_on_the_simplex() -> None:
+    # chain i adds 1 to column i, which then holds m w_i. Of three shares that are uniform on the simplex each has mean
+    # 1/3 and variance (1/3) (2/3) / 4 = 1/18, any two a covariance of -1/36, and one is above 1/2 with chance 1/4
+    chains = iter(torch.eye(3))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(policies, "changed", lambda x, menu, shares, key: x + next(chains))
+        added = acted(AugMix(3.0, 3), torch.zeros(20000, 1, 3))[:, 0]
+    w = added / added.sum(1, keepdim=True)
+    torch.testing.assert_close(w.mean(0), torch.full((3,), 1 / 3), atol=0.01, rtol=0)
+    torch.testing.assert_close(w.T.cov(), (3 * torch.eye(3) - 1) / 36, atol=0.002, rtol=0)
+    assert (w[:, 0] > 0.5).float().mean().item() == pytest.approx(1 / 4, abs=0.016)
+
+
+def test_chains_and_copies_of_aug_mix_are_drawn_apart() -> None:
+    keys: list[int] = []
+    amounts: list[tuple[float, ...]] = []
+
+    def note(x: Tensor, menu: policies.Menu, shares: list[Tensor], key: Key) -> Tensor:
+        keys.append(int(key.resolved()))
+        amounts.append(tuple(shares[0].tolist()))
+        return x + len(keys)
+
+    views: list[Tensor] = []
+
+    def forward(x: Tensor, key: Key) -> Tensor:
+        views.append(x)
+        keys.append(int(key.resolved()))
+        return x[:, 0, :2]
+
+    batch = Batch(torch.zeros(8, 1, 5), torch.eye(2)[[0] * 8])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(policies, "changed", note)
+        AugMixJSD(3.0, 2, 12.0).penalty(Seen({}, batch, batch.x[:, 0, :2], (), forward), NOW)
+    assert len(amounts) == len(set(amounts)) == 4  # two chains in each of two copies
+    assert len(keys) == len(set(keys)) == 6  # and the noise of the two forward passes
+    # a copy is m times a mean of whole numbers, which says nothing of m alone: the weights of its chains differ too
+    assert not torch.equal(views[0] / views[0].sum(), views[1] / views[1].sum())
 
 
 def test_aug_mix_has_chains_of_one_to_three() -> None:

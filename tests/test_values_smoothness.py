@@ -214,8 +214,16 @@ def test_virtual_adversarial() -> None:
     # at x = 0, p = 1/2, 1/2; only w = (3, 4) matters, so the worst change of length 0.2 is 0.2 w / 5, whichever its
     # sign, and the logit 1 or -1: KL = -ln(4 q (1 - q)) / 2 with q = 1 / (1 + 1/e), that is ln cosh(1/2) = 0.120115
     seen = through(linear_net((3.0, 4.0), (0.0, 0.0)), torch.zeros(5, 2), HARD.expand(5, 2))
-    assert value(VirtualAdversarial(2.0, 0.2), seen) == pytest.approx(2 * math.log(math.cosh(0.5)), abs=1e-5)
-    assert value(VirtualAdversarial(2.0, 0.0), seen) == 0
+    assert value(VirtualAdversarial(0.2, 2.0), seen) == pytest.approx(2 * math.log(math.cosh(0.5)), abs=1e-5)
+    assert value(VirtualAdversarial(0.0, 2.0), seen) == 0
+
+
+@pytest.mark.parametrize("mapped", [False, True])
+def test_virtual_adversarial_at_epsilon_zero_is_the_baseline_bit_for_bit(mapped: bool) -> None:
+    seeds = [1, 2][: 1 + mapped]
+    with_it, _ = Trainer(Stack({"vat": VirtualAdversarial(0.0, 1.0)}), "table").train(seeds, mapped)
+    without, _ = Trainer(Stack(), "table").train(seeds, mapped)
+    assert all(torch.equal(with_it.params[name], w) for name, w in without.params.items())
 
 
 def test_virtual_adversarial_uses_no_labels() -> None:

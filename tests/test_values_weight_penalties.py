@@ -15,6 +15,7 @@ from torch.nn.utils.parametrizations import weight_norm
 
 from runner.engine.weights import initial
 from runner.errors import Refusal
+from runner.keys import Key
 from runner.methods.base import Params, penalized
 from runner.methods.normalization import BatchNorm
 from runner.methods.penalties import L1, L2
@@ -96,6 +97,20 @@ def test_the_groups_of_a_filter_are_its_output_channels() -> None:
     # two channels of 3 * 2 * 2 = 12 weights of 1: length sqrt(12) and factor sqrt(12) each
     ones = of_weights({"w": torch.ones(2, 3, 2, 2)})
     assert value(GroupLasso(1.0, "subgradient", False), ones) == pytest.approx(24.0)
+
+
+def test_orthogonal_is_not_rounded_to_half_precision() -> None:
+    # the distance of a matrix of orthonormal rows is rounding, about (1e-7)^2 for each of 64 entries; in bfloat16 the
+    # entries of G are off by up to 2^-9, and it would be some 1e-4
+    rows = torch.linalg.qr(Key.of(0).normal(16, 8)).Q.T
+    params = {"w": rows, "v": 1.01 * rows.T}
+    plain, gradient = value(Orthogonal(1.0), of_weights({"w": rows})), slope(Orthogonal(1.0), params)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert value(Orthogonal(1.0), of_weights({"w": rows})) == plain < 1e-10
+        half = slope(Orthogonal(1.0), params)
+    assert all(w.dtype == torch.float32 for w in half.values())
+    # 4 (G - I) W, in which G - I = 0.0201 I is exact and the product with W rounded
+    torch.testing.assert_close(half["v"], gradient["v"], rtol=0.02, atol=1e-5)
 
 
 @pytest.mark.parametrize("turned", [False, True])

@@ -95,7 +95,10 @@ def has_paths(net: nn.Module, params: Params) -> bool:
 
 
 def path_norm(net: nn.Module, params: Params, x: Tensor) -> Tensor:
-    """Root of the sum over paths, those that begin at a bias too, of the squared product of their weights: []."""
+    """Root of the sum over paths, those that begin at a bias too, of the squared product of their weights: [].
+
+    Averages and skips of a share count as in `runner.methods.weight_penalties.PathNorm`: 1/k and s, not their squares.
+    """
     squared = {name: w**2 for name, w in params.items()}
     out: Tensor = functional_call(net, squared, (torch.ones_like(x[:1]),))
     return out.double().sum().sqrt()

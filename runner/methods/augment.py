@@ -97,7 +97,10 @@ def noise(x: Tensor, amount: Tensor, key: Key) -> Tensor:
 
 
 def swap(x: Tensor, amount: Tensor, key: Key) -> Tensor:
-    """Each cell of x [B, F], with probability `amount`, from the same column of another row of the batch."""
+    """Each cell of x [B, F], with probability `amount`, from the same column of another row of the batch.
+
+    The indicators of a text's values are columns of their own, so that a row may be left with none of them or with two.
+    """
     where, partner = key.split(2)
     return torch.where(where.uniform(*x.shape) < amount, x[partner.permutation(x.shape[0])], x)
 

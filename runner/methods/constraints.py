@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -40,10 +40,12 @@ class UnitNorm(Method):
     """Bring every unit's incoming weights a share `rate` of the way to length 1  (Keras: `MinMaxNorm` with both at 1).
 
     |w| <- rate + (1 - rate) |w| after each step, for rows of matrices and filters; a unit whose weights are all zero
-    has no direction and is left alone. The logits' scale is then fixed as well, unless norm layers free it.
+    has no direction and is left alone. The logits' scale is then fixed as well, unless norm layers free it. At rate 1
+    averages are brought to length 1 too, since a mean of unit vectors is shorter.
     """
 
     family: ClassVar[str] = "constraint"
+    finishes: ClassVar[bool] = True
     comes_last: ClassVar[Collection[str]] = ("project",)
     rate: Strength = strength(0, 1, off=0)
 
@@ -56,6 +58,11 @@ class UnitNorm(Method):
             return w * ((self.rate + (1 - self.rate) * length) / length)
 
         return params | {name: moved(w) for name, w in penalized(params, biases=False).items()}
+
+    def average(self, params: Params, now: Now) -> Params:
+        """Units of length 1 at rate 1; as they are at rates below, which promise nothing of a single step."""
+        whole, moved = torch.as_tensor(self.rate) >= 1, self.project(params, now)
+        return params | {n: torch.where(whole, moved[n], w) for n, w in penalized(params, biases=False).items()}
 
 
 @dataclass(frozen=True)
@@ -88,9 +95,10 @@ class Prune(Method):
 
     After every `every`-th step, and the last, the pruned share of each matrix and filter is share * (1 - (1 - t)^3),
     where t runs from 0 to 1 between `begin` and `end`, both shares of training (all at `end`, if `begin` is not before
-    it). A weight that is zero after a step is the first to be pruned next, whatever its gradient makes of it, so what
-    is pruned stays so; ties go by place, so that the share is met to within one weight. The weights evaluated are
-    masked too, which makes an average as sparse as its last member; those of a best epoch before `end` are less sparse.
+    it). What is pruned stays so, whatever its gradient makes of it, as it is the first to be pruned next. Ties go by
+    place, so that the share is met to within one weight; of more zeros than that, as non_negative makes, the others may
+    grow again. The weights evaluated are masked too, which makes an average as sparse as its last member; those of a
+    best epoch before `end` are less sparse.
     """
 
     family: ClassVar[str] = "constraint"
@@ -107,25 +115,25 @@ class Prune(Method):
 
     def project(self, params: Params, now: Now) -> Params:
         """Every matrix and filter with the share of this step at zero."""
+        return self.average(params, replace(now, memory=self.remember(params, now)))
+
+    def remember(self, params: Params, now: Now) -> Params:
+        """Which weights are in use: all but the share of this step, or as before between two rankings."""
         if (now.step + 1) % int(self.every) and now.step + 1 < now.steps:
-            return self.average(params, now)
+            return now.memory
         done = (now.step + 1) / now.steps
         span = torch.as_tensor(self.end - self.begin).clamp_min(1e-6)
         ramp = (((done - self.begin) / span).clamp(0, 1) + (done >= self.end)).clamp_max(1)
         share = self.share * (1 - (1 - ramp) ** 3)
-        return params | {n: _without_least(params[n], used, share) for n, used in now.memory.items()}
-
-    def remember(self, params: Params, now: Now) -> Params:
-        """Which weights are not zero."""
-        return {name: params[name] != 0 for name in now.memory}
+        return {name: ~_least(params[name], used, share) for name, used in now.memory.items()}
 
     def average(self, params: Params, now: Now) -> Params:
         """The weights with those not in use at zero."""
         return params | {name: torch.where(used, params[name], 0.0) for name, used in now.memory.items()}
 
 
-def _without_least(w: Tensor, used: Tensor, share: Tensor) -> Tensor:
-    """w [...] with a share of its entries at zero: first those not in use, then the smallest."""
+def _least(w: Tensor, used: Tensor, share: Tensor) -> Tensor:
+    """Which entries of w [...] are its least share: first those not in use, then the smallest: bool [...]."""
     order = torch.where(used, w.abs(), -1.0).flatten().argsort(stable=True)
     least = torch.arange(w.numel(), device=w.device) < (share * w.numel()).round()  # by rank
-    return torch.where(torch.zeros_like(least).scatter(0, order, least).view_as(w), 0.0, w)
+    return torch.zeros_like(least).scatter(0, order, least).view_as(w)

@@ -37,8 +37,9 @@ class ASAM(Method):
     """g <- gradient at w + radius * T^2 g / |T g|, with T = |w| + eta  (Kwon et al. 2021).
 
     The ball climbed in stretches with each weight, so that `radius` does not depend on the scale of the layers: values
-    are ten times those of SAM. T is |w| + eta for matrices and filters and 1 for biases and norm parameters, as in the
-    authors' code; eta keeps weights at zero from standing still. Otherwise as SAM.
+    are ten times those of SAM. T is |w| + eta for matrices and filters and 1 for biases and norm parameters (the
+    authors' code also stretches with the scales of norms, as with all that is called `weight`); eta keeps weights at
+    zero from standing still. Otherwise as SAM.
     """
 
     family: ClassVar[str] = "gradient"

@@ -18,8 +18,8 @@ AT_LIMIT = 1 - 1e-4  # of the limit: where a gradient that was shortened to it s
 class Clipping(Method):
     """A method that cuts gradients, and counts the steps in which the gradient stood at the limit afterwards."""
 
-    def is_at_limit(self, gradient: Params) -> Tensor:
-        """Whether the gradient has been cut, as far as it shows: bool []."""
+    def is_at_limit(self, now: Now) -> Tensor:
+        """Whether `now.gradient` has been cut, as far as it shows: bool []."""
         raise NotImplementedError
 
     def recall(self, params: Params) -> Params:
@@ -28,7 +28,7 @@ class Clipping(Method):
 
     def remember(self, params: Params, now: Now) -> Params:
         """One step more if this one's gradient was cut."""
-        return {"clipped": now.memory["clipped"] + self.is_at_limit(now.gradient)}
+        return {"clipped": now.memory["clipped"] + self.is_at_limit(now)}
 
 
 @dataclass(frozen=True)
@@ -48,9 +48,9 @@ class ClipNorm(Clipping):
         scale = (self.limit / norm(gradient)).clamp_max(1.0)
         return {name: scale * g for name, g in gradient.items()}
 
-    def is_at_limit(self, gradient: Params) -> Tensor:
+    def is_at_limit(self, now: Now) -> Tensor:
         """Whether the norm is the limit."""
-        return norm(gradient) >= AT_LIMIT * self.limit
+        return norm(now.gradient) >= AT_LIMIT * self.limit
 
 
 @dataclass(frozen=True)
@@ -65,17 +65,18 @@ class ClipValue(Clipping):
         limit = torch.as_tensor(self.limit)
         return {name: g.clamp(-limit.to(g), limit.to(g)) for name, g in grad_at(params).items()}
 
-    def is_at_limit(self, gradient: Params) -> Tensor:
+    def is_at_limit(self, now: Now) -> Tensor:
         """Whether any entry is the limit."""
-        return torch.stack([g.abs().amax() for g in gradient.values()]).amax() >= AT_LIMIT * self.limit
+        return torch.stack([g.abs().amax() for g in now.gradient.values()]).amax() >= AT_LIMIT * self.limit
 
 
 @dataclass(frozen=True)
-class AGC(Method):
+class AGC(Clipping):
     """Shorten each unit's gradient to at most `limit` times the length of its weights  (Brock et al. 2021).
 
     g <- g * min(1, limit * max(|w|, epsilon) / |g|), for each row of a matrix, each filter, and each vector of biases
-    or norm parameters as a whole, as the authors' code has it. The last layer is left alone, as they found best.
+    or norm parameters as a whole, as the authors' code has it. The last layer is left alone, as they found best. A
+    step counts as clipped if any unit's gradient was shortened.
     """
 
     family: ClassVar[str] = "gradient"
@@ -89,13 +90,35 @@ class AGC(Method):
     def gradient(self, grad_at: Callable[[Params], Params], params: Params, now: Now) -> Params:
         """The gradient, each unit's shortened."""
 
-        def clipped(g: Tensor, w: Tensor) -> Tensor:
-            units, weights = (g, w) if g.ndim > 1 else (g[None], w[None])
-            most = self.limit * torch.clamp(lengths(weights), min=self.epsilon)
-            return (units * (most / lengths(units)).clamp_max(1.0)).view_as(g)
+        most = self._most(params)
+        return {
+            n: (_units(g) * (most[n] / lengths(_units(g))).clamp_max(1.0)).view_as(g) if n in most else g
+            for n, g in grad_at(params).items()
+        }
 
+    def is_at_limit(self, now: Now) -> Tensor:
+        """Whether any unit's length is its limit."""
+        most = {name: now.memory[name] for name in now.gradient if name in now.memory}
+        return torch.stack([(lengths(_units(now.gradient[n])) >= AT_LIMIT * m).any() for n, m in most.items()]).any()
+
+    def recall(self, params: Params) -> Params:
+        """No step yet, and the limits [out, 1, ...] of the first."""
+        return super().recall(params) | self._most(params)
+
+    def remember(self, params: Params, now: Now) -> Params:
+        """The count, and the limits of the next step."""
+        return super().remember(params, now) | self._most(params)
+
+    def _most(self, params: Params) -> Params:
+        """How long each unit's gradient may be: [out, 1, ...]."""
         last = last_layer(params)
-        return {n: g if n in last else clipped(g, params[n]) for n, g in grad_at(params).items()}
+        units = {name: _units(w) for name, w in params.items() if name not in last}
+        return {name: self.limit * torch.clamp(lengths(w), min=self.epsilon) for name, w in units.items()}
+
+
+def _units(w: Tensor) -> Tensor:
+    """w [out, ...] as it is, and a vector of biases or norm parameters as one unit: [1, n]."""
+    return w if w.ndim > 1 else w[None]
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,8 @@
-"""Methods that disturb, blank out or mix the examples of a batch, whatever kind of data they are."""
+"""Methods that disturb, blank out or mix the examples of a batch, whatever kind of data they are.
+
+Of a table they take columns as they come. Those of a text are indicators of its values, one each, and are taken singly,
+so that a row may be left with none of the values or with two.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +39,7 @@ class Cutout(Method):
     The sides are rounded to whole pixels. The part that falls outside the image is lost, so that the zeroed area is
     smaller than size^2 on average: 0.77 of it at size 0.5. Zero is the mean of standardized inputs. On signals it is a
     window of that share of the length, likewise about a uniform centre; on tables exactly that share of the columns,
-    rounded, drawn for every example.
+    indicators of texts singly, rounded, drawn for every example.
     """
 
     family: ClassVar[str] = "input"
@@ -56,7 +60,7 @@ class RandomErasing(Method):
     between `aspect` and 1/aspect (as in torchvision; the paper draws the ratio uniformly, which favours tall ones), and
     it lies inside the image: of ten draws the first that fits is taken. `fill: mean` sets it to zero, the mean of
     standardized inputs, `fill: noise` to standard normal noise. On signals it is a window of that share of the length,
-    on tables that share of the columns, and `aspect` has no part.
+    on tables that share of the columns, indicators of texts singly, and `aspect` has no part.
     """
 
     family: ClassVar[str] = "input"
@@ -111,7 +115,7 @@ class ManifoldMixup(Method):
     The place is the input or a hidden layer, each as likely as any other; never the end of a residual branch, where the
     way around the branch would stay unmixed. The targets are mixed as in mixup, with the same share and pairs, after
     all that other methods do to the batch, as the values in the net are. The share, which is dear to draw, is drawn
-    once a step, at the end of the step before.
+    once a step, at the end of the step before; that of the first step is uniform, whatever alpha.
     """
 
     family: ClassVar[str] = "input"
@@ -135,7 +139,7 @@ class ManifoldMixup(Method):
         return _mixed(h, torch.where(here, self._share(now), 1.0), _pairs(now.key, len(h)))
 
     def recall(self, params: Params) -> Params:
-        """No share yet: the first step draws its own."""
+        """No share yet: the first step draws its own, at every place, and so a cheap one."""
         return {"share": torch.ones((), device=next(iter(params.values())).device)}
 
     def remember(self, params: Params, now: Now) -> Params:
@@ -143,7 +147,7 @@ class ManifoldMixup(Method):
         return {"share": _share(self.alpha, now.key)}
 
     def _share(self, now: Now) -> Tensor:
-        first = _share(self.alpha, now.key.fold("first"))
+        first = now.key.fold("first").uniform()
         return torch.where(torch.as_tensor(now.step, device=first.device) == 0, first, now.memory.get("share", first))
 
 
@@ -153,7 +157,8 @@ class CutMix(Method):
 
     The rectangle has the image's proportions and a share 1 - Beta(alpha, alpha) of its area, about a uniform centre,
     the same for a whole batch; the targets are mixed by the area that is really pasted, after rounding to whole pixels
-    and without what falls outside the image. On signals it is a window, on tables a random set of columns.
+    and without what falls outside the image. On signals it is a window, on tables a random set of columns, in which
+    indicators of texts are taken singly.
     """
 
     family: ClassVar[str] = "input"

@@ -2,7 +2,8 @@
 
 Images have the operations of RandAugment but equalize (a histogram for every image) and colour, which grey ones have
 not; standardized values are read as running from black to white between the smallest and the largest of the image,
-and what moves in from outside is black. Signals have operations of their own. Tables have none.
+and what moves in from outside is black. A grey image then runs from black to white as it is, so that autocontrast does
+nothing to it where it acts first. Signals have operations of their own. Tables have none.
 """
 
 from __future__ import annotations
@@ -21,9 +22,10 @@ from runner.keys import Key
 from runner.methods.base import Batch, Method, Now, Seen, Strength, strength
 
 # Operations and their amounts at full strength: shears as slopes, translations as shares of the side, rotations in
-# degrees, brightness, contrast and sharpness as changes of a factor of 1, posterize in bits of 8 removed, solarize as
-# the share of the range, from white down, that is inverted, autocontrast as a share of the way; shifts and cutouts as
-# shares of the length, scale as a change of a factor of 1, tilt and noise in standardized units.
+# degrees, brightness, contrast and sharpness as changes of a factor of 1, posterize in bits of 8 removed, coarsen in
+# bits of 4 removed, solarize as the share of the range, from white down, that is inverted; autocontrast is done in full
+# where it is drawn; shifts and cutouts as shares of the length, scale as a change of a factor of 1, tilt and noise in
+# standardized units.
 Menu: TypeAlias = Mapping[str, float]
 Apply: TypeAlias = Callable[[Tensor, Tensor, Key], Tensor]  # (values, amounts that broadcast to them, key)
 
@@ -44,7 +46,7 @@ WIDE: Mapping[str, Menu] = {  # of TrivialAugment in torchvision
 }  # fmt: skip
 MIXED: Mapping[str, Menu] = {  # of AugMix: nothing that is like the corruptions it should be robust to
     "image": {
-        "shear_x": 0.3, "shear_y": 0.3, "translate_x": 0.33, "translate_y": 0.33, "rotate": 30, "posterize": 8,
+        "shear_x": 0.3, "shear_y": 0.3, "translate_x": 1 / 3, "translate_y": 1 / 3, "rotate": 30, "coarsen": 4,
         "solarize": 1, "autocontrast": 1,
     },
     "signal": {"shift": 0.3, "scale": 0.6, "tilt": 1, "smooth": 1, "cutout": 0.3},
@@ -240,16 +242,20 @@ def posterize(u: Tensor, amount: Tensor, key: Key) -> Tensor:
     return (u * levels).floor().clamp_min(0).minimum(levels - 1) / levels
 
 
+def coarsen(u: Tensor, amount: Tensor, key: Key) -> Tensor:
+    """Images u [B, C, H, W] in 2^(4 - amount) steps, the amount rounded down: what posterize is in AugMix's code."""
+    return posterize(u, 4 + amount.floor(), key)
+
+
 def solarize(u: Tensor, amount: Tensor, key: Key) -> Tensor:
     """Images u [B, C, H, W], inverted where they are brighter than 1 - amount."""
     return torch.where(u > 1 - amount, 1 - u, u)
 
 
 def autocontrast(u: Tensor, amount: Tensor, key: Key) -> Tensor:
-    """Images u [B, C, H, W] a share `amount` of the way to where every channel runs from black to white."""
+    """Images u [B, C, H, W], every channel stretched to run from black to white, whatever the amount."""
     low, high = u.amin((2, 3), keepdim=True), u.amax((2, 3), keepdim=True)
-    full = (u - low) / torch.where(high > low, high - low, 1.0)
-    return u + amount * (torch.where(high > low, full, u) - u)
+    return torch.where(high > low, (u - low) / torch.where(high > low, high - low, 1.0), u)
 
 
 def shift(u: Tensor, amount: Tensor, key: Key) -> Tensor:
@@ -289,7 +295,7 @@ def cutout(u: Tensor, amount: Tensor, key: Key) -> Tensor:
 
 APPLY: Mapping[str, Apply] = {
     "brightness": brightness, "contrast": contrast, "sharpness": sharpness, "posterize": posterize,
-    "solarize": solarize, "autocontrast": autocontrast,
+    "coarsen": coarsen, "solarize": solarize, "autocontrast": autocontrast,
     "shift": shift, "scale": scale, "tilt": tilt, "noise": noise, "smooth": smooth, "cutout": cutout,
 }  # fmt: skip
 

@@ -156,9 +156,10 @@ class WeightStandardization(Method):
 
     All layers but the last, mean and variance (over n, not n - 1) of each row or filter. The published form is meant
     to be followed by a norm, since each unit then sums n terms of variance 1; `scaled` makes up for that by
-    1.71 / sqrt(n) (Brock et al. 2021, for ReLU), which keeps hidden variances at 1 without one. An `epsilon` that is
-    not small against the weights' variance (about 1 / 3n at the start) standardizes less. Units with one incoming
-    weight, whose mean it is, are left alone: they would no longer see their input.
+    1.71 / sqrt(n) (Brock et al. 2021, for ReLU), which keeps the variances before the ReLUs without one: at 2.9, the
+    square of 1.71, since the first layer, whose inputs no ReLU has cut, has that gain too. An `epsilon` that is not
+    small against the weights' variance (about 1 / 3n at the start) standardizes less. Units with one incoming weight,
+    whose mean it is, are left alone: they would no longer see their input.
     """
 
     family: ClassVar[str] = "normalization"

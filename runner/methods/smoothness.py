@@ -69,11 +69,13 @@ class Focal(Method):
 class Flooding(Method):
     """Descend |L - level| + level, L the batch's mean cross-entropy in nats  (Ishida et al. 2020).
 
-    Where L is below the level the net climbs. Penalties of other methods are not part of L. Softened targets keep L
-    above their entropy, so that a lower level does nothing.
+    Where L is below the level the net climbs. Penalties of other methods are not part of L, and another loss in the
+    place of the cross-entropy would not be flooded. Softened targets keep L above their entropy, so that a lower level
+    does nothing.
     """
 
     family: ClassVar[str] = "penalty"
+    sole: ClassVar[str] = OWN_LOSS
     level: Strength = strength(0, off=0)
 
     def penalty(self, seen: Seen, now: Now) -> Tensor | float:
@@ -241,11 +243,11 @@ class VirtualAdversarial(Method):
     family: ClassVar[str] = "consistency"
     classes: ClassVar[bool] = True
     passes: ClassVar[float] = 3.3  # a forward pass for p(x), a pass for r and one for the penalty
-    rate: Strength = strength(0, off=0)
     epsilon: Strength = strength(0, off=0)
+    rate: Strength = strength(0, off=0)
 
     def penalty(self, seen: Seen, now: Now) -> Tensor | float:
-        """rate * mean KL(p(x) || p(x + r)): []."""
+        """rate * mean KL(p(x) || p(x + r)), and 0 where epsilon is: []."""
         direction, noise = now.key.split(2)
         x = seen.batch.x
         fixed = {name: w.detach() for name, w in seen.params.items()}
@@ -256,7 +258,8 @@ class VirtualAdversarial(Method):
 
         start = PROBE * _unit(direction.normal(*x.shape))
         slope = grad(lambda d: apart(seen.forward(x + d, noise, fixed)).sum())(start)
-        return self.rate * apart(seen.forward(x + self.epsilon * _unit(slope).detach(), noise)).mean()
+        worst = apart(seen.forward(x + self.epsilon * _unit(slope).detach(), noise)).mean()
+        return self.rate * torch.where(torch.as_tensor(self.epsilon, device=x.device) > 0, worst, 0.0)
 
 
 def _unit(v: Tensor) -> Tensor:

@@ -179,7 +179,8 @@ class PathNorm(Method):
     A path leads from one input entry to one logit; the sum is the sum of the logits that the net with squared weights
     gives to an input of ones. Without hidden layers this is `l2`. With `biases`, paths may also begin at a bias. A
     pool acts on these sums as it does on values: a maximum follows the heaviest places, and an average of k places
-    counts a path 1/k times, not 1/k^2 (an upper bound). It needs a ReLU net of linear and convolutional layers and
+    counts a path 1/k times, not 1/k^2 (an upper bound). So do a skip of share s, which counts s and not s^2, and the
+    mean of shake_shake's two branches, 1/2 and not 1/4. It needs a ReLU net of linear and convolutional layers and
     pools, and refuses norms and methods that change the weights of the forward pass, which would act on the squares.
     Methods that drop or disturb hidden values act on these sums too, and leave their mean about as it is, but for
     alpha_dropout, which shifts it and is refused.
@@ -312,7 +313,8 @@ def _length(v: Tensor, dim: int) -> Tensor:
 
 def _distance(w: Tensor) -> Tensor:
     """|G - I|_F^2 of the smaller Gram matrix of w [out, in]: []."""
-    gram = w @ w.T if w.shape[0] <= w.shape[1] else w.T @ w
+    with torch.autocast(w.device.type, enabled=False):  # half precision would leave little of a small difference
+        gram = w @ w.T if w.shape[0] <= w.shape[1] else w.T @ w
     return ((gram - torch.eye(len(gram), dtype=w.dtype, device=w.device)) ** 2).sum()
 
 
