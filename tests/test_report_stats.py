@@ -98,6 +98,24 @@ def test_a_constant_shift_has_no_p_value() -> None:
     assert math.isnan(paired.high)
 
 
+@pytest.mark.parametrize("size", [1, 100])
+def test_what_records_round_is_no_spread(size: float) -> None:
+    # 17 and 23 of 30 right, nine digits each, and one more: 1/30 apart, but for 3e-10 of the last digit
+    base = [float(f"{size * right / 30:.9g}") for right in (17, 23)]
+    ours = [float(f"{size * (right + 1) / 30:.9g}") for right in (17, 23)]
+    paired = paired_difference(np.array(ours), np.array(base))
+    assert 0 < paired.sd < 1e-8 * size
+    assert (paired.kind, math.isnan(paired.p)) == ("constant", True)
+    again = paired_difference(np.array(base) + 3e-10 * size, np.array(base))
+    assert (again.kind, again.equal) == ("identical", 2)
+    # one test example out of ten million in one of the pairs is a difference
+    assert paired_difference(np.array([0.5, 0.6]), np.array([0.5, 0.6 - 1e-7])).kind == "normal"
+    assert math.isnan(standardized(np.array([3e-10, 0.0, 3e-10])))
+    shifts = [np.array(ours) - np.array(base)] * 2
+    assert math.isnan(pooled([shift / size for shift in shifts]).p)
+    assert sign_flip(np.array([3e-10, 1.0, -1.0] * 3)) == 1.0
+
+
 def test_one_pair_and_none() -> None:
     one = paired_difference(np.array([0.5]), np.array([0.4]))
     assert one.mean == pytest.approx(0.1)

@@ -15,6 +15,7 @@ from matplotlib.patches import Patch
 from runner.report.sheet import Drawing, settle, sheet, shortened, styled
 from runner.report.stats import (
     RESAMPLES,
+    SAME,
     Seeds,
     Values,
     holm,
@@ -434,12 +435,12 @@ def _flipped(apart: Values) -> float:
     """The sign-flip p-value: exact, below 9 values by listing all flips, and above 40 from FLIPS of them by lot."""
     if len(apart) > MOST_EXACT:
         signs = np.random.default_rng(0).choice((-1.0, 1.0), (FLIPS, len(apart)))
-        reached = np.abs(signs @ apart) >= abs(float(apart.sum())) - 1e-12
+        reached = np.abs(signs @ apart) >= abs(float(apart.sum())) - SAME * len(apart)
         return (1 + int(reached.sum())) / (1 + FLIPS)
     if len(apart) >= 9:
         return sign_flip(apart)
     signs = np.array(list(itertools.product((-1.0, 1.0), repeat=len(apart))))
-    return float(np.mean(np.abs(signs @ apart) >= abs(float(apart.sum())) - 1e-12))
+    return float(np.mean(np.abs(signs @ apart) >= abs(float(apart.sum())) - SAME * len(apart)))
 
 
 def _ranks(headline: pd.DataFrame) -> Drawing | None:

@@ -19,9 +19,9 @@ Values = NDArray[np.float64]
 Seeds = NDArray[np.int64]
 Flags = NDArray[np.bool_]
 
-# Two metrics that agree to this are the same number read twice: float64 rounding of fractions is near 1e-16,
-# one test example out of ten million is 1e-7.
-SAME = 1e-12
+# Two figures that agree to this are one figure read twice: records keep nine digits, so a difference of two fractions
+# is off by up to 1e-9, and one test example out of ten million is 1e-7. Of figures above 1 (losses) it is a share.
+SAME = 1e-8
 
 
 @dataclass(frozen=True)
@@ -91,8 +91,8 @@ def pair_by_seed(seeds: Seeds, values: Values, base_seeds: Seeds, base_values: V
 
 def paired_difference(values: Values, baseline: Values, level: float = 0.95) -> Paired:
     """The paired differences `values - baseline`, both [n] in the same seed order, as a `Paired`."""
-    apart = values - baseline
-    apart = np.where(np.abs(apart) <= SAME, 0.0, apart)
+    apart, rounding = values - baseline, SAME * np.maximum(1.0, np.maximum(np.abs(values), np.abs(baseline)))
+    apart = np.where(np.abs(apart) <= rounding, 0.0, apart)
     interval = t_interval(apart, level)
     above, equal = int(np.sum(apart > 0)), int(np.sum(apart == 0))
 
@@ -103,7 +103,7 @@ def paired_difference(values: Values, baseline: Values, level: float = 0.95) -> 
         return result(math.nan, math.nan, math.nan, "few")
     if equal == interval.n:
         return result(0.0, 0.0, 1.0, "identical")
-    if interval.sd <= SAME * max(1.0, abs(interval.mean)):
+    if interval.sd <= rounding.max():
         return result(math.nan, math.nan, math.nan, "constant")
     t = interval.mean / (interval.sd / math.sqrt(interval.n))
     return result(interval.low, interval.high, 2 * float(special.stdtr(interval.n - 1, -abs(t))), "normal")
