@@ -144,6 +144,24 @@ def test_identical_and_shifted_methods_are_named() -> None:
     assert set(frame["family_size"]) == {1}
 
 
+def test_equal_counts_of_unequal_nets_are_not_identical() -> None:
+    # on few examples two nets are right as often by chance; their losses tell them apart
+    runs = by_hand({"none": [0.7, 0.8], "even": [0.7, 0.8], "same": [0.7, 0.8]})
+    even = runs["method"] == "even"
+    runs.loc[even, ["last_test_loss", "last_gap_loss", "last_train_loss"]] += [0.01, 0.0, 0.01]
+    frame = headline(runs).set_index("method")
+    assert frame["pairs"].to_dict() == {"none": "", "even": "constant", "same": "identical"}
+    assert frame["verdict"].to_dict() == {"none": "", "even": "", "same": "identical"}
+    assert frame.loc["even", ["diff_lo", "diff_hi", "p", "p_in_rope", "d_train_lo"]].isna().all()
+    assert (frame.loc["even", "diff"], frame.loc["even", "ties"]) == (0.0, 2)
+    # the gap's losses are equal
+    assert (frame.loc["even", "gap_diff_lo"], frame.loc["same", "diff_lo"]) == (0.0, 0.0)
+    assert "As many test examples right as none in every pair, but other losses, hence no test: even." in caption(
+        headline(runs)
+    )
+    assert "Identical to none in every pair: same." in caption(headline(runs))
+
+
 def test_a_group_without_none_says_how_to_add_it() -> None:
     runs = THREE[THREE["method"] != "none"].assign(setting="optimizer.lr=0.1")
     with pytest.raises(

@@ -41,8 +41,8 @@ class Paired:
 
     `test_error` is the standard error of the mean from the choice of test examples, as far as the interval and p
     contain it (`with_test_error`). `kind` says how far the numbers go: "normal"; "identical" (every pair equal:
-    interval [0, 0], p = 1); "constant" (every pair differs by the same amount, so seeds may not be applied: no
-    interval, no p); "few" (below two pairs).
+    interval [0, 0], p = 1); "constant" (every pair differs by the same amount, by chance on few test examples or since
+    seeds are not applied: no interval, no p); "few" (below two pairs).
     """
 
     mean: float

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -296,6 +296,20 @@ def _compare(part: pd.DataFrame, baseline: pd.DataFrame, column: str, level: flo
     return paired_difference(*pairs_of(part, baseline, column), level)
 
 
+def _told(part: pd.DataFrame, baseline: pd.DataFrame, column: str, level: float) -> Paired:
+    """As `_compare`, but "identical" only where the losses are equal in every pair, too.
+
+    Two nets that are right on as many of a few test examples are not one net: that is "constant", without interval.
+    """
+    paired = _compare(part, baseline, column, level)
+    checkpoint, _, what = column.partition("_")
+    split = what.partition("_")[0]
+    loss = f"{checkpoint}_{split if split in ('train', 'gap') else 'test'}_loss"
+    if paired.kind == "identical" and _compare(part, baseline, loss, level).kind in ("normal", "constant"):
+        return replace(paired, low=math.nan, high=math.nan, p=math.nan, kind="constant")
+    return paired
+
+
 def worst_plausible(parts: Sequence[pd.DataFrame], column: str) -> float:
     """The accuracy that a failed run is given in the worst case: chance, or the lowest of any run in `parts` if lower.
 
@@ -413,11 +427,11 @@ def _row(
     }
     if row["method"] == BASELINE or metric in ALONE:
         return row
-    seeds_test, seeds_gap = _compare(part, baseline, column, level), _compare(part, baseline, gap, level)
+    seeds_test, seeds_gap = _told(part, baseline, column, level), _told(part, baseline, gap, level)
     error = _test_error(part, baseline, said) if (checkpoint, metric) == ("last", "test_acc") else math.nan
     # Train is measured on the one training set: the choice of test examples moves the gap as it moves test.
     test, gaps = (with_test_error(paired, error, level) for paired in (seeds_test, seeds_gap))
-    train = _compare(part, baseline, f"{checkpoint}_train_{kind}", level)
+    train = _told(part, baseline, f"{checkpoint}_train_{kind}", level)
     clock = paired_ratio(*pairs_of(part, baseline, "train_s"), level)
     ours, theirs = pairs_of(part, baseline, column)
     return row | {

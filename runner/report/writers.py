@@ -339,7 +339,10 @@ def _remarks(frame: pd.DataFrame) -> Iterator[str]:
         yield f"Fewer pairs than runs, for lack of the same seeds in none: {named(short)}."
     if len(few := others[(others["pairs"] == "few") & (others["n_report"] > 0)]):
         yield f"Below two pairs there is no interval and no test: {named(few)}."
-    if len(constant := others[others["pairs"] == "constant"]):
+    constant = others[others["pairs"] == "constant"]
+    if len(even := constant[constant["ties"] == constant["n_pairs"]]):
+        yield f"As many test examples right as none in every pair, but other losses, hence no test: {named(even)}."
+    if len(constant := constant[constant["ties"] < constant["n_pairs"]]):
         yield f"No seed variance in the differences, hence no test; are seeds applied? {named(constant)}."
     if len(same := others[others["pairs"] == "identical"]):
         yield f"Identical to none in every pair: {named(same)}."
