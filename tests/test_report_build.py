@@ -4,6 +4,7 @@ import itertools
 import json
 import math
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -381,3 +382,24 @@ def test_a_learning_rate_that_was_not_tuned_is_said_to_be_so(tmp_path: Path) -> 
     build(study)
     assert "Learning rate not re-tuned per method." in (study / "report" / "headline.md").read_text()
     assert "nothing: learning rate not re-tuned" in (study / "report" / "report.html").read_text()
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_runs_that_a_table_could_not_tell_apart_are_refused(tmp_path: Path) -> None:
+    """Of two jobs with one name in the tables none is silently left out, unless they are the same."""
+    study = write_study(tmp_path / "study", Plan(methods=("l1",), protocol="fixed", strengths=(0.1,), report=3))
+    job, other = study / "digits--l1", study / "digits--l1-again"
+    shutil.copytree(job, other)
+    text = (other / "runs.csv").read_text().replace("digits--l1-0", "other-0").replace("digits--l1,", f"{other.name},")
+    (other / "runs.csv").write_text(text)
+    build(study)  # the same figures
+    (other / "runs.csv").write_text(re.sub(r"0\.7(\d)", r"0.6\1", text))
+    with pytest.raises(ValueError, match=r"both have l1 l1\.rate=0\.1 at seed 0 on digits, but other figures: one"):
+        build(study)
+    for place, form in ((job, "proximal"), (other, "subgradient")):
+        (place / "config.yaml").write_text(f"method:\n  l1:\n    rate: 0.1\n    form: {form}\n")
+    with pytest.raises(ValueError, match=r"method.l1.form is proximal in the one and subgradient in the other"):
+        build(study)
+    assert main([str(study)]) == 2
+    (other / "config.yaml").write_text((job / "config.yaml").read_text())
+    build(study)  # one run on two machines

@@ -13,9 +13,9 @@ from typing import Any
 
 from runner.errors import Refusal
 from runner.files import read_csv, write_atomic
+from runner.report.collect import WHICH
 
 Row = dict[str, str]
-WHICH = ("dataset", "model", "setting", "method", "strengths", "role", "seed")  # one run each, whatever job it is of
 CHOOSES = "protocol.tune_seeds"
 
 
