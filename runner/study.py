@@ -31,7 +31,7 @@ from runner.engine.packing import packed, prediction, threads
 from runner.engine.workers import train_across, worth
 from runner.errors import Refusal
 from runner.files import clear_parts, held, held_within, write_atomic
-from runner.grid import Run
+from runner.grid import TIE_DIGITS, Run
 from runner.job import Job
 from runner.labels import LABEL, different, stored_settings, unshown
 from runner.records import Ended, Row
@@ -436,12 +436,13 @@ def _trained(
 
 
 def choose(job: Job, rows: Sequence[Mapping[str, Any]]) -> int:
-    """The point with the best mean validation figure over the tune seeds; ties go to the weaker strength.
+    """The point with the best mean validation figure over the tune seeds; ties go to the weaker strength, listed first.
 
     Of points with one strength and several learning rates, say, ties go to the one that is listed first.
     Only validation columns are read. A point that diverged on any seed is chosen only if all did.
     """
-    means = _means(job, rows)
+    # rounded, so that sums of the records' nine digits break no tie
+    means = {index: round(mean, TIE_DIGITS) for index, mean in _means(job, rows).items()}
     return max(means, key=lambda index: (means[index], -index))
 
 

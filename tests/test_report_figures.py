@@ -18,7 +18,7 @@ from runner.report.build import build
 from runner.report.collect import collect
 from runner.report.loso import choices, leave_one_seed_out, loso_caption
 from runner.report.sheet import Drawing, in_view
-from runner.report.tables import by_strength, headline, in_order, read_runs, without_tests
+from runner.report.tables import by_strength, headline, in_order, read_runs, weakest_first, without_tests
 from runner.report.writers import to_markdown
 
 
@@ -159,6 +159,19 @@ def test_leaving_one_seed_out_by_hand() -> None:
     text = to_markdown(frame, loso_caption(frame))
     assert "Selection and report share seeds" in text
     assert "| l2 | 0.01 at 2, 0.1 at 1 |" in text
+
+
+def test_a_grid_goes_from_weak_to_strong_also_where_smaller_is_stronger() -> None:
+    # a patience of 2 is stronger than one of 40; at each seed both are level on the others
+    runs = grid_runs({2.0: [0.6, 0.6, 0.6], 10.0: [0.5, 0.5, 0.5], 40.0: [0.6, 0.6, 0.6]})
+    runs["strength_idx"] = runs["strength"].map({40.0: 0, 10.0: 1, 2.0: 2})
+    own = runs[runs["method"] == "l2"]
+    assert weakest_first(own) == ["l2.rate=40", "l2.rate=10", "l2.rate=2"]
+    assert choices(own)["strength"].tolist() == [40.0] * 3
+    assert choices(own.drop(columns="strength_idx"))["strength"].tolist() == [2.0] * 3
+    path = figures._path(by_strength(runs), "l2", "last")
+    assert path["strength"].tolist() == [40.0, 10.0, 2.0]
+    assert weakest_first(own.assign(strength_idx=0)) == ["l2.rate=2", "l2.rate=10", "l2.rate=40"]  # a job for each
 
 
 def test_leaving_one_seed_out_reads_no_test() -> None:

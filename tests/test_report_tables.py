@@ -288,6 +288,24 @@ def test_edge_of_grid() -> None:
     assert strength_text("") == "–"
 
 
+@pytest.mark.parametrize(
+    ("values", "flagged"),
+    [
+        ([0.70, 0.60, 0.50], True),
+        ([0.70, 0.70, 0.50], False),  # level with a point inside
+        ([0.70, 0.70 - 1e-10, 0.50], False),  # likewise, but for rounding
+        ([0.70, 0.60, 0.70], True),  # level with the other edge
+        ([0.70, 0.70, 0.70], False),
+        ([0.50, 0.70, 0.60], True),  # not the best, so chosen by another figure
+    ],
+)
+def test_a_tie_is_at_no_edge(values: list[float], flagged: bool) -> None:
+    tuned = by_hand({"l2": values}, role="tune", protocol="tuned")
+    tuned["strengths"] = [f"l2.rate={rate:g}" for rate in (0.01, 0.1, 1.0)]
+    runs = pd.concat([THREE.replace("l_2.rate=0.01", "l2.rate=0.01").replace("l_2", "l2"), tuned])
+    assert headline(runs)["edge_of_grid"].tolist() == [False, flagged]
+
+
 def test_a_point_drawn_at_random_is_at_no_edge_and_on_no_path(tmp_path: Path) -> None:
     runs = in_order(read_runs(collect(write_study(tmp_path, Plan(strengths=(0.1, 1.0))))))  # two: always at an edge
     others = headline(runs)["method"] != "none"

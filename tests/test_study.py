@@ -186,6 +186,9 @@ def test_choose_takes_the_best_mean_and_of_equals_the_weaker() -> None:
     assert choose(job, _tunings("last_val_acc", values)) == 1
     assert choose(job, _tunings("last_val_acc", values, diverged=(1,))) == 2
     assert choose(job, _tunings("last_val_acc", values, diverged=(0, 1, 2))) == 0
+    # 0.1 + 0.2 + 0.3 is 0.6000000000000001 and 0.3 + 0.2 + 0.1 is 0.6: the order of the seeds breaks no tie
+    level = {0: ["0.3", "0.2", "0.1"], 1: ["0.1", "0.2", "0.3"], 2: ["0.1", "0.1", "0.1"]}
+    assert choose(job, _tunings("last_val_acc", level)) == 0
     by_loss = _tuned("protocol.select=val_loss")
     assert choose(by_loss, _tunings("last_val_loss", values)) == 0
     reported = [_NoTest({"role": "report", "strength_idx": "2", "last_val_acc": "9", "status": "ok"})]

@@ -156,7 +156,7 @@ def _path(strengths: pd.DataFrame, method: str, checkpoint: str) -> pd.DataFrame
     part = part[part["test_acc_mean"].notna() & part["gap_acc_mean"].notna()]
     if part["strength"].isna().any():  # points of several strengths drawn at random have no order
         part = part.iloc[:0]
-    return part.sort_values(["strength", "strengths"], kind="stable").reset_index(drop=True)
+    return part.sort_values("strength_place", kind="stable").reset_index(drop=True)
 
 
 def _outside(shown: pd.DataFrame) -> Flags:

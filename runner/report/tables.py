@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from runner.files import read_csv
+from runner.grid import TIE_DIGITS
 from runner.report.predictions import Predictions
 from runner.report.stats import (
     Paired,
@@ -223,16 +224,47 @@ def at_edge(strengths: str, grid: list[str]) -> bool:
     return False
 
 
+def chosen_at_edge(strengths: str, tuning: pd.DataFrame) -> bool:
+    """Whether a strength chosen by these tune runs stands at the edge of the grid, where a wider one may serve better.
+
+    Not where its mean validation accuracy, the highest, is that of a point inside as well, or of all points.
+    """
+    grid = sorted(set(tuning["strengths"]))
+    if not at_edge(strengths, grid):
+        return False
+    means = {
+        text: -math.inf if (part["status"] != "ok").any() else float(np.round(part["last_val_acc"].mean(), TIE_DIGITS))
+        for text, part in tuning.groupby("strengths", sort=True)
+    }
+    level = [str(text) for text, mean in means.items() if mean == means.get(strengths) == max(means.values())]
+    return len(level) < len(grid) and all(at_edge(text, grid) for text in level)
+
+
+def weakest_first(rows: pd.DataFrame) -> list[str]:
+    """The strengths of one method from weak to strong: as its grid lists them, by size where that is not known.
+
+    Of many methods the smaller number is the stronger one (patience, the limit of a norm). Jobs of one number each have
+    no grid in common.
+    """
+    unique = rows.drop_duplicates("strengths").sort_values(["strength", "strengths"], kind="stable")
+    if "strength_idx" in rows.columns:
+        places = rows[["strengths", "strength_idx"]].drop_duplicates()
+        if len(unique) == len(places) == places["strength_idx"].nunique():
+            unique = unique.sort_values("strength_idx", kind="stable")
+    return [str(text) for text in unique["strengths"]]
+
+
 def by_strength(runs: pd.DataFrame, level: float = 0.95) -> pd.DataFrame:
     """One row per group, method, strengths, role and checkpoint: counts and, per metric, _mean, _sd (ddof=1), the
     t-interval _lo and _hi (nan below two runs), _min and _max.
 
-    `val_acc_rank` and `val_loss_rank` order the strengths of one method and role by mean validation, 1 the best.
+    `val_acc_rank` and `val_loss_rank` order the strengths of one method and role by mean validation, 1 the best;
+    `strength_place` is their place from weak (0) to strong.
     """
     runs = in_order(runs)
     rows: list[dict[Hashable, object]] = []
     for key, group in _parts(runs, [*GROUP, "method"]):
-        grid = sorted(set(group.loc[group["role"] == "tune", "strengths"]))
+        tuning, places = group[group["role"] == "tune"], weakest_first(group)
         drawn = "search" in set(group["protocol"])  # at random, so that an outermost point means little
         for (role, strengths), part in _parts(group, ["role", "strengths"]):
             chosen = bool(group.loc[group["strengths"] == strengths, "selected"].any())
@@ -245,12 +277,13 @@ def by_strength(runs: pd.DataFrame, level: float = 0.95) -> pd.DataFrame:
                     "family": part["family"].iloc[0],
                     "strengths": strengths,
                     "strength": float(part["strength"].iloc[0]),
+                    "strength_place": places.index(strengths),
                     "role": role,
                     "checkpoint": checkpoint,
                     "n_ok": done,
                     "n_failed": len(part) - done,
                     "selected": chosen,
-                    "edge_of_grid": chosen and not drawn and at_edge(strengths, grid),
+                    "edge_of_grid": chosen and not drawn and chosen_at_edge(strengths, tuning),
                 }
                 names = [f"{split}_{kind}" for split in ("train", "val", "test", "gap") for kind in ("loss", "acc")]
                 names += ["test_brier", "test_ece", "test_ece_null", "test_nll_t", "temperature"]
@@ -414,7 +447,7 @@ def _row(
         "gap_lo": gap_mean.low,
         "gap_hi": gap_mean.high,
         "base_mean": t_interval(_finite(_numbers(baseline, column)), level).mean,
-        "edge_of_grid": row["protocol"] != "search" and at_edge(strengths, sorted(set(tuning["strengths"]))),
+        "edge_of_grid": row["protocol"] != "search" and chosen_at_edge(strengths, tuning),
         "null_mean": t_interval(_finite(_numbers(part, f"{column}_null")), level).mean,
         "temperature_mean": t_interval(_finite(_numbers(part, f"{checkpoint}_temperature")), level).mean,
         "interval_covers": covers(known),
