@@ -311,7 +311,7 @@ def build(study_dir: Path, margins: Margins | None = None) -> Report:
         raise NoRuns("; ".join(["no job of this study has runs yet", *map(describe, failures)]))
     every = read_runs(runs_path)
     twice = every.duplicated(list(WHICH), keep=False)
-    refuse_alike(study_dir, (dict(row) for row in every[twice].to_dict("records")))
+    refuse_alike(study_dir, every[twice].to_dict("records"))
     runs = in_order(every)
     if runs.empty:
         raise NoRuns("; ".join(["the jobs of this study have no runs", *map(describe, failures)]))

@@ -6,7 +6,7 @@ import csv
 import io
 import math
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -58,12 +58,12 @@ def collect(study_dir: Path) -> Path:
     return write_atomic(target, text.getvalue())
 
 
-def refuse_alike(study_dir: Path, rows: Iterable[Mapping[str, object]]) -> None:
+def refuse_alike(study_dir: Path, rows: Iterable[Mapping[Hashable, object]]) -> None:
     """Refuse two runs that the tables could not tell apart, of jobs whose settings differ or are not known.
 
     A run that was made twice, in two jobs of the same settings, stays, also where another machine rounded otherwise.
     """
-    seen: dict[tuple[str, ...], Mapping[str, object]] = {}
+    seen: dict[tuple[str, ...], Mapping[Hashable, object]] = {}
     for row in rows:
         which = tuple(str(row.get(name, "")) for name in WHICH)
         other = seen.setdefault(which, row)
@@ -80,8 +80,8 @@ def refuse_alike(study_dir: Path, rows: Iterable[Mapping[str, object]]) -> None:
             )
 
 
-def _figures(row: Mapping[str, object]) -> list[str]:
-    return [str(value) for name, value in row.items() if name.startswith(("last_", "best_")) or name == "status"]
+def _figures(row: Mapping[Hashable, object]) -> list[str]:
+    return [str(value) for name, value in row.items() if str(name).startswith(("last_", "best_", "status"))]
 
 
 def _apart(settings: Mapping[str, Any], strengths: str) -> dict[str, Any]:
