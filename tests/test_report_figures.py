@@ -258,7 +258,8 @@ def rank_frame(sets: int) -> pd.DataFrame:
         values = {"none": 0.5 + jitter, "other": 0.5 + 0.002 * (at % 2), "good": 0.6 + jitter}
         for name, value in values.items():
             rows.append({"dataset": f"d{at}", "model": "m", "setting": "", "method": name, "strengths": "",
-                         "family": "penalty", "metric": "test_acc", "mean": value, "n_failed": 0})  # fmt: skip
+                         "family": "penalty", "metric": "test_acc", "mean": value, "n_failed": 0,
+                         "base_mean": values["none"], "diff": value - values["none"]})  # fmt: skip
     return pd.DataFrame(rows)
 
 
@@ -290,13 +291,21 @@ def test_ranks_are_over_data_sets_and_over_methods_whose_runs_all_ended() -> Non
     assert datasets.rank_table(frame.assign(dataset="d0", setting=frame["dataset"])) is None
     lost = frame.assign(n_failed=(frame["method"] == "other") & (frame["dataset"] == "d3"))
     assert datasets.rank_table(lost) is None  # two are left
-    more = pd.concat([lost, lost[lost["method"] == "good"].assign(method="best", mean=0.9)])
+    more = pd.concat([lost, lost[lost["method"] == "good"].assign(method="best", diff=0.4)])
     table = datasets.rank_table(more)
     assert table is not None
     assert sorted(table.index) == ["best", "good", "none"]
     drawing = datasets.ranks(more)
     assert drawing is not None
     assert any("since runs of them failed: other" in text.replace("\n", " ") for text in texts_inside(drawing))
+
+
+def test_ranks_are_of_what_is_paired() -> None:
+    # good has easier seeds at its higher mean
+    table = datasets.rank_table(rank_frame(8).assign(mean=lambda frame: 0.5 - 0.1 * (frame["method"] == "good")))
+    assert table is not None
+    assert (table.rank(ascending=False).loc["good"] == 1).all()
+    assert table.loc["good", "d0"] == pytest.approx(0.6)
 
 
 def test_cliques_by_hand() -> None:

@@ -422,7 +422,7 @@ def test_less_loss_is_better() -> None:
     runs = by_hand({"none": [0.70, 0.72, 0.74, 0.72], "m": [0.72, 0.741, 0.762, 0.741]})
     assert headline(runs, metric="test_loss").iloc[1]["verdict"] == "better"
     assert headline(runs, metric="test_loss")["best"].tolist() == [False, True]
-    assert "Bold: lowest mean test." in caption(headline(runs, metric="test_loss"))
+    assert "Bold: lowest mean test by Δ, none at 0." in caption(headline(runs, metric="test_loss"))
 
 
 def test_a_margin_is_above_0() -> None:
@@ -442,6 +442,18 @@ def test_best_and_those_tied_with_it() -> None:
     assert "† |" in lines[4]
     assert "†" not in lines[2]
     assert "†: cannot be told from the bold one" in lines[-1]
+
+
+def test_the_best_is_so_at_the_same_seeds() -> None:
+    # m ran at the two easy seeds only: its mean is the highest, and it is below none at both of them
+    runs = by_hand({"none": [0.60, 0.80, 0.82], "l2": [0.61, 0.805, 0.83], "m": [math.nan, 0.79, 0.815]})
+    runs = runs[runs["last_test_acc"].notna()]
+    frame = headline(runs).set_index("method")
+    assert frame["mean"].idxmax() == "m"
+    assert frame["best"].to_dict() == {"none": False, "l2": True, "m": False}
+    apart = by_hand({"none": [0.6, 0.62], "l2": [0.8, 0.82]})
+    apart.loc[apart["method"] == "l2", "seed"] += 5
+    assert headline(apart)["best"].tolist() == [True, False]  # without a pair nothing says so
 
 
 def test_ties_with_the_best_are_corrected_for() -> None:
@@ -466,7 +478,7 @@ def test_the_best_is_bold_in_a_terminal() -> None:
 def test_failed_runs_cost_the_bold() -> None:
     runs = by_hand({"none": [0.70, 0.72, 0.74], "l2": [0.71, math.nan, 0.79]})
     assert headline(runs)["best"].tolist() == [True, False]
-    assert "Bold: highest mean test of those without failed runs." in caption(headline(runs))
+    assert "Bold: highest mean test by Δ, none at 0, of those without failed runs." in caption(headline(runs))
 
 
 def test_terminal_table_keeps_every_number() -> None:

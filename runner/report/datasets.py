@@ -380,21 +380,28 @@ def _heat_strip(headline: pd.DataFrame, over: pd.DataFrame | None) -> Drawing | 
 
 
 def rank_table(headline: pd.DataFrame) -> pd.DataFrame | None:
-    """Mean test accuracy of every method, `none` included, on every data set, for those that all of them have.
+    """Test accuracy of every method, `none` included, on every data set, for those that all of them have.
+
+    It is none's mean plus the paired difference, so that a method with fewer seeds is not ranked by theirs.
 
     `headline` is that of one model, setting and metric, since one data set twice would count as two. Index the methods,
     columns the data sets; only methods with one configuration on each and no failed run. None below two data sets.
     """
-    rows = [row for row in records(headline) if math.isfinite(number(row, "mean")) and not number(row, "n_failed") > 0]
+    rows = [row for row in records(headline) if math.isfinite(_level(row)) and not number(row, "n_failed") > 0]
     sets = sorted(set(headline["dataset"]))
     means: dict[str, dict[str, float]] = {}
     for method in dict.fromkeys(str(row["method"]) for row in rows):
         own = [row for row in rows if row["method"] == method]
         if sorted(str(row["dataset"]) for row in own) == sets:
-            means[method] = {str(row["dataset"]): number(row, "mean") for row in own}
+            means[method] = {str(row["dataset"]): _level(row) for row in own}
     if len(sets) < 2 or len(means) < 3:
         return None
     return pd.DataFrame(means).T[sets]
+
+
+def _level(row: Row) -> float:
+    """None's mean, and for a method its paired difference more."""
+    return number(row, "mean") if row["method"] == BASELINE else number(row, "base_mean") + number(row, "diff")
 
 
 def ranks(headline: pd.DataFrame) -> Drawing | None:
@@ -453,7 +460,7 @@ def _ranks(headline: pd.DataFrame) -> Drawing | None:
     sets = table.shape[1]
     bars = cliques(order, told_apart(table)) if sets >= FEW else []
     families = dict(zip(headline["method"], headline["family"], strict=True))
-    note = f"Ranks by mean test {score_of(headline)} at the last checkpoint, 1 the best; "
+    note = f"Ranks by the paired difference to none in test {score_of(headline)}, last checkpoint, 1 the best; "
     note += f"a dot for each of {sets} data sets, bar: mean. "
     if lost := sorted(set(headline.loc[headline["n_failed"] > 0, "method"])):
         note += f"Left out, since runs of them failed: {', '.join(lost)}. "

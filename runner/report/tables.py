@@ -564,8 +564,8 @@ def headline(
     Fractions and nats, as in `runs`. A method without report runs keeps a row of blanks; `p_holm` is within the group.
     `stored` are the margins on record from before the runs, if any; `said` the predictions of runs by run_id: with
     them, the intervals and p-values of the last accuracy contain the choice of test examples where seeds share one
-    split. `best` marks the best mean among those without
-    failed runs, `tied_best` those that cannot be told from it.
+    split. `best` marks the best of those without failed runs by the paired difference, `none` at 0, `tied_best` those
+    that cannot be told from it.
     Raises NoBaseline for a group without report rows of `none`, ValueError for an unknown checkpoint or metric.
     """
     if checkpoint not in ("last", "best") or metric not in METRICS:
@@ -607,9 +607,11 @@ def headline(
             frame[name] = [values[at] for values in judged]
         # by what holds for all methods at once: point estimates alone would call a quarter of all placebos underfit
         frame["underfit"] = frame["verdict"].str.startswith("worse") & (frame["gap_diff_hi_sim"] < 0)
-        means = frame["mean"].to_numpy(dtype=np.float64) * (1 if more else -1)
-        means = np.where((frame["n_failed"] > 0) | (metric in ALONE), math.nan, means)
-        best = int(np.nanargmax(means)) if np.isfinite(means).any() else -1
+        # By what is paired, none at 0: a mean over other seeds may be higher for their sake.
+        gains = np.where(frame["method"] == BASELINE, 0.0, frame["diff"].to_numpy(dtype=np.float64))
+        gains = np.where((frame["n_failed"] > 0) | frame["mean"].isna() | (metric in ALONE), math.nan, gains)
+        gains = gains if more else -gains
+        best = int(np.nanargmax(gains)) if np.isfinite(gains).any() else -1
         frame["best"] = np.arange(len(frame)) == best
         tied = _tied([part for part, _ in parts], best, f"{checkpoint}_{metric}", level, said) if best >= 0 else False
         frame["tied_best"] = tied

@@ -395,7 +395,8 @@ def _marks(frame: pd.DataFrame) -> Iterator[str]:
     """What bold and the dagger mean, if they occur."""
     if len(frame) > 1 and frame["best"].any():
         highest = "highest" if frame["metric"].iloc[0] in HIGHER else "lowest"
-        yield f"Bold: {highest} mean test{' of those without failed runs' if (frame['n_failed'] > 0).any() else ''}."
+        sound = ", of those without failed runs" if (frame["n_failed"] > 0).any() else ""
+        yield f"Bold: {highest} mean test by Δ, none at 0{sound}."
     if frame["tied_best"].any():
         test = "tested as Δ is" if frame["se_test"].notna().any() else "paired t against it"
         yield f"{TIED}: cannot be told from the bold one ({test}, Holm over the other rows)."
