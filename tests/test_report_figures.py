@@ -386,3 +386,14 @@ def test_a_seed_beyond_the_axes_is_marked_at_their_edge() -> None:
 
     assert carets(small) == 0
     assert carets(small | {"lost": list(lost)}) == 1
+
+
+def test_the_spread_says_how_far_seeds_go_together() -> None:
+    # 1, 2, 3 and 1, 3, 2: half (see test_correlation_of_pairs); with two pairs nothing is known
+    runs = by_hand({"none": [0.71, 0.72, 0.73], "m": [0.71, 0.73, 0.72]})
+    for known, seeds in ((True, 3), (False, 2)):
+        part = runs[runs["seed"] < seeds]
+        drawing = spread.seed_spread(part, headline(part))
+        assert drawing is not None
+        words = " ".join(" ".join(text.get_text() for text in drawing.figure.texts).split())
+        assert ("Correlation with none over seeds, which pairing gains from: 0.50 (median)." in words) == known
