@@ -124,13 +124,35 @@ def test_gains_are_always_in_view() -> None:
     assert in_view(np.array([-60.0])).tolist() == [-60.0]
 
 
-def test_the_budget_needs_three_runs_over_strengths(tmp_path: Path) -> None:
+def test_the_budget_is_of_strengths_that_are_chosen_by_their_means(tmp_path: Path) -> None:
+    # validation means 0.6, 0.7, 0.5; the luckiest run is the second of the third strength
+    runs = grid_runs({0.01: [0.6, 0.5, 0.7], 0.02: [0.7, 0.7, 0.7], 0.03: [0.2, 0.9, 0.4]})
+    frame = headline(runs)
+    # test means 61, 72, 53: one by lot 62; of two 0.72 in two cases and 61 in one; of three 72
+    assert comparisons.budget_curves(runs, frame)["l2"] == pytest.approx([62, (72 + 72 + 61) / 3, 72])
+    lost = runs.assign(status=np.where((runs["strength"] == 0.02) & (runs["seed"] == 1), "diverged", "ok"), n_classes=5)
+    # 0.02 is chosen last, and alone it counts as chance
+    assert comparisons.budget_curves(lost, frame)["l2"] == pytest.approx([(61 + 20 + 53) / 3, (61 + 61 + 53) / 3, 61])
+    assert comparisons.budget_curves(runs[runs["strength"] != 0.01].groupby("method").head(3), frame) == {}
+
+
+def test_the_budget_of_many_strengths_goes_to_two_thirds_of_them(tmp_path: Path) -> None:
     runs, frame = frames(tmp_path / "study", Plan(methods=("l2",), tune=3, report=2))
     curve = comparisons.budget_curves(runs, frame)["l2"]
-    assert len(curve) == 10  # two thirds of 15
     tune = runs[runs["role"] == "tune"]
+    assert len(curve) == 5
     assert curve[0] == pytest.approx(100 * tune["last_test_acc"].mean())
-    assert comparisons.budget_curves(runs[runs["strength"] != 0.1].groupby("method").head(2), frame) == {}
+    many = grid_runs({0.001 * at: [0.6, 0.5, 0.7] for at in range(1, 13)})
+    drawing = comparisons.cost_benefit(many, headline(many))
+    assert drawing is not None
+    assert len(drawing.data[drawing.data["panel"] == "budget"]) == 8
+    words = " ".join(" ".join(text.get_text() for text in drawing.figure.texts).split())
+    assert "of more than 10 up to two thirds" in words
+    assert "none: mean of its report seeds." in words
+    tuned = comparisons.cost_benefit(runs, frame)
+    assert tuned is not None
+    words = " ".join(" ".join(text.get_text() for text in tuned.figure.texts).split())
+    assert "both as means over the tune seeds; none: mean of its report seeds, which are other seeds." in words
 
 
 def grid_runs(val: dict[float, list[float]]) -> pd.DataFrame:

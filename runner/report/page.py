@@ -33,7 +33,7 @@ ABOUT = {
     "strength_curves": ("Test accuracy over the strength", "A panel per method: test accuracy over its strengths"),
     "strength_gap": ("Gap over the strength", "A panel per method: generalization gap over its strengths"),
     "learning_curves": ("Learning curves", "A panel per method: train and validation loss over the epochs"),
-    "cost_benefit": ("Cost and benefit", "Expected test accuracy over tuning runs; difference against training time"),
+    "cost_benefit": ("Cost and benefit", "Expected test accuracy of k strengths; difference against training time"),
     "reliability": ("Reliability", "A panel per method: accuracy against confidence on test data, with its bins"),
     "corruptions": ("Corruptions", "A row per method: accuracy under each kind of corruption, difference to none"),
     "measures": ("Measures of generalization", "A row per measure: rank correlation with the gap over all runs"),
