@@ -241,6 +241,37 @@ def test_pooling_by_hand() -> None:
     assert datasets.pool(runs[runs["dataset"] == "easy"], headline(runs[runs["dataset"] == "easy"])) is None
 
 
+def test_pooling_takes_what_the_data_sets_intervals_contain() -> None:
+    runs = two_sets()
+    frame = headline(runs)
+    compared = frame["method"] == "l2"
+    sampled = frame.assign(
+        se_test=np.where(compared, 0.03, math.nan), interval_covers=np.where(compared, "seeds and examples", "seeds")
+    )
+    alone, both = datasets.pool(runs, frame), datasets.pool(runs, sampled)
+    assert alone is not None
+    assert both is not None
+    # 0.03 on each of two sets: sqrt(2 * 0.03^2) / 2
+    assert both.loc[0, "se_test"] == pytest.approx(0.03 / math.sqrt(2))
+    assert both.loc[0, "diff_hi"] > alone.loc[0, "diff_hi"]
+    assert both.loc[0, "p"] > alone.loc[0, "p"]
+    text = datasets.pooled_caption(both)
+    assert "of the choice of test examples (normal), added in squares" in text
+    assert "and cover seeds and examples." in text
+    assert "normal" not in datasets.pooled_caption(alone)
+
+
+def test_equal_counts_on_all_data_sets_are_not_pooled_to_nothing() -> None:
+    even = two_sets()
+    method = even["method"] == "l2"
+    even.loc[method, "last_test_acc"] = even.loc[~method, "last_test_acc"].to_numpy()
+    frame = headline(even)
+    assert set(frame.loc[frame["method"] == "l2", "pairs"]) == {"constant"}
+    pooled = datasets.pool(even, frame)
+    assert pooled is not None
+    assert pooled[["diff_lo", "p"]].isna().all(axis=None)
+
+
 def test_opposite_effects_are_heterogeneous() -> None:
     base = [0.70, 0.71, 0.72]
     moved = {"easy": (0.020, 0.021, 0.022), "hard": (-0.020, -0.021, -0.022)}
@@ -270,6 +301,14 @@ def test_the_heat_strip_has_a_cell_for_each_pair(tmp_path: Path) -> None:
         over.set_index("method")["diff"].to_dict()
     )
     assert datasets.heat_strip(frame[frame["dataset"] == "a"]) is None
+
+    def hatched(p: float) -> int:
+        drawn = datasets.heat_strip(frame, over.assign(p_holm=p))
+        assert drawn is not None
+        return sum(patch.get_hatch() is not None for patch in drawn.figure.axes[0].patches)
+
+    # the two means where nothing is decided over all data sets
+    assert hatched(0.06) == hatched(math.nan) == hatched(0.04) + 2
 
 
 def rank_frame(sets: int) -> pd.DataFrame:

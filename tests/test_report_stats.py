@@ -241,6 +241,25 @@ def test_budget_curve_breaks_ties_by_lot() -> None:
     assert budget_curve(np.array([1.0, 1.0]), np.array([0.0, 1.0])) == pytest.approx([0.5, 0.5])
 
 
+def test_pooled_with_the_choice_of_test_examples() -> None:
+    # as by hand below: half 3.2190 * 0.645497 = 2.078; examples 3 and 4, so 5 / 2 times 1.959964 = 4.900 in squares
+    sets = [np.array([1.0, 2.0, 3.0]), np.array([0.0, 2.0, 4.0])]
+    alone, both = pooled(sets), pooled(sets, 0.95, [3.0, 4.0])
+    assert both.high - 2 == pytest.approx(math.hypot(2.078, 2.5 * 1.959964), rel=1e-3)
+    assert (both.mean, both.freedom) == (alone.mean, alone.freedom)
+    # p is 1 less the level at which the interval ends at 0
+    assert pooled(sets, 1 - both.p, [3.0, 4.0]).low == pytest.approx(0.0, abs=1e-6)
+    assert pooled(sets, 0.95, [math.nan, math.nan]) == alone
+    assert alone.high < pooled(sets, 0.95, [math.nan, 4.0]).high < both.high
+
+
+def test_pooled_without_spread_tests_nothing() -> None:
+    shifts = [np.array([0.1, 0.1]), np.array([-0.1, -0.1])]
+    assert math.isnan(pooled(shifts).p)
+    assert math.isnan(pooled(shifts).low)
+    assert pooled([np.zeros(2), np.zeros(3)]).p == 1.0
+
+
 def test_pooled_by_hand() -> None:
     # sets 1, 2, 3 (mean 2, var 1) and 0, 2, 4 (mean 2, var 4): mean 2, error sqrt(1/3 + 4/3) / 2 = 0.645497;
     # freedom (5/3)^2 / ((1/3)^2/2 + (4/3)^2/2) = 50/17 = 2.941; t = 3.0984

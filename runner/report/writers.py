@@ -436,9 +436,9 @@ def caption(frame: pd.DataFrame) -> str:
         parts.append("T: mean of the fitted temperatures; above 1 the net is too sure of itself.")
     if metric in ALONE:
         parts.append(
-            "Calibrated ≤: what the error of a perfectly calibrated net stays below in 95 of 100 cases, with as many "
-            "examples and the same confidences; an error below it says nothing. It is no measure to compare methods "
-            "by: the Brier score and the losses are."
+            "Calibrated ≤: what the error of a single run of a perfectly calibrated net stays below in 95 of 100 "
+            "cases, with as many examples and the same confidences. The error is no measure to compare methods by: the "
+            "Brier score and the losses are."
         )
     if compared:
         reach = f", with its {level} t-interval" if bounded else ""
