@@ -83,8 +83,10 @@ def test_headline_by_hand() -> None:
     assert (row["wins"], row["n_pairs"], row["family_size"]) == (3, 3, 1)
     assert row["d_train"] - row["d_test"] == pytest.approx(row["gap_diff"])
     assert (row["time_ratio"], row["base_mean"]) == pytest.approx((1.0, 0.72))
-    assert row["interval_covers"] == "seeds and training sets"
-    assert set(headline(THREE.assign(split_mode="all"))["interval_covers"]) == {"seeds, training sets and test sets"}
+    assert row["interval_covers"] == "seeds and training sets drawn from the examples there are"
+    assert set(headline(THREE.assign(split_mode="all"))["interval_covers"]) == {
+        "seeds, training sets and test sets drawn from the examples there are"
+    }
 
 
 def test_lower_loss_wins() -> None:

@@ -73,8 +73,8 @@ HEADLINE = _names(
 
 ONE_SET = "one fixed training set: the interval does not cover the choice of training data"
 FIXED_SPLIT = f"seeds only; {ONE_SET}"
-REDRAWN_SPLIT = "seeds and training sets"
-REDRAWN_TEST = "seeds, training sets and test sets"
+REDRAWN_SPLIT = "seeds and training sets drawn from the examples there are"
+REDRAWN_TEST = "seeds, training sets and test sets drawn from the examples there are"
 
 
 @dataclass(frozen=True)
