@@ -253,8 +253,8 @@ def test_pooling_takes_what_the_data_sets_intervals_contain() -> None:
     assert both is not None
     # 0.03 on each of two sets: sqrt(2 * 0.03^2) / 2
     assert both.loc[0, "se_test"] == pytest.approx(0.03 / math.sqrt(2))
-    assert both.loc[0, "diff_hi"] > alone.loc[0, "diff_hi"]
-    assert both.loc[0, "p"] > alone.loc[0, "p"]
+    assert (both["diff_hi"] > alone["diff_hi"]).all()
+    assert (both["p"] > alone["p"]).all()
     text = datasets.pooled_caption(both)
     assert "of the choice of test examples (normal), added in squares" in text
     assert "and cover seeds and examples." in text
