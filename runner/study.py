@@ -86,10 +86,11 @@ def _refuse_alike(jobs: Sequence[Job], axes: Collection[str], folder: Path) -> N
     """
     counts = Counter((job.dataset, job.model, job.method) for job in jobs)
     standing = _labels(folder, {job.method for job in jobs}, {job.name for job in jobs})
+    there = {(dataset, model, method) for dataset, model, _, method, _ in standing}
     known: dict[Label, dict[str, Any]] = {}
     for job in jobs:
         group = (job.dataset, job.model, job.method)
-        if counts[group] < 2 and not any((at[0], at[1], at[3]) == group for at in standing):
+        if counts[group] < 2 and group not in there:
             continue
         settings = json.loads(json.dumps(job.settings))  # as they will be read back
         for point in job.points:
