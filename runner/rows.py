@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
+from collections.abc import Mapping
 
 import torch
 
@@ -12,6 +13,7 @@ from runner import records
 from runner.engine.finish import Outcome
 from runner.grid import Run
 from runner.job import Job
+from runner.labels import LABEL
 from runner.methods.base import ranges
 from runner.records import Row
 
@@ -22,6 +24,26 @@ def run_id_of(job: Job, run: Run) -> str:
     return hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()[:16]
 
 
+def strengths_of(job: Job, point: Mapping[str, float]) -> dict[str, float]:
+    """The strengths of a configuration by name: of each method that is on the first, and those that the job varies."""
+    return {
+        f"{name}.{field}": point.get(f"{name}.{field}", getattr(method, field))
+        for name, method in job.experiment.shaped(point).stack.methods.items()
+        for field in ranges(method)
+        if f"{name}.{field}" in point or field == next(iter(ranges(method)))
+    }
+
+
+def label_of(job: Job, point: Mapping[str, float]) -> dict[str, str]:
+    """What tells the configuration from the others of its study: the columns of LABEL."""
+    optimizer = {p: v for p, v in point.items() if p.startswith("optimizer.")}
+    # What is tuned for each method is part of its configuration; what is not makes a comparison of its own.
+    tuned, apart = (optimizer, {}) if job.protocol.tune_seeds else ({}, optimizer)
+    setting = " ".join([job.setting] * bool(job.setting) + [f"{p}={v:g}" for p, v in apart.items()])
+    strengths = " ".join(f"{path}={value:g}" for path, value in (strengths_of(job, point) | tuned).items())
+    return dict(zip(LABEL, (job.dataset, job.model, setting, job.method, strengths), strict=True))
+
+
 def row_of(job: Job, study: str, outcome: Outcome, began: str) -> Row:
     """A run as a row of runs.csv. A diverged run keeps its identity and cost and loses its figures."""
     run, experiment = outcome.run, job.experiment
@@ -30,31 +52,18 @@ def row_of(job: Job, study: str, outcome: Outcome, began: str) -> Row:
     drawn = job.protocol.trials > 0 and len(experiment.stack.methods) > 1  # points that no single strength orders
     first = next(((n, next(iter(ranges(m)), None)) for n, m in methods.items() if not drawn), ("", None))
     strength_name = f"{first[0]}.{first[1]}" if first[1] else ""
-    strengths = {
-        f"{name}.{field}": run.point.get(f"{name}.{field}", getattr(method, field))
-        for name, method in methods.items()
-        for field in ranges(method)
-        if f"{name}.{field}" in run.point or field == next(iter(ranges(method)))
-    }
-    optimizer = {p: v for p, v in run.point.items() if p.startswith("optimizer.")}
-    # What is tuned for each method is part of its configuration; what is not makes a comparison of its own.
-    tuned, apart = (optimizer, {}) if job.protocol.tune_seeds else ({}, optimizer)
-    setting = " ".join([job.setting] * bool(job.setting) + [f"{p}={v:g}" for p, v in apart.items()])
+    strengths, label = strengths_of(job, run.point), label_of(job, run.point)
     sound = outcome.status == "ok"
     figures = outcome.figures if sound else {}
     return {
         "run_id": run_id_of(job, run),
         "study": study,
         "job": job.name,
-        "dataset": job.dataset,
-        "model": job.model,
-        "setting": setting,
-        "method": job.method,
+        **label,
         "family": family,
         "strength": strengths.get(strength_name),
         "strength_name": strength_name,
         "strength_idx": run.index,
-        "strengths": " ".join(f"{path}={value:g}" for path, value in (strengths | tuned).items()),
         "seed": run.seed,
         "role": run.role,
         "protocol": job.protocol.name,

@@ -31,12 +31,14 @@ from runner.engine.packing import packed, prediction, threads
 from runner.engine.workers import train_across, worth
 from runner.errors import Refusal
 from runner.files import clear_parts, held, held_within, write_atomic
-from runner.grid import Run
+from runner.grid import TIE_DIGITS, Run
 from runner.job import Job
+from runner.labels import LABEL, different, stored_settings, unshown
 from runner.records import Ended, Row
-from runner.rows import asked_of, curve_of, dtype_name, row_of, run_id_of
+from runner.rows import asked_of, curve_of, dtype_name, label_of, row_of, run_id_of
 
 Say = Callable[[str], None]
+Label = tuple[str, ...]  # of a configuration, as LABEL has it
 
 
 class JobFailed(RuntimeError):
@@ -49,7 +51,7 @@ def admit(jobs: Sequence[Job], axes: Sequence[str], folder: Path) -> None:
     """Refuse jobs that do not belong into the study at `folder`, before anything is written.
 
     Jobs on the same data set and model must share every setting but the method, the sweep's axes, and the number of
-    seeds; otherwise they could not be compared.
+    seeds; otherwise they could not be compared. And what differs must be told apart by its name in the tables.
     """
     standing = _standing(folder)
     known = set(standing.get("axes", ())) | set(axes)
@@ -71,9 +73,67 @@ def admit(jobs: Sequence[Job], axes: Sequence[str], folder: Path) -> None:
                 f"study {folder.name!r} was begun with margins {_said(fixed)} and this command says "
                 f"{_said(job.margins)}; verdicts under other margins: regrun-report {folder} --margin acc=..."
             )
+    _refuse_alike(jobs, known, folder)
     extending.refuse(jobs, folder)
     _ours(folder)
     _writable(folder)
+
+
+def _refuse_alike(jobs: Sequence[Job], axes: Collection[str], folder: Path) -> None:
+    """Refuse configurations that have one name in the tables and differ in what it does not show.
+
+    A run of two jobs, such as that of l2.rate=1e-3 in those of [1e-4,1e-3] and of 1e-3, is one run made twice.
+    """
+    counts = Counter((job.dataset, job.model, job.method) for job in jobs)
+    standing = _labels(folder, {job.method for job in jobs}, {job.name for job in jobs})
+    there = {(dataset, model, method) for dataset, model, _, method, _ in standing}
+    known: dict[Label, dict[str, Any]] = {}
+    for job in jobs:
+        group = (job.dataset, job.model, job.method)
+        if counts[group] < 2 and group not in there:
+            continue
+        settings = json.loads(json.dumps(job.settings))  # as they will be read back
+        for point in job.points:
+            label = tuple(label_of(job, point).values())
+            mine = _unshown(settings, axes, label)
+            if label not in known and label in standing:
+                known[label] = _unshown(stored_settings(standing[label]), axes, label) or mine
+            theirs = known.setdefault(label, mine)
+            if key := different(theirs, mine):
+                raise Refusal(
+                    f"{job.method} {label[-1]} on {job.dataset} would stand in study {folder.name!r} with "
+                    f"{key}={theirs.get(key)} and with {key}={mine.get(key)}, which its tables could not tell apart; "
+                    f"use another name (study=...){_or_listed(key, mine.get(key), job)}"
+                )
+
+
+def _or_listed(key: str, value: object, job: Job) -> str:
+    """How else a setting can be told apart."""
+    if not key.startswith("method."):
+        return f" or sweep over it (-m {key}=...)"
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return f" or a list, which they show ({key}=[{value}])" if number and not job.protocol.tune_seeds else ""
+
+
+def _labels(folder: Path, methods: Collection[str], but: Collection[str]) -> dict[Label, Path]:
+    """The configurations that a study has of these methods in jobs of other names, and a job of each."""
+    found: dict[Label, Path] = {}
+    for path in sorted(folder.glob("*/runs.csv")):
+        name = path.parent.name
+        if name not in but and name.rpartition("-")[0] in methods:
+            for row in records.read_table(path, lambda line: None):
+                found.setdefault(tuple(row.get(column, "") for column in LABEL), path.parent)
+    return found
+
+
+def _unshown(settings: Mapping[str, Any], axes: Collection[str], label: Label) -> dict[str, Any]:
+    """The settings of a job that may differ from another's of its study and that a label does not show."""
+    *_, setting, _, strengths = label
+    shown = {item.partition("=")[0] for item in f"{setting} {strengths}".split()}
+    flat = flatten({key: value for key, value in settings.items() if key != "method"})
+    return unshown(settings.get("method") or {}, strengths) | {
+        axis: flat[axis] for axis in axes if axis in flat and axis not in shown
+    }
 
 
 def _said(margins: Mapping[str, float]) -> str:
@@ -377,12 +437,13 @@ def _trained(
 
 
 def choose(job: Job, rows: Sequence[Mapping[str, Any]]) -> int:
-    """The point with the best mean validation figure over the tune seeds; ties go to the weaker strength.
+    """The point with the best mean validation figure over the tune seeds; ties go to the weaker strength, listed first.
 
     Of points with one strength and several learning rates, say, ties go to the one that is listed first.
     Only validation columns are read. A point that diverged on any seed is chosen only if all did.
     """
-    means = _means(job, rows)
+    # rounded, so that sums of the records' nine digits break no tie
+    means = {index: round(mean, TIE_DIGITS) for index, mean in _means(job, rows).items()}
     return max(means, key=lambda index: (means[index], -index))
 
 

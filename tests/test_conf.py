@@ -79,6 +79,12 @@ def test_a_file_opens_with_what_it_is(path: Path) -> None:
     assert len(told) > 25
 
 
+SMALLER_IS_STRONGER = (  # patience, limits, the share of a normalized value that is the net's own
+    "agc", "batch_norm", "clip_norm", "clip_value", "early_stopping", "ghost_batch_norm", "layer_norm", "lookahead",
+    "max_norm", "rms_norm", "spectral_norm", "swa", "weight_standardization",
+)  # fmt: skip
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_a_method_builds_and_has_a_grid_of_five(name: str) -> None:
     node = OmegaConf.to_container(OmegaConf.load(conf_dir() / "method" / f"{name}.yaml"))
@@ -88,7 +94,10 @@ def test_a_method_builds_and_has_a_grid_of_five(name: str) -> None:
     assert list(node[name]["grid"]) == [first]
     grid = node[name]["grid"][first]
     assert len(grid) == 5
-    assert grid in (sorted(grid), sorted(grid, reverse=True))  # from weakest to strongest
+    assert grid == sorted(grid, reverse=name in SMALLER_IS_STRONGER)  # from weakest to strongest
+    off = ranges(fitting(name, *SMALL).experiment.stack.methods[name])[first].off
+    if off is not None:  # the weakest is the nearest to doing nothing
+        assert (grid[0] < grid[-1]) == (off <= grid[0])
     tuned = fitting(name, "protocol=tuned", "out=nowhere")
     assert [point[f"{name}.{first}"] for point in tuned.points] == grid
     # 5 strengths on 3 seeds, then one strength on 10 others

@@ -4,6 +4,7 @@ import itertools
 import json
 import math
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -239,6 +240,29 @@ def test_learning_curves_show_all_down_to_a_thousandth() -> None:
     assert figures._log_limits(np.array([0.5, 1e-9]), np.array([1.0, 1e-4]))[0] < 1e-4
 
 
+def test_a_median_goes_as_far_as_all_runs_do(tmp_path: Path) -> None:
+    """Runs that have stopped early leave no median to those that go on; a failed run ends none."""
+    study = write_study(tmp_path, Plan(methods=("l2",), protocol="fixed", strengths=(0.1,), report=3))
+    runs, curves = in_order(read_runs(collect(study))), read_curves(study)
+    stopped = runs.loc[(runs["method"] == "l2") & (runs["seed"] == 1), "run_id"].iloc[0]
+    curves = curves[(curves["run_id"] != stopped) | (curves["epoch"] < 7)]
+
+    def reached(runs: pd.DataFrame) -> tuple[dict[str, int], set[int]]:
+        drawing = figures.learning_curves(runs, headline(runs), curves)
+        assert drawing is not None
+        own = drawing.data[drawing.data["method"] == "l2"]
+        panel = drawing.figure.axes[0]
+        seeds = [line for line in panel.lines if line.get_linewidth() == 0.4]
+        assert max(np.max(np.asarray(line.get_xdata())) for line in seeds) == 19  # single seeds go on
+        return {str(split): int(part["epoch"].max()) for split, part in own.groupby("split")}, set(own["n"])
+
+    assert reached(runs) == ({"train": 6, "val": 6}, {3})
+    assert reached(runs.assign(status=np.where(runs["run_id"] == stopped, "diverged", "ok"))) == (
+        {"train": 19, "val": 19},
+        {2},
+    )
+
+
 def test_learning_curves_of_very_many_are_those_of_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(figures, "MOST_PANELS", 2)
     study = write_study(tmp_path / "study", Plan(methods=METHODS[:3], report=3))
@@ -381,3 +405,24 @@ def test_a_learning_rate_that_was_not_tuned_is_said_to_be_so(tmp_path: Path) -> 
     build(study)
     assert "Learning rate not re-tuned per method." in (study / "report" / "headline.md").read_text()
     assert "nothing: learning rate not re-tuned" in (study / "report" / "report.html").read_text()
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_runs_that_a_table_could_not_tell_apart_are_refused(tmp_path: Path) -> None:
+    """Of two jobs with one name in the tables none is silently left out, unless they are the same."""
+    study = write_study(tmp_path / "study", Plan(methods=("l1",), protocol="fixed", strengths=(0.1,), report=3))
+    job, other = study / "digits--l1", study / "digits--l1-again"
+    shutil.copytree(job, other)
+    text = (other / "runs.csv").read_text().replace("digits--l1-0", "other-0").replace("digits--l1,", f"{other.name},")
+    (other / "runs.csv").write_text(text)
+    build(study)  # the same figures
+    (other / "runs.csv").write_text(re.sub(r"0\.7(\d)", r"0.6\1", text))
+    with pytest.raises(ValueError, match=r"both have l1 l1\.rate=0\.1 at seed 0 on digits, but other figures: one"):
+        build(study)
+    for place, form in ((job, "proximal"), (other, "subgradient")):
+        (place / "config.yaml").write_text(f"method:\n  l1:\n    rate: 0.1\n    form: {form}\n")
+    with pytest.raises(ValueError, match=r"method.l1.form is proximal in the one and subgradient in the other"):
+        build(study)
+    assert main([str(study)]) == 2
+    (other / "config.yaml").write_text((job / "config.yaml").read_text())
+    build(study)  # one run on two machines

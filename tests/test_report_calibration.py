@@ -165,7 +165,7 @@ def test_redrawn_splits_stay_as_they_were(tmp_path: Path) -> None:
     plan = Plan(methods=("l2",), report=4, tune=1, predictions=True)
     runs, frame, _ = frames(tmp_path / "study", plan)
     assert frame.equals(headline(runs))
-    assert "The intervals cover seeds and training sets." in caption(frame)
+    assert "The intervals cover seeds and training sets drawn from the examples there are." in caption(frame)
 
 
 def test_other_splits_under_one_name_are_not_added(tmp_path: Path) -> None:

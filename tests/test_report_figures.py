@@ -18,7 +18,7 @@ from runner.report.build import build
 from runner.report.collect import collect
 from runner.report.loso import choices, leave_one_seed_out, loso_caption
 from runner.report.sheet import Drawing, in_view
-from runner.report.tables import by_strength, headline, in_order, read_runs, without_tests
+from runner.report.tables import by_strength, headline, in_order, read_runs, weakest_first, without_tests
 from runner.report.writers import to_markdown
 
 
@@ -124,13 +124,35 @@ def test_gains_are_always_in_view() -> None:
     assert in_view(np.array([-60.0])).tolist() == [-60.0]
 
 
-def test_the_budget_needs_three_runs_over_strengths(tmp_path: Path) -> None:
+def test_the_budget_is_of_strengths_that_are_chosen_by_their_means(tmp_path: Path) -> None:
+    # validation means 0.6, 0.7, 0.5; the luckiest run is the second of the third strength
+    runs = grid_runs({0.01: [0.6, 0.5, 0.7], 0.02: [0.7, 0.7, 0.7], 0.03: [0.2, 0.9, 0.4]})
+    frame = headline(runs)
+    # test means 61, 72, 53: one by lot 62; of two 0.72 in two cases and 61 in one; of three 72
+    assert comparisons.budget_curves(runs, frame)["l2"] == pytest.approx([62, (72 + 72 + 61) / 3, 72])
+    lost = runs.assign(status=np.where((runs["strength"] == 0.02) & (runs["seed"] == 1), "diverged", "ok"), n_classes=5)
+    # 0.02 is chosen last, and alone it counts as chance
+    assert comparisons.budget_curves(lost, frame)["l2"] == pytest.approx([(61 + 20 + 53) / 3, (61 + 61 + 53) / 3, 61])
+    assert comparisons.budget_curves(runs[runs["strength"] != 0.01].groupby("method").head(3), frame) == {}
+
+
+def test_the_budget_of_many_strengths_goes_to_two_thirds_of_them(tmp_path: Path) -> None:
     runs, frame = frames(tmp_path / "study", Plan(methods=("l2",), tune=3, report=2))
     curve = comparisons.budget_curves(runs, frame)["l2"]
-    assert len(curve) == 10  # two thirds of 15
     tune = runs[runs["role"] == "tune"]
+    assert len(curve) == 5
     assert curve[0] == pytest.approx(100 * tune["last_test_acc"].mean())
-    assert comparisons.budget_curves(runs[runs["strength"] != 0.1].groupby("method").head(2), frame) == {}
+    many = grid_runs({0.001 * at: [0.6, 0.5, 0.7] for at in range(1, 13)})
+    drawing = comparisons.cost_benefit(many, headline(many))
+    assert drawing is not None
+    assert len(drawing.data[drawing.data["panel"] == "budget"]) == 8
+    words = " ".join(" ".join(text.get_text() for text in drawing.figure.texts).split())
+    assert "of more than 10 up to two thirds" in words
+    assert "none: mean of its report seeds." in words
+    tuned = comparisons.cost_benefit(runs, frame)
+    assert tuned is not None
+    words = " ".join(" ".join(text.get_text() for text in tuned.figure.texts).split())
+    assert "both as means over the tune seeds; none: mean of its report seeds, which are other seeds." in words
 
 
 def grid_runs(val: dict[float, list[float]]) -> pd.DataFrame:
@@ -159,6 +181,19 @@ def test_leaving_one_seed_out_by_hand() -> None:
     text = to_markdown(frame, loso_caption(frame))
     assert "Selection and report share seeds" in text
     assert "| l2 | 0.01 at 2, 0.1 at 1 |" in text
+
+
+def test_a_grid_goes_from_weak_to_strong_also_where_smaller_is_stronger() -> None:
+    # a patience of 2 is stronger than one of 40; at each seed both are level on the others
+    runs = grid_runs({2.0: [0.6, 0.6, 0.6], 10.0: [0.5, 0.5, 0.5], 40.0: [0.6, 0.6, 0.6]})
+    runs["strength_idx"] = runs["strength"].map({40.0: 0, 10.0: 1, 2.0: 2})
+    own = runs[runs["method"] == "l2"]
+    assert weakest_first(own) == ["l2.rate=40", "l2.rate=10", "l2.rate=2"]
+    assert choices(own)["strength"].tolist() == [40.0] * 3
+    assert choices(own.drop(columns="strength_idx"))["strength"].tolist() == [2.0] * 3
+    path = figures._path(by_strength(runs), "l2", "last")
+    assert path["strength"].tolist() == [40.0, 10.0, 2.0]
+    assert weakest_first(own.assign(strength_idx=0)) == ["l2.rate=2", "l2.rate=10", "l2.rate=40"]  # a job for each
 
 
 def test_leaving_one_seed_out_reads_no_test() -> None:
@@ -206,6 +241,37 @@ def test_pooling_by_hand() -> None:
     assert datasets.pool(runs[runs["dataset"] == "easy"], headline(runs[runs["dataset"] == "easy"])) is None
 
 
+def test_pooling_takes_what_the_data_sets_intervals_contain() -> None:
+    runs = two_sets()
+    frame = headline(runs)
+    compared = frame["method"] == "l2"
+    sampled = frame.assign(
+        se_test=np.where(compared, 0.03, math.nan), interval_covers=np.where(compared, "seeds and examples", "seeds")
+    )
+    alone, both = datasets.pool(runs, frame), datasets.pool(runs, sampled)
+    assert alone is not None
+    assert both is not None
+    # 0.03 on each of two sets: sqrt(2 * 0.03^2) / 2
+    assert both.loc[0, "se_test"] == pytest.approx(0.03 / math.sqrt(2))
+    assert (both["diff_hi"] > alone["diff_hi"]).all()
+    assert (both["p"] > alone["p"]).all()
+    text = datasets.pooled_caption(both)
+    assert "of the choice of test examples (normal), added in squares" in text
+    assert "and cover seeds and examples." in text
+    assert "normal" not in datasets.pooled_caption(alone)
+
+
+def test_equal_counts_on_all_data_sets_are_not_pooled_to_nothing() -> None:
+    even = two_sets()
+    method = even["method"] == "l2"
+    even.loc[method, "last_test_acc"] = even.loc[~method, "last_test_acc"].to_numpy()
+    frame = headline(even)
+    assert set(frame.loc[frame["method"] == "l2", "pairs"]) == {"constant"}
+    pooled = datasets.pool(even, frame)
+    assert pooled is not None
+    assert pooled[["diff_lo", "p"]].isna().all(axis=None)
+
+
 def test_opposite_effects_are_heterogeneous() -> None:
     base = [0.70, 0.71, 0.72]
     moved = {"easy": (0.020, 0.021, 0.022), "hard": (-0.020, -0.021, -0.022)}
@@ -236,6 +302,14 @@ def test_the_heat_strip_has_a_cell_for_each_pair(tmp_path: Path) -> None:
     )
     assert datasets.heat_strip(frame[frame["dataset"] == "a"]) is None
 
+    def hatched(p: float) -> int:
+        drawn = datasets.heat_strip(frame, over.assign(p_holm=p))
+        assert drawn is not None
+        return sum(patch.get_hatch() is not None for patch in drawn.figure.axes[0].patches)
+
+    # the two means where nothing is decided over all data sets
+    assert hatched(0.06) == hatched(math.nan) == hatched(0.04) + 2
+
 
 def rank_frame(sets: int) -> pd.DataFrame:
     """`good` is always first and `none` and `other` share the rest, on `sets` data sets."""
@@ -245,7 +319,8 @@ def rank_frame(sets: int) -> pd.DataFrame:
         values = {"none": 0.5 + jitter, "other": 0.5 + 0.002 * (at % 2), "good": 0.6 + jitter}
         for name, value in values.items():
             rows.append({"dataset": f"d{at}", "model": "m", "setting": "", "method": name, "strengths": "",
-                         "family": "penalty", "metric": "test_acc", "mean": value, "n_failed": 0})  # fmt: skip
+                         "family": "penalty", "metric": "test_acc", "mean": value, "n_failed": 0,
+                         "base_mean": values["none"], "diff": value - values["none"]})  # fmt: skip
     return pd.DataFrame(rows)
 
 
@@ -277,13 +352,21 @@ def test_ranks_are_over_data_sets_and_over_methods_whose_runs_all_ended() -> Non
     assert datasets.rank_table(frame.assign(dataset="d0", setting=frame["dataset"])) is None
     lost = frame.assign(n_failed=(frame["method"] == "other") & (frame["dataset"] == "d3"))
     assert datasets.rank_table(lost) is None  # two are left
-    more = pd.concat([lost, lost[lost["method"] == "good"].assign(method="best", mean=0.9)])
+    more = pd.concat([lost, lost[lost["method"] == "good"].assign(method="best", diff=0.4)])
     table = datasets.rank_table(more)
     assert table is not None
     assert sorted(table.index) == ["best", "good", "none"]
     drawing = datasets.ranks(more)
     assert drawing is not None
     assert any("since runs of them failed: other" in text.replace("\n", " ") for text in texts_inside(drawing))
+
+
+def test_ranks_are_of_what_is_paired() -> None:
+    # good has easier seeds at its higher mean
+    table = datasets.rank_table(rank_frame(8).assign(mean=lambda frame: 0.5 - 0.1 * (frame["method"] == "good")))
+    assert table is not None
+    assert (table.rank(ascending=False).loc["good"] == 1).all()
+    assert table.loc["good", "d0"] == pytest.approx(0.6)
 
 
 def test_cliques_by_hand() -> None:
@@ -364,3 +447,14 @@ def test_a_seed_beyond_the_axes_is_marked_at_their_edge() -> None:
 
     assert carets(small) == 0
     assert carets(small | {"lost": list(lost)}) == 1
+
+
+def test_the_spread_says_how_far_seeds_go_together() -> None:
+    # 1, 2, 3 and 1, 3, 2: half (see test_correlation_of_pairs); with two pairs nothing is known
+    runs = by_hand({"none": [0.71, 0.72, 0.73], "m": [0.71, 0.73, 0.72]})
+    for known, seeds in ((True, 3), (False, 2)):
+        part = runs[runs["seed"] < seeds]
+        drawing = spread.seed_spread(part, headline(part))
+        assert drawing is not None
+        words = " ".join(" ".join(text.get_text() for text in drawing.figure.texts).split())
+        assert ("Correlation with none over seeds, which pairing gains from: 0.50 (median)." in words) == known

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import io
+import json
 import shutil
 from pathlib import Path
 
@@ -50,6 +51,8 @@ def test_methods_of_two_studies_stand_in_one_table(
     assert (tree(OUT / "a"), tree(OUT / "b")) == before
     curves = {point["run_id"] for job in (OUT / "a+b").glob("none-*") for point in read_table(job / "curves.csv")}
     assert len(curves) == 3
+    # b has all three seeds of none itself
+    assert not json.loads((OUT / "a+b" / "study.json").read_text())["extensions"]
     assert not list(OUT.glob(".a+b-*"))
 
 
@@ -61,6 +64,11 @@ def test_other_seeds_of_another_machine_are_added(regrun: Regrun, tmp_path: Path
     assert main([str(OUT / "all")]) == 0
     headline = read_table(OUT / "all" / "report" / "headline.csv")
     assert {row["n_report"] for row in headline} == {"4"}
+    # that the two of one study were looked at before those of the other were run is what nobody can rule out
+    assert {row["extended"] for row in headline} == {"2 to 4"}
+    (step,) = json.loads((OUT / "all" / "study.json").read_text())["extensions"]
+    assert (step["group"], step["methods"], step["asked"]) == ("digits/mlp", ["l2", "none"], "merging")
+    assert "seeds were added after the study was begun: 2 to 4" in (OUT / "all/report/headline.md").read_text()
 
 
 def refusal(*studies: str, into: str = "all") -> str:

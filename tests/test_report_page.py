@@ -172,7 +172,12 @@ def test_the_answer_in_words() -> None:
     assert text.startswith("up raises the test accuracy of mlp on digits by 2.10 pp [1.97, 2.23]. ")
     assert " down lowers it by 2.10 pp [1.97, 2.23]. " in text
     assert " Equivalent to none within ±0.5 pp: same. " in text
-    assert " No evidence of a difference after correction for 4 tests for loose (0.0 [−1.8, +1.8], +" in text
+    # sd 1.1547, t(3 df) at 1 - 0.05 / 8 = 5.3919 for four tests: half-width 5.3919 * 1.1547 / 2 = 3.11; alone 1.8
+    assert " No evidence of a difference after correction for 4 tests for loose (0.0 [−3.1, +3.1], +" in text
+    assert "seeds): in brackets the intervals that hold for all tests at once, and about how many more seeds" in text
+    loose = [value + more for value, more in zip(base, (0.01, -0.01, 0.01, -0.01), strict=True)]
+    ((_, alone),) = answers(by_hand(none=base, loose=loose))
+    assert "of mlp on digits for loose (0.0 [−1.8, +1.8], +19 seeds): in brackets what the data are compatible" in alone
     ((_, nothing),) = answers(frame[frame["method"].isin(["none", "loose"])])
     assert nothing.startswith("No evidence of a difference in the test accuracy of mlp on digits after")
 

@@ -98,6 +98,24 @@ def test_a_constant_shift_has_no_p_value() -> None:
     assert math.isnan(paired.high)
 
 
+@pytest.mark.parametrize("size", [1, 100])
+def test_what_records_round_is_no_spread(size: float) -> None:
+    # 17 and 23 of 30 right, nine digits each, and one more: 1/30 apart, but for 3e-10 of the last digit
+    base = [float(f"{size * right / 30:.9g}") for right in (17, 23)]
+    ours = [float(f"{size * (right + 1) / 30:.9g}") for right in (17, 23)]
+    paired = paired_difference(np.array(ours), np.array(base))
+    assert 0 < paired.sd < 1e-8 * size
+    assert (paired.kind, math.isnan(paired.p)) == ("constant", True)
+    again = paired_difference(np.array(base) + 3e-10 * size, np.array(base))
+    assert (again.kind, again.equal) == ("identical", 2)
+    # one test example out of ten million in one of the pairs is a difference
+    assert paired_difference(np.array([0.5, 0.6]), np.array([0.5, 0.6 - 1e-7])).kind == "normal"
+    assert math.isnan(standardized(np.array([3e-10, 0.0, 3e-10])))
+    shifts = [np.array(ours) - np.array(base)] * 2
+    assert math.isnan(pooled([shift / size for shift in shifts]).p)
+    assert sign_flip(np.array([3e-10, 1.0, -1.0] * 3)) == 1.0
+
+
 def test_one_pair_and_none() -> None:
     one = paired_difference(np.array([0.5]), np.array([0.4]))
     assert one.mean == pytest.approx(0.1)
@@ -221,6 +239,25 @@ def test_budget_curve_of_thousands_of_runs() -> None:
 def test_budget_curve_breaks_ties_by_lot() -> None:
     # two runs level in validation: drawing both gives either
     assert budget_curve(np.array([1.0, 1.0]), np.array([0.0, 1.0])) == pytest.approx([0.5, 0.5])
+
+
+def test_pooled_with_the_choice_of_test_examples() -> None:
+    # as by hand below: half 3.2190 * 0.645497 = 2.078; examples 3 and 4, so 5 / 2 times 1.959964 = 4.900 in squares
+    sets = [np.array([1.0, 2.0, 3.0]), np.array([0.0, 2.0, 4.0])]
+    alone, both = pooled(sets), pooled(sets, 0.95, [3.0, 4.0])
+    assert both.high - 2 == pytest.approx(math.hypot(2.078, 2.5 * 1.959964), rel=1e-3)
+    assert (both.mean, both.freedom) == (alone.mean, alone.freedom)
+    # p is 1 less the level at which the interval ends at 0
+    assert pooled(sets, 1 - both.p, [3.0, 4.0]).low == pytest.approx(0.0, abs=1e-6)
+    assert pooled(sets, 0.95, [math.nan, math.nan]) == alone
+    assert alone.high < pooled(sets, 0.95, [math.nan, 4.0]).high < both.high
+
+
+def test_pooled_without_spread_tests_nothing() -> None:
+    shifts = [np.array([0.1, 0.1]), np.array([-0.1, -0.1])]
+    assert math.isnan(pooled(shifts).p)
+    assert math.isnan(pooled(shifts).low)
+    assert pooled([np.zeros(2), np.zeros(3)]).p == 1.0
 
 
 def test_pooled_by_hand() -> None:

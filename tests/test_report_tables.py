@@ -83,8 +83,10 @@ def test_headline_by_hand() -> None:
     assert (row["wins"], row["n_pairs"], row["family_size"]) == (3, 3, 1)
     assert row["d_train"] - row["d_test"] == pytest.approx(row["gap_diff"])
     assert (row["time_ratio"], row["base_mean"]) == pytest.approx((1.0, 0.72))
-    assert row["interval_covers"] == "seeds and training sets"
-    assert set(headline(THREE.assign(split_mode="all"))["interval_covers"]) == {"seeds, training sets and test sets"}
+    assert row["interval_covers"] == "seeds and training sets drawn from the examples there are"
+    assert set(headline(THREE.assign(split_mode="all"))["interval_covers"]) == {
+        "seeds, training sets and test sets drawn from the examples there are"
+    }
 
 
 def test_lower_loss_wins() -> None:
@@ -142,6 +144,24 @@ def test_identical_and_shifted_methods_are_named() -> None:
     assert "Identical to none in every pair: same." in caption(frame)
     # The refused test is not in the family.
     assert set(frame["family_size"]) == {1}
+
+
+def test_equal_counts_of_unequal_nets_are_not_identical() -> None:
+    # on few examples two nets are right as often by chance; their losses tell them apart
+    runs = by_hand({"none": [0.7, 0.8], "even": [0.7, 0.8], "same": [0.7, 0.8]})
+    even = runs["method"] == "even"
+    runs.loc[even, ["last_test_loss", "last_gap_loss", "last_train_loss"]] += [0.01, 0.0, 0.01]
+    frame = headline(runs).set_index("method")
+    assert frame["pairs"].to_dict() == {"none": "", "even": "constant", "same": "identical"}
+    assert frame["verdict"].to_dict() == {"none": "", "even": "", "same": "identical"}
+    assert frame.loc["even", ["diff_lo", "diff_hi", "p", "p_in_rope", "d_train_lo"]].isna().all()
+    assert (frame.loc["even", "diff"], frame.loc["even", "ties"]) == (0.0, 2)
+    # the gap's losses are equal
+    assert (frame.loc["even", "gap_diff_lo"], frame.loc["same", "diff_lo"]) == (0.0, 0.0)
+    assert "As many test examples right as none in every pair, but other losses, hence no test: even." in caption(
+        headline(runs)
+    )
+    assert "Identical to none in every pair: same." in caption(headline(runs))
 
 
 def test_a_group_without_none_says_how_to_add_it() -> None:
@@ -270,6 +290,24 @@ def test_edge_of_grid() -> None:
     assert strength_text("") == "–"
 
 
+@pytest.mark.parametrize(
+    ("values", "flagged"),
+    [
+        ([0.70, 0.60, 0.50], True),
+        ([0.70, 0.70, 0.50], False),  # level with a point inside
+        ([0.70, 0.70 - 1e-10, 0.50], False),  # likewise, but for rounding
+        ([0.70, 0.60, 0.70], True),  # level with the other edge
+        ([0.70, 0.70, 0.70], False),
+        ([0.50, 0.70, 0.60], True),  # not the best, so chosen by another figure
+    ],
+)
+def test_a_tie_is_at_no_edge(values: list[float], flagged: bool) -> None:
+    tuned = by_hand({"l2": values}, role="tune", protocol="tuned")
+    tuned["strengths"] = [f"l2.rate={rate:g}" for rate in (0.01, 0.1, 1.0)]
+    runs = pd.concat([THREE.replace("l_2.rate=0.01", "l2.rate=0.01").replace("l_2", "l2"), tuned])
+    assert headline(runs)["edge_of_grid"].tolist() == [False, flagged]
+
+
 def test_a_point_drawn_at_random_is_at_no_edge_and_on_no_path(tmp_path: Path) -> None:
     runs = in_order(read_runs(collect(write_study(tmp_path, Plan(strengths=(0.1, 1.0))))))  # two: always at an edge
     others = headline(runs)["method"] != "none"
@@ -386,7 +424,7 @@ def test_less_loss_is_better() -> None:
     runs = by_hand({"none": [0.70, 0.72, 0.74, 0.72], "m": [0.72, 0.741, 0.762, 0.741]})
     assert headline(runs, metric="test_loss").iloc[1]["verdict"] == "better"
     assert headline(runs, metric="test_loss")["best"].tolist() == [False, True]
-    assert "Bold: lowest mean test." in caption(headline(runs, metric="test_loss"))
+    assert "Bold: lowest mean test by Δ, none at 0." in caption(headline(runs, metric="test_loss"))
 
 
 def test_a_margin_is_above_0() -> None:
@@ -406,6 +444,18 @@ def test_best_and_those_tied_with_it() -> None:
     assert "† |" in lines[4]
     assert "†" not in lines[2]
     assert "†: cannot be told from the bold one" in lines[-1]
+
+
+def test_the_best_is_so_at_the_same_seeds() -> None:
+    # m ran at the two easy seeds only: its mean is the highest, and it is below none at both of them
+    runs = by_hand({"none": [0.60, 0.80, 0.82], "l2": [0.61, 0.805, 0.83], "m": [math.nan, 0.79, 0.815]})
+    runs = runs[runs["last_test_acc"].notna()]
+    frame = headline(runs).set_index("method")
+    assert frame["mean"].idxmax() == "m"
+    assert frame["best"].to_dict() == {"none": False, "l2": True, "m": False}
+    apart = by_hand({"none": [0.6, 0.62], "l2": [0.8, 0.82]})
+    apart.loc[apart["method"] == "l2", "seed"] += 5
+    assert headline(apart)["best"].tolist() == [True, False]  # without a pair nothing says so
 
 
 def test_ties_with_the_best_are_corrected_for() -> None:
@@ -430,7 +480,7 @@ def test_the_best_is_bold_in_a_terminal() -> None:
 def test_failed_runs_cost_the_bold() -> None:
     runs = by_hand({"none": [0.70, 0.72, 0.74], "l2": [0.71, math.nan, 0.79]})
     assert headline(runs)["best"].tolist() == [True, False]
-    assert "Bold: highest mean test of those without failed runs." in caption(headline(runs))
+    assert "Bold: highest mean test by Δ, none at 0, of those without failed runs." in caption(headline(runs))
 
 
 def test_terminal_table_keeps_every_number() -> None:

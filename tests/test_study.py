@@ -215,6 +215,9 @@ def test_choose_takes_the_best_mean_and_of_equals_the_weaker() -> None:
     assert choose(job, _tunings("last_val_acc", values)) == 1
     assert choose(job, _tunings("last_val_acc", values, diverged=(1,))) == 2
     assert choose(job, _tunings("last_val_acc", values, diverged=(0, 1, 2))) == 0
+    # 0.1 + 0.2 + 0.3 is 0.6000000000000001 and 0.3 + 0.2 + 0.1 is 0.6: the order of the seeds breaks no tie
+    level = {0: ["0.3", "0.2", "0.1"], 1: ["0.1", "0.2", "0.3"], 2: ["0.1", "0.1", "0.1"]}
+    assert choose(job, _tunings("last_val_acc", level)) == 0
     by_loss = _tuned("protocol.select=val_loss")
     assert choose(by_loss, _tunings("last_val_loss", values)) == 0
     reported = [_NoTest({"role": "report", "strength_idx": "2", "last_val_acc": "9", "status": "ok"})]
@@ -323,6 +326,52 @@ def test_more_seeds_and_methods_run_only_what_is_missing(regrun: Regrun, tmp_pat
     told = regrun("method=l1", "seeds=1", *small)  # fewer are there already
     assert "nothing to run" in told.err
     assert "nan" not in told.out
+
+
+@pytest.mark.usefixtures("unreported")
+def test_what_the_tables_could_not_tell_apart_is_refused(regrun: Regrun, tmp_path: Path) -> None:
+    """A job whose name and strengths another has, with an option that neither shows, would take its place."""
+    study = tmp_path / "outputs" / "first"
+    dropout, listed = "method=dropout", "method.dropout.input_rate=[0.2]"
+
+    def refused(*arguments: str) -> str:
+        before = {path: path.read_bytes() for path in study.rglob("*") if path.is_file()}
+        told = regrun(*arguments, "seeds=1", *SMALL)
+        assert (told.code, told.err.count("\n")) == (2, 1), told.err
+        assert before == {path: path.read_bytes() for path in study.rglob("*") if path.is_file()}
+        return told.err
+
+    # within one command, before anything is there
+    told = refused("-m", dropout, "method.dropout.input_rate=0,0.2")
+    assert "method.dropout.input_rate=0 and with method.dropout.input_rate=0.2" in told
+    assert f"use another name (study=...) or a list, which they show ({listed})" in told
+    assert "a list" not in refused("-m", "method=l1", "method.l1.form=proximal,subgradient")
+    # and beside what stands there; a list keeps it apart, also beside itself
+    assert regrun(dropout, "seeds=1", *SMALL).code == 0
+    assert "dropout dropout.rate=0.3 on digits would stand in study 'first' with" in refused(
+        dropout, "method.dropout.input_rate=0.2"
+    )
+    assert "input_rate=0.2" in refused(dropout, "method.dropout.rate=[0.1,0.3]", "method.dropout.input_rate=0.2")
+    for more in ([listed], ["method.dropout.input_rate=[0.1,0.2]"], ["method.dropout.rate=0.1"]):
+        assert regrun(dropout, "seeds=1", *more, *SMALL).code == 0
+    stopping = "method=early_stopping"
+    assert regrun(stopping, "seeds=1", *SMALL).code == 0
+    assert "min_delta=0.01" in refused(stopping, "method.early_stopping.min_delta=0.01")
+    # the same run in two jobs is one that was made twice
+    for more in (["method.l2.rate=[1e-4,1e-3]"], []):
+        told_of = regrun("method=l2", "seeds=1", *more, *SMALL)
+        assert told_of.code == 0, told_of.err
+
+
+@pytest.mark.usefixtures("unreported")
+def test_an_axis_of_the_study_that_a_name_does_not_show_is_refused(regrun: Regrun, tmp_path: Path) -> None:
+    few = ["method=none", "seeds=1", *(argument for argument in SMALL if "train_size" not in argument)]
+    assert regrun("-m", "data.train_size=50,100", *few).code == 0
+    assert regrun("data.train_size=60", *few).code == 0
+    told = regrun("data.train_size=70", *few)
+    assert (told.code, told.err.count("\n")) == (2, 1), told.err
+    assert "with data.train_size=60 and with data.train_size=70" in told.err
+    assert "or sweep over it (-m data.train_size=...)" in told.err
 
 
 BREAKING = """

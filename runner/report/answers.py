@@ -33,7 +33,8 @@ def _amount(row: Row) -> str:
 
 
 def _interval(row: Row) -> str:
-    low, high = number(row, "diff_lo"), number(row, "diff_hi")
+    """The difference with the interval that holds for all tests at once: where nothing is decided, 0 lies in it."""
+    low, high = number(row, "diff_lo_sim"), number(row, "diff_hi_sim")
     return with_bounds(number(row, "diff"), low, high, UNITS[str(row["metric"])], number(row, "rope"))
 
 
@@ -70,11 +71,11 @@ def _sentences(title: str, frame: pd.DataFrame) -> Iterator[str]:
         subject = "" if said else f" in the {metric} {where}"
         tests = int(number(rows[0], "family_size"))
         corrected = f" after correction for {tests} tests" if tests > 1 else ""
-        narrowed = "the interval that holds for all tests at once" if tests > 1 else "it"
+        brackets = "the intervals that hold for all tests at once" if tests > 1 else "what the data are compatible with"
         items = [f"{_name(row, several)} ({_interval(row)}{_more(row)})" for row in open_rows]
         yield (
-            f"No evidence of a difference{subject}{corrected} for {_listed(items)}: in brackets what the data are "
-            f"compatible with, and about how many more seeds would narrow {narrowed} to the margin."
+            f"No evidence of a difference{subject}{corrected} for {_listed(items)}: in brackets {brackets}, and about "
+            f"how many more seeds would narrow {'them' if tests > 1 else 'it'} to the margin."
         )
     untested = [_name(row, several) for row in rows if row["verdict"] == "" and math.isfinite(number(row, "diff"))]
     if untested:

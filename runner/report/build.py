@@ -14,7 +14,7 @@ import pandas as pd
 
 from runner.report import axes, comparisons, datasets, figures, measures, page, profile, reliability, robustness, spread
 from runner.report.answers import answers
-from runner.report.collect import collect, write_atomic
+from runner.report.collect import WHICH, collect, refuse_alike, write_atomic
 from runner.report.extensions import Extension, extension_lines, marked, read_extensions, study_file
 from runner.report.loso import leave_one_seed_out, loso_caption
 from runner.report.parquet import write_parquet
@@ -297,7 +297,7 @@ def build(study_dir: Path, margins: Margins | None = None) -> Report:
     `study.json` hold, else the defaults. Tables made with other margins than those in `study.json` say so.
 
     Raises NotAStudy for a folder without jobs and runs, NoRuns when no job left a run, NoBaseline (of tables) for a
-    comparison group without `none`, ValueError for a `runs.csv` that is not one.
+    comparison group without `none`, ValueError for a `runs.csv` that is not one, or with runs that look alike.
     """
     study_dir = study_dir.resolve()
     if not any(study_dir.glob("*/status.json")) and (studies := sorted(study_dir.glob("*/study.json"))):
@@ -309,7 +309,10 @@ def build(study_dir: Path, margins: Margins | None = None) -> Report:
         if not any(study_dir.glob("*/status.json")):
             raise NotAStudy(f"{study_dir} is not a study: no <job>/runs.csv (studies are the folders in outputs/)")
         raise NoRuns("; ".join(["no job of this study has runs yet", *map(describe, failures)]))
-    runs = in_order(read_runs(runs_path))
+    every = read_runs(runs_path)
+    twice = every.duplicated(list(WHICH), keep=False)
+    refuse_alike(study_dir, every[twice].to_dict("records"))
+    runs = in_order(every)
     if runs.empty:
         raise NoRuns("; ".join(["the jobs of this study have no runs", *map(describe, failures)]))
     folder = study_dir / "report"

@@ -1,4 +1,4 @@
-"""One `runs.csv` of a study from those of its jobs; standard library only, so that the engine may call it too."""
+"""One `runs.csv` of a study from those of its jobs; without pandas, so that the engine may call it too."""
 
 from __future__ import annotations
 
@@ -6,12 +6,16 @@ import csv
 import io
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
+from runner.errors import Refusal
 from runner.files import read_csv
 from runner.files import write_atomic as write_atomic
+from runner.labels import LABEL, different, stored_settings, unshown
 
+WHICH = (*LABEL, "role", "seed")  # one run each, whatever job it is of
 ORDER = ("dataset", "model", "setting", "method", "role", "strength", "seed")
 
 
@@ -52,3 +56,34 @@ def collect(study_dir: Path) -> Path:
     writer.writeheader()
     writer.writerows(sorted(rows, key=_position))
     return write_atomic(target, text.getvalue())
+
+
+def refuse_alike(study_dir: Path, rows: Iterable[Mapping[Hashable, object]]) -> None:
+    """Refuse two runs that the tables could not tell apart, of jobs whose settings differ or are not known.
+
+    A run that was made twice, in two jobs of the same settings, stays, also where another machine rounded otherwise.
+    """
+    seen: dict[tuple[str, ...], Mapping[Hashable, object]] = {}
+    for row in rows:
+        which = tuple(str(row.get(name, "")) for name in WHICH)
+        other = seen.setdefault(which, row)
+        if row["run_id"] == other["run_id"] or _figures(row) == _figures(other):
+            continue
+        strengths, jobs = str(row["strengths"]), [str(one.get("job", "")) for one in (other, row)]
+        theirs, mine = (_apart(stored_settings(study_dir / job), strengths) for job in jobs)
+        key = different(theirs, mine)
+        if key or not (theirs and mine):
+            why = f"{key} is {theirs.get(key)} in the one and {mine.get(key)} in the other" if key else "other figures"
+            raise Refusal(
+                f"jobs {' and '.join(jobs)} both have {row['method']} {strengths} at seed {row['seed']} on "
+                f"{row['dataset']}, but {why}: one table cannot tell them apart, so move one of the two folders away"
+            )
+
+
+def _figures(row: Mapping[Hashable, object]) -> list[str]:
+    return [str(value) for name, value in row.items() if str(name).startswith(("last_", "best_", "status"))]
+
+
+def _apart(settings: Mapping[str, Any], strengths: str) -> dict[str, Any]:
+    """What two jobs with one name in the tables must not differ in; nothing where the settings are not known."""
+    return {k: v for k, v in settings.items() if k != "method"} | unshown(settings.get("method") or {}, strengths)

@@ -15,6 +15,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 from matplotlib.transforms import blended_transform_factory
 
+from runner.grid import TIE_DIGITS
 from runner.report.sheet import (
     Drawing,
     in_view,
@@ -49,6 +50,7 @@ BETTER, WORSE, UNDECIDED, LEVEL = "#0072B2", "#D55E00", "#8a8a8a", "#333333"
 BAND = "#ececec"
 TRAIN = "#b3b3b3"
 LEADING = 5
+MOST_TO_THE_END = 10  # strengths whose curve of what tuning brings goes to the last of them
 NAMED = 14  # names beside the points of the times
 NAME_WIDTH = 24
 # The first letters of a verdict decide its mark: shape and colour say the same thing twice.
@@ -338,19 +340,20 @@ def _bars(axes: Axes, part: pd.DataFrame, limits: tuple[float, float]) -> None:
 
 
 def cost_benefit(runs: pd.DataFrame, headline: pd.DataFrame) -> Drawing | None:
-    """Left what k tuning runs are expected to buy, right the test difference against the training time.
+    """Left what k strengths tried are expected to buy, right the test difference against the training time.
 
-    Frames of one group. None if there is neither a method tuned on three runs nor a time to compare.
+    Frames of one group. None if there is neither a method with two strengths nor a time to compare.
     """
     return styled(lambda: _cost_benefit(runs, headline))
 
 
 def budget_curves(runs: pd.DataFrame, headline: pd.DataFrame) -> dict[str, Values]:
-    """Per method the expected test accuracy (percent) of the validation-best of k runs, k up to two thirds of them.
+    """Per method the expected test accuracy (percent) of the strength that is chosen of k, from 1 to K.
 
-    The runs are a method's tuning runs; without such its reported ones, if it has several strengths. One that failed is
-    the worst of them on validation, and has the worst plausible test value where all that are drawn failed. Beyond two
-    thirds the curve rests on one or two runs.
+    As in a study, the choice is by the mean validation of a strength over its tuning runs, and what it brings is its
+    mean test over the same; of a method that was not tuned, over its reported runs. A strength that lost a run is the
+    last to be chosen, and has the worst plausible test value where all that are drawn did. K is the number of
+    strengths; of more than MOST_TO_THE_END two thirds of it, beyond which the curve rests on one or two of them.
     """
     found = {}
     checkpoint = str(headline["checkpoint"].iloc[0])
@@ -359,11 +362,17 @@ def budget_curves(runs: pd.DataFrame, headline: pd.DataFrame) -> dict[str, Value
         tune = own[own["role"] == "tune"]
         part = tune if len(tune) else own
         val, test = (part[f"{checkpoint}_{name}"].to_numpy(dtype=np.float64) for name in ("val_acc", "test_acc"))
-        sound = (part["status"] == "ok").to_numpy(dtype=bool) & np.isfinite(val) & np.isfinite(test)
-        if sound.sum() >= 3 and part["strengths"].nunique() > 1:
+        done = (part["status"] == "ok").to_numpy(dtype=bool) & np.isfinite(val) & np.isfinite(test)
+        known = part[["strengths"]].assign(val=np.where(done, val, -math.inf), test=test, sound=done)
+        points = known.groupby("strengths", sort=True).agg({"val": "mean", "test": "mean", "sound": "all"})
+        if len(points) > 1 and points["sound"].any():
+            sound = points["sound"].to_numpy(dtype=bool)
             worst = worst_plausible([part], f"{checkpoint}_test_acc")
-            curve = budget_curve(np.where(sound, val, -math.inf), np.where(sound, test, worst))
-            found[str(method)] = 100 * curve[: 2 * len(part) // 3]
+            curve = budget_curve(
+                np.where(sound, points["val"].to_numpy(np.float64).round(TIE_DIGITS), -math.inf),
+                np.where(sound, points["test"].to_numpy(np.float64), worst),
+            )
+            found[str(method)] = 100 * (curve if len(points) <= MOST_TO_THE_END else curve[: 2 * len(points) // 3])
     return found
 
 
@@ -375,14 +384,17 @@ def _cost_benefit(runs: pd.DataFrame, headline: pd.DataFrame) -> Drawing | None:
     level = f"{100 * float(headline['level'].iloc[0]):g}%"
     note = f"{interval_note(headline)}"
     if curves:
-        role = "tuning runs" if (runs["role"] == "tune").any() else "reported runs"
+        tuned = bool((runs["role"] == "tune").any())
+        many = int(runs.groupby("method")["strengths"].nunique().max()) > MOST_TO_THE_END
         note += (
-            f" Left: expected test {score_of(headline)} of the validation-best of k {role} of a method, drawn without "
-            "replacement (exact); up to two thirds of them, since the right end rests on one run; "
-            f"{f'the {LEADING} leading named, ' if len(curves) > LEADING else ''}none: mean of its report seeds."
+            f" Left: expected test {score_of(headline)} of the strength of best mean validation among k of a method's, "
+            f"drawn without replacement (exact), both as means over the {'tune' if tuned else 'report'} seeds; "
+            f"{f'of more than {MOST_TO_THE_END} up to two thirds, beyond which one or two decide; ' * many}"
+            f"{f'the {LEADING} leading named; ' if len(curves) > LEADING else ''}"
+            f"none: mean of its report seeds{', which are other seeds' * tuned}."
         )
         if (runs["status"] != "ok").any():
-            note += " A run that failed is the last to be chosen, and then counts as chance."
+            note += " A strength that lost a run is the last to be chosen, and then counts as chance."
     if len(timed):
         note += " Right: grey band: margin; time measured with the runs side by side on one machine."
         if len(timed) > NAMED:
@@ -399,7 +411,7 @@ def _cost_benefit(runs: pd.DataFrame, headline: pd.DataFrame) -> Drawing | None:
         _times(panels[-1], timed, level)
     settle(figure)
     drawn = [
-        pd.DataFrame({"panel": "budget", "method": name, "runs": np.arange(1, len(curve) + 1), "test_acc": curve / 100})
+        pd.DataFrame({"panel": "budget", "method": name, "k": np.arange(1, len(curve) + 1), "test_acc": curve / 100})
         for name, curve in curves.items()
     ]
     if curves:
@@ -466,7 +478,7 @@ def _budget(axes: Axes, curves: dict[str, Values], headline: pd.DataFrame) -> No
     axes.set_ylim(low - room, high + room)
     axes.set_xlim(0.7, longest + 0.55 * longest)
     axes.set_xticks(sorted({1, max(1, longest // 3), max(1, 2 * longest // 3), longest}))
-    axes.set_xlabel("tuning runs spent on a method (k)")
+    axes.set_xlabel("strengths tried of a method (k)")
     axes.set_ylabel(f"expected test {score_of(headline)} (%)")
 
 

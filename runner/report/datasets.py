@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Hashable, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import matplotlib
@@ -15,6 +16,7 @@ from matplotlib.patches import Patch
 from runner.report.sheet import Drawing, settle, sheet, shortened, styled
 from runner.report.stats import (
     RESAMPLES,
+    SAME,
     Seeds,
     Values,
     holm,
@@ -27,7 +29,7 @@ from runner.report.stats import (
     sign_flip,
 )
 from runner.report.style import mark_of
-from runner.report.tables import BASELINE, covers, groups, in_order, pairs_of
+from runner.report.tables import BASELINE, groups, in_order, pairs_of
 from runner.report.writers import BLANK, UNITS, Row, number, p_text, records, score_of, signed, span, with_bounds
 
 FEW = 8
@@ -35,8 +37,9 @@ ENOUGH_FOR_TESTS = 6
 MOST_EXACT, FLIPS = 40, 100_000  # data sets whose flips of signs are all counted, and flips by lot for more
 POOLED = [
     "model", "setting", "checkpoint", "metric", "method", "strengths", "n_datasets", "datasets", "pairs",
-    "n_failed", "diff", "diff_lo", "diff_hi", "freedom", "p", "p_holm", "family_size", "p_datasets", "heterogeneous",
-    "iqm", "iqm_lo", "iqm_hi", "p_improve", "p_improve_lo", "p_improve_hi", "level", "interval_covers", "extended",
+    "n_failed", "diff", "diff_lo", "diff_hi", "freedom", "se_test", "p", "p_holm", "family_size", "p_datasets",
+    "heterogeneous", "iqm", "iqm_lo", "iqm_hi", "p_improve", "p_improve_lo", "p_improve_hi", "level",
+    "interval_covers", "extended",
 ]  # fmt: skip
 
 
@@ -142,7 +145,7 @@ def pool(runs: pd.DataFrame, headline: pd.DataFrame) -> pd.DataFrame | None:
         for (method, strengths), own in shared_rows(part).items():
             apart: list[Values] = []
             scores: list[Runs] = []
-            reach = {covers(report[report["dataset"] == row["dataset"]]) for row in own}
+            reach = {str(row["interval_covers"]) for row in own}
             for row in own:
                 here = report[report["dataset"] == row["dataset"]]
                 ours = here[(here["method"] == method) & (here["strengths"] == row["strengths"])]
@@ -150,7 +153,10 @@ def pool(runs: pd.DataFrame, headline: pd.DataFrame) -> pd.DataFrame | None:
                 values, base = pairs_of(ours, none, column)
                 apart.append(values - base)
                 scores.append(paired_runs(ours, none, column))
-            result = pooled(apart, level)
+            sampled = [number(row, "se_test") for row in own]
+            result = pooled(apart, level, sampled)
+            if not math.isfinite(result.freedom) and any(row["pairs"] == "constant" for row in own):
+                result = replace(result, low=math.nan, high=math.nan, p=math.nan)  # equal by chance, as in its table
             over = paired_difference(np.array([d.mean() for d in apart]), np.zeros(len(apart)), level)
             told = {str(row["verdict"]) for row in own}
             family.append(
@@ -161,6 +167,8 @@ def pool(runs: pd.DataFrame, headline: pd.DataFrame) -> pd.DataFrame | None:
                     "pairs": " ".join(str(len(values)) for values in apart),
                     "n_failed": sum(int(number(row, "n_failed")) for row in own),
                     "diff": result.mean, "diff_lo": result.low, "diff_hi": result.high, "freedom": result.freedom,
+                    "se_test": math.sqrt(np.nansum(np.square(sampled))) / len(own) if any(e > 0 for e in sampled)
+                    else math.nan,
                     "p": result.p, "p_datasets": over.p if len(own) >= ENOUGH_FOR_TESTS else math.nan,
                     "heterogeneous": {"better", "worse"} <= told, "level": level, **_robust(scores, level),
                     "interval_covers": " / ".join(sorted(reach)),
@@ -181,9 +189,15 @@ def pool(runs: pd.DataFrame, headline: pd.DataFrame) -> pd.DataFrame | None:
 def pooled_caption(frame: pd.DataFrame) -> str:
     """What the pooled numbers are, and what they speak about."""
     sets = int(frame["n_datasets"].max())
+    level = f"{100 * float(frame['level'].iloc[0]):g}%"
+    kind = f"{level} t-intervals with the stratified error of the seeds"
+    if frame["se_test"].notna().any():
+        kind = (
+            f"{level} intervals with the stratified error of the seeds (t) and, where seeds share one split and "
+            "predictions are there, of the choice of test examples (normal), added in squares"
+        )
     text = (
-        f"Mean over data sets of the mean paired difference to none; every data set weighs the same; "
-        f"{100 * float(frame['level'].iloc[0]):g}% t-intervals with the stratified error of the seeds. "
+        f"Mean over data sets of the mean paired difference to none; every data set weighs the same; {kind}. "
         f"n = {_counted(' '.join(frame['pairs']))} pairs on each data set; {_failures(frame)}"
         f"p: Holm over {span(frame['family_size'], 'comparison')}. "
         f"They speak about these {sets} data sets and no others, "
@@ -195,11 +209,14 @@ def pooled_caption(frame: pd.DataFrame) -> str:
             "error. IQM: mean of the middle half of the scores of all runs; P(better): probability that a run of the "
             "method beats a run of none on the same data set (Agarwal et al. 2021). A failed run counts as the lowest, "
             "and where a quarter may fail there is no interval. "
-            f"Both with {100 * float(frame['level'].iloc[0]):g}% percentile intervals from {RESAMPLES} resamples of "
+            f"Both with {level} percentile intervals from {RESAMPLES} resamples of "
             "the seeds within each data set, of both sides; too narrow below 10 seeds, they decide nothing here."
         )
     if frame["p_datasets"].notna().any():
-        text += " p over data sets: paired t-test on the means of the data sets, for data sets like these."
+        text += (
+            " p over data sets: paired t-test on the means of the data sets, for data sets like these, not corrected "
+            "for the number of methods."
+        )
     if frame["heterogeneous"].any():
         names = ", ".join(frame.loc[frame["heterogeneous"], "method"])
         text += f" Heterogeneous, better on one data set and worse on another: {names}."
@@ -306,8 +323,13 @@ def _heat_strip(headline: pd.DataFrame, over: pd.DataFrame | None) -> Drawing | 
     if len(titles) < 2 or not keys:
         return None
     means: dict[tuple[str, str], float] = {}
+    undecided: set[tuple[str, str]] = set()  # of the means
     if over is not None and len(over[["model", "setting", "metric"]].drop_duplicates()) == 1:
-        means = {(str(r["method"]), str(r["strengths"])): number(r, "diff") for r in records(over)}
+        for one in records(over):
+            key = (str(one["method"]), str(one["strengths"]))
+            means[key] = number(one, "diff")
+            if not number(one, "p_holm") <= 1 - number(one, "level"):
+                undecided.add(key)
 
     def difference(key: tuple[str, str], title: str) -> float:
         if title == "mean":
@@ -325,7 +347,10 @@ def _heat_strip(headline: pd.DataFrame, over: pd.DataFrame | None) -> Drawing | 
     if any(number(row, "n_failed") > 0 for row in cells.values()):
         note += " *: of the runs that did not fail."
     if means:
-        note += " Mean: pooled over the data sets, which weigh the same; it speaks about these data sets only."
+        note += (
+            " Mean: pooled over the data sets, which weigh the same; it speaks about these data sets only; hatched "
+            f"where its p (Holm) is above {1 - float(headline['level'].iloc[0]):g}."
+        )
     single = headline["dataset"].nunique() == len(titles)
     title_of_all = f"Difference to none by {'data set' if single else 'data set, model and setting'}"
     wide = max(0.62, min(1.1, 5.4 / len(columns)))
@@ -346,7 +371,7 @@ def _heat_strip(headline: pd.DataFrame, over: pd.DataFrame | None) -> Drawing | 
         if not math.isfinite(value):
             continue
         level = 0.5 + 0.42 * float(np.clip(value / reach, -1, 1))
-        verdict = str(row["verdict"]) if row else ""
+        verdict = str(row["verdict"]) if row else "inconclusive" if title == "mean" and key in undecided else ""
         axes.fill(
             np.array([-0.48, 0.48, 0.48, -0.48]) + across + shift, np.array([-0.46, -0.46, 0.46, 0.46]) + at,
             facecolor=colors(level), edgecolor="#777777" if verdict == "inconclusive" else "white",
@@ -379,21 +404,28 @@ def _heat_strip(headline: pd.DataFrame, over: pd.DataFrame | None) -> Drawing | 
 
 
 def rank_table(headline: pd.DataFrame) -> pd.DataFrame | None:
-    """Mean test accuracy of every method, `none` included, on every data set, for those that all of them have.
+    """Test accuracy of every method, `none` included, on every data set, for those that all of them have.
+
+    It is none's mean plus the paired difference, so that a method with fewer seeds is not ranked by theirs.
 
     `headline` is that of one model, setting and metric, since one data set twice would count as two. Index the methods,
     columns the data sets; only methods with one configuration on each and no failed run. None below two data sets.
     """
-    rows = [row for row in records(headline) if math.isfinite(number(row, "mean")) and not number(row, "n_failed") > 0]
+    rows = [row for row in records(headline) if math.isfinite(_level(row)) and not number(row, "n_failed") > 0]
     sets = sorted(set(headline["dataset"]))
     means: dict[str, dict[str, float]] = {}
     for method in dict.fromkeys(str(row["method"]) for row in rows):
         own = [row for row in rows if row["method"] == method]
         if sorted(str(row["dataset"]) for row in own) == sets:
-            means[method] = {str(row["dataset"]): number(row, "mean") for row in own}
+            means[method] = {str(row["dataset"]): _level(row) for row in own}
     if len(sets) < 2 or len(means) < 3:
         return None
     return pd.DataFrame(means).T[sets]
+
+
+def _level(row: Row) -> float:
+    """None's mean, and for a method its paired difference more."""
+    return number(row, "mean") if row["method"] == BASELINE else number(row, "base_mean") + number(row, "diff")
 
 
 def ranks(headline: pd.DataFrame) -> Drawing | None:
@@ -434,12 +466,12 @@ def _flipped(apart: Values) -> float:
     """The sign-flip p-value: exact, below 9 values by listing all flips, and above 40 from FLIPS of them by lot."""
     if len(apart) > MOST_EXACT:
         signs = np.random.default_rng(0).choice((-1.0, 1.0), (FLIPS, len(apart)))
-        reached = np.abs(signs @ apart) >= abs(float(apart.sum())) - 1e-12
+        reached = np.abs(signs @ apart) >= abs(float(apart.sum())) - SAME * len(apart)
         return (1 + int(reached.sum())) / (1 + FLIPS)
     if len(apart) >= 9:
         return sign_flip(apart)
     signs = np.array(list(itertools.product((-1.0, 1.0), repeat=len(apart))))
-    return float(np.mean(np.abs(signs @ apart) >= abs(float(apart.sum())) - 1e-12))
+    return float(np.mean(np.abs(signs @ apart) >= abs(float(apart.sum())) - SAME * len(apart)))
 
 
 def _ranks(headline: pd.DataFrame) -> Drawing | None:
@@ -452,7 +484,7 @@ def _ranks(headline: pd.DataFrame) -> Drawing | None:
     sets = table.shape[1]
     bars = cliques(order, told_apart(table)) if sets >= FEW else []
     families = dict(zip(headline["method"], headline["family"], strict=True))
-    note = f"Ranks by mean test {score_of(headline)} at the last checkpoint, 1 the best; "
+    note = f"Ranks by the paired difference to none in test {score_of(headline)}, last checkpoint, 1 the best; "
     note += f"a dot for each of {sets} data sets, bar: mean. "
     if lost := sorted(set(headline.loc[headline["n_failed"] > 0, "method"])):
         note += f"Left out, since runs of them failed: {', '.join(lost)}. "

@@ -156,7 +156,7 @@ def _path(strengths: pd.DataFrame, method: str, checkpoint: str) -> pd.DataFrame
     part = part[part["test_acc_mean"].notna() & part["gap_acc_mean"].notna()]
     if part["strength"].isna().any():  # points of several strengths drawn at random have no order
         part = part.iloc[:0]
-    return part.sort_values(["strength", "strengths"], kind="stable").reset_index(drop=True)
+    return part.sort_values("strength_place", kind="stable").reset_index(drop=True)
 
 
 def _outside(shown: pd.DataFrame) -> Flags:
@@ -541,7 +541,7 @@ def learning_curves(runs: pd.DataFrame, headline: pd.DataFrame, curves: pd.DataF
 
 
 def _learning_curves(runs: pd.DataFrame, headline: pd.DataFrame, curves: pd.DataFrame) -> Drawing | None:
-    key = ["run_id", "method", "strengths", "seed", "best_epoch"]
+    key = ["run_id", "method", "strengths", "seed", "status", "best_epoch"]
     report = runs[runs["role"] == "report"].assign(best_epoch=runs.get("best_epoch", math.nan))
     loss = curves[curves["metric"] == "loss"].merge(report[key], on="run_id", validate="many_to_one")
     loss = loss[np.isfinite(loss["value"].to_numpy(dtype=np.float64)) & (loss["value"] > 0)]
@@ -568,17 +568,19 @@ def _learning_curves(runs: pd.DataFrame, headline: pd.DataFrame, curves: pd.Data
         f"{groups(headline)[0][0]}: learning curves of the {'chosen strengths' if headline['n_tune'].max() else 'runs'}"
     )
     note = (
-        f"{seeds}, medians without intervals. Clean data, evaluation mode; loss on a log axis. "
+        f"{seeds}, medians without intervals, as far as all runs go that did not fail. Clean data, evaluation mode; "
+        "loss on a log axis. "
         "There is no test curve: test is read once per stored checkpoint."
     )
     if count > len(rows):
         note += f" The first {len(rows)} of {count} configurations, in the order of the table."
-    medians = loss.groupby([*key[1:3], "split", "epoch"], sort=True)["value"].median().reset_index()
+    medians = _medians(loss)
     drawn = headline[["method", "strengths"]].drop_duplicates()
     inside = {(row["method"], row["strengths"]) for row in rows}
     mine = [method == BASELINE or (method, s) in inside for method, s in drawn.itertuples(index=False)]
     shown = medians.merge(drawn[mine], on=["method", "strengths"])
-    low, high = _log_limits(*(shown.loc[shown["split"] == name, "value"].to_numpy(float) for name in ("train", "val")))
+    seen = shown if len(shown) else loss  # where all runs of all methods failed there is no median
+    low, high = _log_limits(*(seen.loc[seen["split"] == name, "value"].to_numpy(float) for name in ("train", "val")))
     if (shown["value"] < low).any():
         note += f" Below {low:.1g} curves leave the axes."
     figure = sheet(width_of(columns), 0.35 + 1.5 * lines + 0.5 * (lines == 1), title, note, handles)
@@ -603,6 +605,19 @@ def _learning_curves(runs: pd.DataFrame, headline: pd.DataFrame, curves: pd.Data
     return Drawing(figure, shown)
 
 
+def _medians(loss: pd.DataFrame) -> pd.DataFrame:
+    """The median over the runs of each configuration at each epoch that all of them reach, failed ones aside, and `n`.
+
+    Runs that stop early would leave a median to those that go on, which is a curve of no configuration.
+    """
+    sound = loss[loss["status"] == "ok"]
+    same = ["method", "strengths"]
+    found = sound.groupby([*same, "split", "epoch"], sort=True)["value"].agg(value="median", n="count").reset_index()
+    runs = sound.groupby(same, sort=True)["seed"].nunique().rename("runs").reset_index()
+    whole = found.merge(runs, on=same)
+    return whole[whole["n"] == whole["runs"]].drop(columns="runs").reset_index(drop=True)
+
+
 def _log_limits(train: Values, val: Values) -> tuple[float, float]:
     """Limits on a log axis for medians of the loss: the whole of validation, of train what is above 1e-3."""
     every = np.concatenate([train, val])
@@ -613,13 +628,14 @@ def _log_limits(train: Values, val: Values) -> tuple[float, float]:
 
 def _curve(axes: Axes, loss: pd.DataFrame, color: str, seed_lines: int) -> None:
     """Medians over seeds, up to `seed_lines` single seeds, and a tick at the foot for the best epoch of each seed."""
+    medians = _medians(loss)
     for split, dash in (("val", "-"), ("train", "--")):
         part = loss[loss["split"] == split]
         for seed in sorted(part["seed"].unique())[:seed_lines]:
             line = part[part["seed"] == seed].sort_values("epoch")
             axes.plot(line["epoch"], line["value"], dash, color=color, linewidth=0.4, alpha=0.4, zorder=2)
-        median = part.groupby("epoch", sort=True)["value"].median()
-        axes.plot(median.index.to_numpy(), median.to_numpy(), dash, color=color, linewidth=1.3, zorder=3)
+        median = medians[medians["split"] == split]
+        axes.plot(median["epoch"], median["value"], dash, color=color, linewidth=1.3, zorder=3)
     if seed_lines:
         best = loss.drop_duplicates("seed")["best_epoch"].dropna().to_numpy(dtype=np.float64)
         foot = np.full(len(best), 0.02)

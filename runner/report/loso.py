@@ -9,9 +9,19 @@ from types import MappingProxyType
 import numpy as np
 import pandas as pd
 
+from runner.grid import TIE_DIGITS
 from runner.report.predictions import Predictions
 from runner.report.stats import Values
-from runner.report.tables import BASELINE, GROUP, Margins, headline, in_order, strengths_of, without_tests
+from runner.report.tables import (
+    BASELINE,
+    GROUP,
+    Margins,
+    headline,
+    in_order,
+    strengths_of,
+    weakest_first,
+    without_tests,
+)
 from runner.report.writers import caption
 
 FEWEST = 3
@@ -22,17 +32,11 @@ SHARED = (
 )
 
 
-def _weakest_first(rows: pd.DataFrame) -> list[str]:
-    """The strengths of a method from weak to strong, as `_path` draws them."""
-    unique = rows.drop_duplicates("strengths").sort_values(["strength", "strengths"], kind="stable")
-    return [str(text) for text in unique["strengths"]]
-
-
 def choices(rows: pd.DataFrame) -> pd.DataFrame:
     """Of one method's report rows over several strengths, one row per seed: that of the strength with the highest mean
     last validation accuracy over the other seeds, ties to the weaker. Runs that failed count against no strength, but a
     strength without any run among the other seeds cannot be chosen."""
-    strengths, seeds = _weakest_first(rows), sorted(set(rows["seed"]))
+    strengths, seeds = weakest_first(rows), sorted(set(rows["seed"]))
     table = np.full((len(strengths), len(seeds)), math.nan)
     for strength, seed, value, status in zip(
         rows["strengths"], rows["seed"], rows["last_val_acc"], rows["status"], strict=True
@@ -47,7 +51,7 @@ def choices(rows: pd.DataFrame) -> pd.DataFrame:
         if not np.isfinite(means).any():
             continue
         # Rounded, so that sums in another order cannot break a tie.
-        chosen = strengths[int(np.argmax(np.round(means, 12)))]
+        chosen = strengths[int(np.argmax(np.round(means, TIE_DIGITS)))]
         kept.append(rows[(rows["seed"] == seed) & (rows["strengths"] == chosen)])
     return pd.concat(kept) if kept else rows.iloc[:0]
 
@@ -74,10 +78,11 @@ def leave_one_seed_out(
             parts.append(rows)
         elif strengths > 1 and rows["seed"].nunique() >= FEWEST:
             picked = choices(rows)
-            texts = picked.sort_values(["strength", "strengths"], kind="stable")["strengths"].astype(str).tolist()
+            order, texts = weakest_first(rows), picked["strengths"].astype(str).tolist()
             told[key] = ", ".join(
                 f"{' '.join(f'{value:g}' for value in strengths_of(text).values())} at {texts.count(text)}"
-                for text in dict.fromkeys(texts)
+                for text in order
+                if text in texts
             )
             parts.append(picked.assign(strengths="", strength=math.nan))
     if not told:

@@ -11,19 +11,22 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from runner import records
 from runner.errors import Refusal
 from runner.files import read_csv, write_atomic
+from runner.labels import LABEL
+from runner.report.collect import WHICH
 
 Row = dict[str, str]
-WHICH = ("dataset", "model", "setting", "method", "strengths", "role", "seed")  # one run each, whatever job it is of
 CHOOSES = "protocol.tune_seeds"
 
 
 def merge(studies: Sequence[Path], into: Path) -> Path:
     """Put the jobs of all studies into the folder `into`, as if one command had run them, and give that folder.
 
-    A run that stands in two of them stands there once. Nothing of the studies is changed; a folder that an earlier
-    merging made is replaced, and no other.
+    A run that stands in two of them stands there once. Report seeds of a configuration that add up are on record as
+    an extension, as nobody knows which of them were looked at first. Nothing of the studies is changed; a folder that
+    an earlier merging made is replaced, and no other.
 
     Raises Refusal for studies that cannot be compared: with other margins, with other settings on one data set and
     model, with other figures of one run, with other training sets at one seed, and with other first seeds where
@@ -95,9 +98,33 @@ def _joined(studies: Sequence[Path], stories: Sequence[Mapping[str, Any]]) -> di
         "axes": axes,
         "margins": stories[0].get("margins"),
         "settings": settings,
-        "extensions": [step for story in stories for step in story.get("extensions", ())],
+        "extensions": [step for story in stories for step in story.get("extensions", ())] + _added(studies),
         "merged": [study.name for study in studies],
     }
+
+
+def _added(studies: Sequence[Path]) -> list[dict[str, Any]]:
+    """An extension for each group in which a configuration gets more report seeds than one of the studies gave it."""
+    seeds: dict[tuple[str, ...], dict[Path, set[str]]] = {}
+    for study in studies:
+        for path in sorted(study.glob("*/runs.csv")):
+            for row in _rows(path)[1]:
+                if row["role"] == "report":
+                    label = tuple(row.get(name, "") for name in LABEL)
+                    seeds.setdefault(label, {}).setdefault(study, set()).add(row["seed"])
+    grown: dict[str, list[tuple[int, int, str]]] = {}
+    for (dataset, model, _, method, _), parts in sorted(seeds.items()):
+        most, all_of_them = max(map(len, parts.values())), len(set().union(*parts.values()))
+        if all_of_them > most:
+            grown.setdefault(f"{dataset}/{model}", []).append((most, all_of_them, method))
+    return [
+        {
+            "group": group, "methods": sorted({method for *_, method in steps}), "from": min(step[0] for step in steps),
+            "to": max(step[1] for step in steps), "asked": "merging", "at": records.now(),
+            "command": ["regrun-report", *map(str, studies)],
+        }
+        for group, steps in grown.items()
+    ]  # fmt: skip
 
 
 def _take(job: Path, into: Path) -> None:

@@ -19,7 +19,7 @@ import runner
 from runner.report.answers import answers
 from runner.report.datasets import pooled_caption, pooled_rows
 from runner.report.loso import loso_caption
-from runner.report.tables import groups
+from runner.report.tables import groups, weakest_first
 from runner.report.writers import UNITS, caption, difference_names, human, number, records, score_of, shared_names
 
 HEAVY = 400_000  # characters of SVG above which a figure goes in as PNG
@@ -33,7 +33,7 @@ ABOUT = {
     "strength_curves": ("Test accuracy over the strength", "A panel per method: test accuracy over its strengths"),
     "strength_gap": ("Gap over the strength", "A panel per method: generalization gap over its strengths"),
     "learning_curves": ("Learning curves", "A panel per method: train and validation loss over the epochs"),
-    "cost_benefit": ("Cost and benefit", "Expected test accuracy over tuning runs; difference against training time"),
+    "cost_benefit": ("Cost and benefit", "Expected test accuracy of k strengths; difference against training time"),
     "reliability": ("Reliability", "A panel per method: accuracy against confidence on test data, with its bins"),
     "corruptions": ("Corruptions", "A row per method: accuracy under each kind of corruption, difference to none"),
     "measures": ("Measures of generalization", "A row per measure: rank correlation with the gap over all runs"),
@@ -288,9 +288,9 @@ def _methods(study: Study) -> list[dict[str, str]]:
     """Every method with its strengths: those tried, those reported, and its runs."""
     rows = []
     for (name, family), part in study.runs.groupby(["method", "family"], sort=True):
-        ordered = part.sort_values(["strength", "strengths"], kind="stable")
-        tried = [text for text in dict.fromkeys(ordered["strengths"]) if text]
-        reported = [text for text in dict.fromkeys(ordered.loc[ordered["role"] == "report", "strengths"]) if text]
+        tried = [text for text in weakest_first(part) if text]
+        there = set(part.loc[part["role"] == "report", "strengths"])
+        reported = [text for text in tried if text in there]
         rows.append(
             {
                 "method": str(name), "family": str(family), "tried": ", ".join(tried) or "–",

@@ -19,9 +19,9 @@ Values = NDArray[np.float64]
 Seeds = NDArray[np.int64]
 Flags = NDArray[np.bool_]
 
-# Two metrics that agree to this are the same number read twice: float64 rounding of fractions is near 1e-16,
-# one test example out of ten million is 1e-7.
-SAME = 1e-12
+# Two figures that agree to this are one figure read twice: records keep nine digits, so a difference of two fractions
+# is off by up to 1e-9, and one test example out of ten million is 1e-7. Of figures above 1 (losses) it is a share.
+SAME = 1e-8
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,8 @@ class Paired:
 
     `test_error` is the standard error of the mean from the choice of test examples, as far as the interval and p
     contain it (`with_test_error`). `kind` says how far the numbers go: "normal"; "identical" (every pair equal:
-    interval [0, 0], p = 1); "constant" (every pair differs by the same amount, so seeds may not be applied: no
-    interval, no p); "few" (below two pairs).
+    interval [0, 0], p = 1); "constant" (every pair differs by the same amount, by chance on few test examples or since
+    seeds are not applied: no interval, no p); "few" (below two pairs).
     """
 
     mean: float
@@ -91,8 +91,8 @@ def pair_by_seed(seeds: Seeds, values: Values, base_seeds: Seeds, base_values: V
 
 def paired_difference(values: Values, baseline: Values, level: float = 0.95) -> Paired:
     """The paired differences `values - baseline`, both [n] in the same seed order, as a `Paired`."""
-    apart = values - baseline
-    apart = np.where(np.abs(apart) <= SAME, 0.0, apart)
+    apart, rounding = values - baseline, SAME * np.maximum(1.0, np.maximum(np.abs(values), np.abs(baseline)))
+    apart = np.where(np.abs(apart) <= rounding, 0.0, apart)
     interval = t_interval(apart, level)
     above, equal = int(np.sum(apart > 0)), int(np.sum(apart == 0))
 
@@ -103,7 +103,7 @@ def paired_difference(values: Values, baseline: Values, level: float = 0.95) -> 
         return result(math.nan, math.nan, math.nan, "few")
     if equal == interval.n:
         return result(0.0, 0.0, 1.0, "identical")
-    if interval.sd <= SAME * max(1.0, abs(interval.mean)):
+    if interval.sd <= rounding.max():
         return result(math.nan, math.nan, math.nan, "constant")
     t = interval.mean / (interval.sd / math.sqrt(interval.n))
     return result(interval.low, interval.high, 2 * float(special.stdtr(interval.n - 1, -abs(t))), "normal")
@@ -117,17 +117,21 @@ def with_test_error(paired: Paired, error: float, level: float = 0.95) -> Paired
     """
     if paired.kind != "normal" or not error > 0:
         return paired
+    reach, p = _of_both(paired.mean, paired.sd / math.sqrt(paired.n), paired.n - 1, error, level)
+    return replace(paired, low=paired.mean - reach, high=paired.mean + reach, p=p, test_error=error)
+
+
+def _of_both(mean: float, seeds: float, freedom: float, error: float, level: float) -> tuple[float, float]:
+    """The half-width and p of a mean with standard errors of the seeds (t) and of the test examples (normal)."""
 
     def half(p: float) -> float:
-        seeds = float(special.stdtrit(paired.n - 1, p / 2)) * paired.sd / math.sqrt(paired.n)
-        return math.hypot(seeds, float(special.ndtri(p / 2)) * error)
+        return math.hypot(float(special.stdtrit(freedom, p / 2)) * seeds, float(special.ndtri(p / 2)) * error)
 
     least, most = 1e-300, 1.0
     for _ in range(100):  # halvings of the logarithm's range: to about 1e-28 of itself
         middle = math.sqrt(least) * math.sqrt(most)
-        least, most = (middle, most) if half(middle) > abs(paired.mean) else (least, middle)
-    reach = half(1 - level)
-    return replace(paired, low=paired.mean - reach, high=paired.mean + reach, p=most, test_error=error)
+        least, most = (middle, most) if half(middle) > abs(mean) else (least, middle)
+    return half(1 - level), most
 
 
 def example_error(correct: Flags, base_correct: Flags) -> float:
@@ -252,11 +256,12 @@ class Pooled:
     sets: int
 
 
-def pooled(differences: Sequence[Values], level: float = 0.95) -> Pooled:
+def pooled(differences: Sequence[Values], level: float = 0.95, test_errors: Sequence[float] = ()) -> Pooled:
     """The stratified mean of paired differences, one array per data set: what holds on average on these data sets.
 
-    Every data set weighs the same; the error is that of the seeds within them. nan bounds where a set has fewer than
-    two pairs.
+    Every data set weighs the same; the error is that of the seeds within them and, in squares as in `with_test_error`,
+    that of the means from the choice of test examples where it is known (`test_errors`, by data set). nan bounds where
+    a set has fewer than two pairs, and where no set has a spread and some a difference.
     """
     sets = len(differences)
     if not sets or any(len(apart) == 0 for apart in differences):
@@ -266,13 +271,17 @@ def pooled(differences: Sequence[Values], level: float = 0.95) -> Pooled:
         return Pooled(mean, math.nan, math.nan, math.nan, math.nan, sets)
     errors = np.array([np.var(apart, ddof=1) / len(apart) for apart in differences])
     if errors.sum() <= SAME**2:
-        return Pooled(mean, mean, mean, 1.0 if abs(mean) <= SAME else math.nan, math.nan, sets)
+        equal = all(np.abs(apart).max() <= SAME for apart in differences)
+        ends, p = ((mean, mean), 1.0) if equal else ((math.nan, math.nan), math.nan)
+        return Pooled(mean, *ends, p, math.nan, sets)
     freedom = float(
         errors.sum() ** 2 / sum(e**2 / (len(apart) - 1) for e, apart in zip(errors, differences, strict=True))
     )
     error = math.sqrt(errors.sum()) / sets
     half = float(special.stdtrit(freedom, 0.5 + level / 2)) * error
     p = 2 * float(special.stdtr(freedom, -abs(mean) / error))
+    if (test_error := math.sqrt(sum(e**2 for e in test_errors if e > 0)) / sets) > 0:
+        half, p = _of_both(mean, error, freedom, test_error, level)
     return Pooled(mean, mean - half, mean + half, p, freedom, sets)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from runner.files import read_csv
+from runner.grid import TIE_DIGITS
 from runner.report.predictions import Predictions
 from runner.report.stats import (
     Paired,
@@ -72,8 +73,8 @@ HEADLINE = _names(
 
 ONE_SET = "one fixed training set: the interval does not cover the choice of training data"
 FIXED_SPLIT = f"seeds only; {ONE_SET}"
-REDRAWN_SPLIT = "seeds and training sets"
-REDRAWN_TEST = "seeds, training sets and test sets"
+REDRAWN_SPLIT = "seeds and training sets drawn from the examples there are"
+REDRAWN_TEST = "seeds, training sets and test sets drawn from the examples there are"
 
 
 @dataclass(frozen=True)
@@ -223,16 +224,47 @@ def at_edge(strengths: str, grid: list[str]) -> bool:
     return False
 
 
+def chosen_at_edge(strengths: str, tuning: pd.DataFrame) -> bool:
+    """Whether a strength chosen by these tune runs stands at the edge of the grid, where a wider one may serve better.
+
+    Not where its mean validation accuracy, the highest, is that of a point inside as well, or of all points.
+    """
+    grid = sorted(set(tuning["strengths"]))
+    if not at_edge(strengths, grid):
+        return False
+    means = {
+        text: -math.inf if (part["status"] != "ok").any() else float(np.round(part["last_val_acc"].mean(), TIE_DIGITS))
+        for text, part in tuning.groupby("strengths", sort=True)
+    }
+    level = [str(text) for text, mean in means.items() if mean == means.get(strengths) == max(means.values())]
+    return len(level) < len(grid) and all(at_edge(text, grid) for text in level)
+
+
+def weakest_first(rows: pd.DataFrame) -> list[str]:
+    """The strengths of one method from weak to strong: as its grid lists them, by size where that is not known.
+
+    Of many methods the smaller number is the stronger one (patience, the limit of a norm). Jobs of one number each have
+    no grid in common.
+    """
+    unique = rows.drop_duplicates("strengths").sort_values(["strength", "strengths"], kind="stable")
+    if "strength_idx" in rows.columns:
+        places = rows[["strengths", "strength_idx"]].drop_duplicates()
+        if len(unique) == len(places) == places["strength_idx"].nunique():
+            unique = unique.sort_values("strength_idx", kind="stable")
+    return [str(text) for text in unique["strengths"]]
+
+
 def by_strength(runs: pd.DataFrame, level: float = 0.95) -> pd.DataFrame:
     """One row per group, method, strengths, role and checkpoint: counts and, per metric, _mean, _sd (ddof=1), the
     t-interval _lo and _hi (nan below two runs), _min and _max.
 
-    `val_acc_rank` and `val_loss_rank` order the strengths of one method and role by mean validation, 1 the best.
+    `val_acc_rank` and `val_loss_rank` order the strengths of one method and role by mean validation, 1 the best;
+    `strength_place` is their place from weak (0) to strong.
     """
     runs = in_order(runs)
     rows: list[dict[Hashable, object]] = []
     for key, group in _parts(runs, [*GROUP, "method"]):
-        grid = sorted(set(group.loc[group["role"] == "tune", "strengths"]))
+        tuning, places = group[group["role"] == "tune"], weakest_first(group)
         drawn = "search" in set(group["protocol"])  # at random, so that an outermost point means little
         for (role, strengths), part in _parts(group, ["role", "strengths"]):
             chosen = bool(group.loc[group["strengths"] == strengths, "selected"].any())
@@ -245,12 +277,13 @@ def by_strength(runs: pd.DataFrame, level: float = 0.95) -> pd.DataFrame:
                     "family": part["family"].iloc[0],
                     "strengths": strengths,
                     "strength": float(part["strength"].iloc[0]),
+                    "strength_place": places.index(strengths),
                     "role": role,
                     "checkpoint": checkpoint,
                     "n_ok": done,
                     "n_failed": len(part) - done,
                     "selected": chosen,
-                    "edge_of_grid": chosen and not drawn and at_edge(strengths, grid),
+                    "edge_of_grid": chosen and not drawn and chosen_at_edge(strengths, tuning),
                 }
                 names = [f"{split}_{kind}" for split in ("train", "val", "test", "gap") for kind in ("loss", "acc")]
                 names += ["test_brier", "test_ece", "test_ece_null", "test_nll_t", "temperature"]
@@ -294,6 +327,20 @@ def pairs_of(part: pd.DataFrame, baseline: pd.DataFrame, column: str) -> tuple[V
 def _compare(part: pd.DataFrame, baseline: pd.DataFrame, column: str, level: float) -> Paired:
     """The paired difference of `column` between report rows of a configuration and of the baseline."""
     return paired_difference(*pairs_of(part, baseline, column), level)
+
+
+def _told(part: pd.DataFrame, baseline: pd.DataFrame, column: str, level: float) -> Paired:
+    """As `_compare`, but "identical" only where the losses are equal in every pair, too.
+
+    Two nets that are right on as many of a few test examples are not one net: that is "constant", without interval.
+    """
+    paired = _compare(part, baseline, column, level)
+    checkpoint, _, what = column.partition("_")
+    split = what.partition("_")[0]
+    loss = f"{checkpoint}_{split if split in ('train', 'gap') else 'test'}_loss"
+    if paired.kind == "identical" and _compare(part, baseline, loss, level).kind in ("normal", "constant"):
+        return replace(paired, low=math.nan, high=math.nan, p=math.nan, kind="constant")
+    return paired
 
 
 def worst_plausible(parts: Sequence[pd.DataFrame], column: str) -> float:
@@ -400,7 +447,7 @@ def _row(
         "gap_lo": gap_mean.low,
         "gap_hi": gap_mean.high,
         "base_mean": t_interval(_finite(_numbers(baseline, column)), level).mean,
-        "edge_of_grid": row["protocol"] != "search" and at_edge(strengths, sorted(set(tuning["strengths"]))),
+        "edge_of_grid": row["protocol"] != "search" and chosen_at_edge(strengths, tuning),
         "null_mean": t_interval(_finite(_numbers(part, f"{column}_null")), level).mean,
         "temperature_mean": t_interval(_finite(_numbers(part, f"{checkpoint}_temperature")), level).mean,
         "interval_covers": covers(known),
@@ -413,11 +460,11 @@ def _row(
     }
     if row["method"] == BASELINE or metric in ALONE:
         return row
-    seeds_test, seeds_gap = _compare(part, baseline, column, level), _compare(part, baseline, gap, level)
+    seeds_test, seeds_gap = _told(part, baseline, column, level), _told(part, baseline, gap, level)
     error = _test_error(part, baseline, said) if (checkpoint, metric) == ("last", "test_acc") else math.nan
     # Train is measured on the one training set: the choice of test examples moves the gap as it moves test.
     test, gaps = (with_test_error(paired, error, level) for paired in (seeds_test, seeds_gap))
-    train = _compare(part, baseline, f"{checkpoint}_train_{kind}", level)
+    train = _told(part, baseline, f"{checkpoint}_train_{kind}", level)
     clock = paired_ratio(*pairs_of(part, baseline, "train_s"), level)
     ours, theirs = pairs_of(part, baseline, column)
     return row | {
@@ -517,8 +564,8 @@ def headline(
     Fractions and nats, as in `runs`. A method without report runs keeps a row of blanks; `p_holm` is within the group.
     `stored` are the margins on record from before the runs, if any; `said` the predictions of runs by run_id: with
     them, the intervals and p-values of the last accuracy contain the choice of test examples where seeds share one
-    split. `best` marks the best mean among those without
-    failed runs, `tied_best` those that cannot be told from it.
+    split. `best` marks the best of those without failed runs by the paired difference, `none` at 0, `tied_best` those
+    that cannot be told from it.
     Raises NoBaseline for a group without report rows of `none`, ValueError for an unknown checkpoint or metric.
     """
     if checkpoint not in ("last", "best") or metric not in METRICS:
@@ -560,9 +607,11 @@ def headline(
             frame[name] = [values[at] for values in judged]
         # by what holds for all methods at once: point estimates alone would call a quarter of all placebos underfit
         frame["underfit"] = frame["verdict"].str.startswith("worse") & (frame["gap_diff_hi_sim"] < 0)
-        means = frame["mean"].to_numpy(dtype=np.float64) * (1 if more else -1)
-        means = np.where((frame["n_failed"] > 0) | (metric in ALONE), math.nan, means)
-        best = int(np.nanargmax(means)) if np.isfinite(means).any() else -1
+        # By what is paired, none at 0: a mean over other seeds may be higher for their sake.
+        gains = np.where(frame["method"] == BASELINE, 0.0, frame["diff"].to_numpy(dtype=np.float64))
+        gains = np.where((frame["n_failed"] > 0) | frame["mean"].isna() | (metric in ALONE), math.nan, gains)
+        gains = gains if more else -gains
+        best = int(np.nanargmax(gains)) if np.isfinite(gains).any() else -1
         frame["best"] = np.arange(len(frame)) == best
         tied = _tied([part for part, _ in parts], best, f"{checkpoint}_{metric}", level, said) if best >= 0 else False
         frame["tied_best"] = tied

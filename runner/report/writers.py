@@ -339,7 +339,10 @@ def _remarks(frame: pd.DataFrame) -> Iterator[str]:
         yield f"Fewer pairs than runs, for lack of the same seeds in none: {named(short)}."
     if len(few := others[(others["pairs"] == "few") & (others["n_report"] > 0)]):
         yield f"Below two pairs there is no interval and no test: {named(few)}."
-    if len(constant := others[others["pairs"] == "constant"]):
+    constant = others[others["pairs"] == "constant"]
+    if len(even := constant[constant["ties"] == constant["n_pairs"]]):
+        yield f"As many test examples right as none in every pair, but other losses, hence no test: {named(even)}."
+    if len(constant := constant[constant["ties"] < constant["n_pairs"]]):
         yield f"No seed variance in the differences, hence no test; are seeds applied? {named(constant)}."
     if len(same := others[others["pairs"] == "identical"]):
         yield f"Identical to none in every pair: {named(same)}."
@@ -392,7 +395,8 @@ def _marks(frame: pd.DataFrame) -> Iterator[str]:
     """What bold and the dagger mean, if they occur."""
     if len(frame) > 1 and frame["best"].any():
         highest = "highest" if frame["metric"].iloc[0] in HIGHER else "lowest"
-        yield f"Bold: {highest} mean test{' of those without failed runs' if (frame['n_failed'] > 0).any() else ''}."
+        sound = ", of those without failed runs" if (frame["n_failed"] > 0).any() else ""
+        yield f"Bold: {highest} mean test by Δ, none at 0{sound}."
     if frame["tied_best"].any():
         test = "tested as Δ is" if frame["se_test"].notna().any() else "paired t against it"
         yield f"{TIED}: cannot be told from the bold one ({test}, Holm over the other rows)."
@@ -432,9 +436,9 @@ def caption(frame: pd.DataFrame) -> str:
         parts.append("T: mean of the fitted temperatures; above 1 the net is too sure of itself.")
     if metric in ALONE:
         parts.append(
-            "Calibrated ≤: what the error of a perfectly calibrated net stays below in 95 of 100 cases, with as many "
-            "examples and the same confidences; an error below it says nothing. It is no measure to compare methods "
-            "by: the Brier score and the losses are."
+            "Calibrated ≤: what the error of a single run of a perfectly calibrated net stays below in 95 of 100 "
+            "cases, with as many examples and the same confidences. The error is no measure to compare methods by: the "
+            "Brier score and the losses are."
         )
     if compared:
         reach = f", with its {level} t-interval" if bounded else ""
