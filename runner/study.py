@@ -437,14 +437,21 @@ def _trained(
 
 
 def choose(job: Job, rows: Sequence[Mapping[str, Any]]) -> int:
-    """The point with the best mean validation figure over the tune seeds; ties go to the weaker strength, listed first.
+    """The point with the best mean validation figure over the tune seeds.
 
-    Of points with one strength and several learning rates, say, ties go to the one that is listed first.
-    Only validation columns are read. A point that diverged on any seed is chosen only if all did.
+    Ties go to the one that trained for the fewest epochs, since a longer patience that finds nothing better only costs
+    more, and then to the one that is listed first: the weaker strength, or the first of several learning rates. Only
+    validation columns are read. A point that diverged on any seed is chosen only if all did.
     """
     # rounded, so that sums of the records' nine digits break no tie
     means = {index: round(mean, TIE_DIGITS) for index, mean in _means(job, rows).items()}
-    return max(means, key=lambda index: (means[index], -index))
+    best = [index for index, mean in means.items() if mean == max(means.values())]
+    return min(best, key=lambda index: (_epochs(rows, index) if math.isfinite(means[index]) else 0, index))
+
+
+def _epochs(rows: Sequence[Mapping[str, Any]], index: int) -> int:
+    """The epochs that all tune seeds of a point trained for."""
+    return sum(int(row["epochs"]) for row in rows if row["role"] == "tune" and int(row["strength_idx"]) == index)
 
 
 def _means(job: Job, rows: Sequence[Mapping[str, Any]]) -> dict[int, float]:

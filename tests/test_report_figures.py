@@ -191,6 +191,8 @@ def test_a_grid_goes_from_weak_to_strong_also_where_smaller_is_stronger() -> Non
     assert weakest_first(own) == ["l2.rate=40", "l2.rate=10", "l2.rate=2"]
     assert choices(own)["strength"].tolist() == [40.0] * 3
     assert choices(own.drop(columns="strength_idx"))["strength"].tolist() == [2.0] * 3
+    sooner = own.assign(epochs=own["epochs"].where(own["strength"] != 2.0, 8.0))
+    assert choices(sooner)["strength"].tolist() == [2.0] * 3
     path = figures._path(by_strength(runs), "l2", "last")
     assert path["strength"].tolist() == [40.0, 10.0, 2.0]
     assert weakest_first(own.assign(strength_idx=0)) == ["l2.rate=2", "l2.rate=10", "l2.rate=40"]  # a job for each

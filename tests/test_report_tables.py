@@ -57,7 +57,7 @@ def by_hand(values: dict[str, list[float]], **columns: object) -> pd.DataFrame:
                 "method": method, "family": "baseline" if method == "none" else "penalty",
                 "strengths": "" if method == "none" else f"{method}.rate=0.01",
                 "strength": math.nan if method == "none" else 0.01, "seed": seed, "role": "report",
-                "protocol": "fixed", "selected": False, "split_mode": "train_val", "train_s": 2.0,
+                "protocol": "fixed", "selected": False, "split_mode": "train_val", "train_s": 2.0, "epochs": 9.0,
                 "status": "ok" if math.isfinite(accuracy) else "diverged", "error": "", "last_epoch": 9.0,
                 "last_train_acc": 0.9, "last_val_acc": accuracy, "last_test_acc": accuracy,
                 "last_gap_acc": 0.9 - accuracy, "last_test_loss": 1 - accuracy, "last_train_loss": 0.1,

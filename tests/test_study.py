@@ -8,6 +8,7 @@ import statistics
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -191,7 +192,12 @@ def _tuned(*overrides: str) -> Job:
         return read(compose("config", arguments), arguments)
 
 
-def _tunings(figure: str, values: Mapping[int, list[str]], diverged: tuple[int, ...] = ()) -> list[_NoTest]:
+def _tunings(
+    figure: str,
+    values: Mapping[int, list[str]],
+    diverged: tuple[int, ...] = (),
+    epochs: Mapping[int, int] = MappingProxyType({}),
+) -> list[_NoTest]:
     return [
         _NoTest(
             {
@@ -200,6 +206,7 @@ def _tunings(figure: str, values: Mapping[int, list[str]], diverged: tuple[int, 
                 "seed": str(seed),
                 figure: value,
                 "last_test_acc": "1",
+                "epochs": str(epochs.get(index, 9)),
                 "status": "diverged" if index in diverged and seed == 1 else "ok",
             }
         )
@@ -208,7 +215,7 @@ def _tunings(figure: str, values: Mapping[int, list[str]], diverged: tuple[int, 
     ]
 
 
-def test_choose_takes_the_best_mean_and_of_equals_the_weaker() -> None:
+def test_choose_takes_the_best_mean_and_of_equals_the_shorter_and_then_the_weaker() -> None:
     job = _tuned()
     # means 0.5, 0.6, 0.6: the best single run is the first point's
     values = {0: ["0.9", "0.3", "0.3"], 1: ["0.6", "0.6", "0.6"], 2: ["0.5", "0.6", "0.7"]}
@@ -218,6 +225,8 @@ def test_choose_takes_the_best_mean_and_of_equals_the_weaker() -> None:
     # 0.1 + 0.2 + 0.3 is 0.6000000000000001 and 0.3 + 0.2 + 0.1 is 0.6: the order of the seeds breaks no tie
     level = {0: ["0.3", "0.2", "0.1"], 1: ["0.1", "0.2", "0.3"], 2: ["0.1", "0.1", "0.1"]}
     assert choose(job, _tunings("last_val_acc", level)) == 0
+    assert choose(job, _tunings("last_val_acc", level, epochs={0: 9, 1: 8, 2: 7})) == 1
+    assert choose(job, _tunings("last_val_acc", level, diverged=(0, 1, 2), epochs={0: 9, 1: 8})) == 0
     by_loss = _tuned("protocol.select=val_loss")
     assert choose(by_loss, _tunings("last_val_loss", values)) == 0
     reported = [_NoTest({"role": "report", "strength_idx": "2", "last_val_acc": "9", "status": "ok"})]

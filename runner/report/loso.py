@@ -34,8 +34,9 @@ SHARED = (
 
 def choices(rows: pd.DataFrame) -> pd.DataFrame:
     """Of one method's report rows over several strengths, one row per seed: that of the strength with the highest mean
-    last validation accuracy over the other seeds, ties to the weaker. Runs that failed count against no strength, but a
-    strength without any run among the other seeds cannot be chosen."""
+    last validation accuracy over the other seeds, ties as in a study: to the one that trained for the fewest epochs,
+    and then to the weaker. Runs that failed count against no strength, but a strength without any run among the other
+    seeds cannot be chosen."""
     strengths, seeds = weakest_first(rows), sorted(set(rows["seed"]))
     table = np.full((len(strengths), len(seeds)), math.nan)
     for strength, seed, value, status in zip(
@@ -50,8 +51,10 @@ def choices(rows: pd.DataFrame) -> pd.DataFrame:
         means = np.where(count > 0, np.nansum(others, axis=1) / np.maximum(count, 1), -math.inf)
         if not np.isfinite(means).any():
             continue
-        # Rounded, so that sums in another order cannot break a tie.
-        chosen = strengths[int(np.argmax(np.round(means, TIE_DIGITS)))]
+        rounded = np.round(means, TIE_DIGITS)  # so that sums in another order cannot break a tie
+        best = [strength for strength, mean in zip(strengths, rounded, strict=True) if mean == rounded.max()]
+        trained = rows[rows["seed"] != seed].groupby("strengths")["epochs"].mean()
+        chosen = min(best, key=lambda strength: (float(trained[strength]), strengths.index(strength)))
         kept.append(rows[(rows["seed"] == seed) & (rows["strengths"] == chosen)])
     return pd.concat(kept) if kept else rows.iloc[:0]
 

@@ -58,7 +58,7 @@ TEXT = _names(
 FLAGS = _names("selected deterministic mapped channels_last compiled penalize_biases")
 NEEDED = _names(
     "run_id dataset model setting method family strength strengths seed role protocol selected split_mode status "
-    "train_s last_epoch last_train_acc last_val_acc last_test_acc last_gap_acc"
+    "train_s epochs last_epoch last_train_acc last_val_acc last_test_acc last_gap_acc"
 )
 HEADLINE = _names(
     "dataset model setting checkpoint metric method family protocol strengths strength n_tune n_report n_failed "
