@@ -1,8 +1,8 @@
 """A device that is not there: its tensors hold real numbers, and refuse to be put together with the CPU's.
 
 What trains on it meets no tensor that was left behind on the CPU, so that it can be moved to a GPU. Operations that
-copy between devices are allowed, and so are indices of the CPU's and, in arithmetic, its single numbers, as CUDA allows
-them; other operations, such as clamp_max, refuse even these there.
+copy between devices are allowed, and so are indices of the CPU's and, entry by entry, its single numbers, as CUDA
+allows them; other operations, such as clamp_max, refuse even these there.
 """
 
 from __future__ import annotations
@@ -24,9 +24,10 @@ from torch.utils.backend_registration import _setup_privateuseone_for_python_bac
 aten = torch.ops.aten
 Given = TypeVar("Given")
 COPIES = {aten.copy_.default, aten._to_copy.default}
-ARITHMETIC = {
+ELEMENTWISE = {
     aten.add, aten.sub, aten.mul, aten.div, aten.pow, aten.remainder, aten.gt, aten.ge, aten.lt, aten.le, aten.eq,
     aten.ne, aten.bitwise_and, aten.bitwise_or, aten.bitwise_xor, aten.add_, aten.sub_, aten.mul_, aten.div_,
+    aten.where,
 }  # fmt: skip
 
 
@@ -64,7 +65,7 @@ def done(func: Any, args: Any, kwargs: Mapping[str, Any]) -> Any:
     """What an operation gives, on the device where one of its tensors, or what it asks for, is there."""
     tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
     there = {id(x.here): x for x in tensors if isinstance(x, Pretended)}
-    single = func.overloadpacket in ARITHMETIC
+    single = func.overloadpacket in ELEMENTWISE
     left_behind = [tuple(x.shape) for x in tensors if not isinstance(x, Pretended) and (x.ndim or not single)]
     indexing = func is aten.index.Tensor and isinstance(args[0], Pretended)
     if there and left_behind and func not in COPIES and not indexing:
@@ -136,6 +137,7 @@ def _process() -> Connection:
 def _serve(asked: Connection) -> None:
     torch.set_num_threads(1)
     _setup_privateuseone_for_python_backend("pretend")
+    vars(torch)["pretend"].get_amp_supported_dtype = lambda: [torch.bfloat16]  # else autocast cannot be switched off
     while True:
         do, arguments = asked.recv()
         try:
