@@ -103,16 +103,17 @@ def _refuse_alike(jobs: Sequence[Job], axes: Collection[str], folder: Path) -> N
                 raise Refusal(
                     f"{job.method} {label[-1]} on {job.dataset} would stand in study {folder.name!r} with "
                     f"{key}={theirs.get(key)} and with {key}={mine.get(key)}, which its tables could not tell apart; "
-                    f"use another name (study=...){_or_listed(key, mine.get(key), job)}"
+                    f"use another name (study=...){_or_listed(key, [theirs.get(key), mine.get(key)], job)}"
                 )
 
 
-def _or_listed(key: str, value: object, job: Job) -> str:
-    """How else a setting can be told apart."""
+def _or_listed(key: str, values: Sequence[object], job: Job) -> str:
+    """How else a setting of these two values can be told apart."""
     if not key.startswith("method."):
         return f" or sweep over it (-m {key}=...)"
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return f" or a list, which they show ({key}=[{value}])" if number and not job.protocol.tune_seeds else ""
+    numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+    listed = f"{key}=[{','.join(map(str, values))}]"
+    return f" or a list, which they show ({listed})" if numbers and not job.protocol.tune_seeds else ""
 
 
 def _labels(folder: Path, methods: Collection[str], but: Collection[str]) -> dict[Label, Path]:

@@ -353,7 +353,8 @@ def test_what_the_tables_could_not_tell_apart_is_refused(regrun: Regrun, tmp_pat
     # within one command, before anything is there
     told = refused("-m", dropout, "method.dropout.input_rate=0,0.2")
     assert "method.dropout.input_rate=0 and with method.dropout.input_rate=0.2" in told
-    assert f"use another name (study=...) or a list, which they show ({listed})" in told
+    both = "method.dropout.input_rate=[0,0.2]"
+    assert f"use another name (study=...) or a list, which they show ({both})" in told
     assert "a list" not in refused("-m", "method=l1", "method.l1.form=proximal,subgradient")
     # and beside what stands there; a list keeps it apart, also beside itself
     assert regrun(dropout, "seeds=1", *SMALL).code == 0
