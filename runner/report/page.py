@@ -269,7 +269,7 @@ def _protocol(study: Study, statuses: Sequence[dict[str, Any]]) -> list[tuple[st
         if name in runs.columns and (text := _range(runs[name])):
             found.append((name.replace("n_", "number of ").replace("_", " "), text))
     for note in dict.fromkeys(str(note) for status in statuses for note in _listed(status.get("notes"))):
-        found.append(("data", note))
+        found.append(("note", note))
     shared = shared_names(study.headline)
     found.append(("tuned for every method, none included", ", ".join(shared) or "nothing: learning rate not re-tuned"))
     rope = study.headline.iloc[0]
