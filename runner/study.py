@@ -410,7 +410,7 @@ def _trained(
     if job.one_by_one and len(missing) > 1:
         say(f"{job.name}: runs go one by one, not side by side: {job.one_by_one}")
     # by all runs of the stage, and as those of them that are part of the way have begun: each is of one piece
-    workers = job.workers or worth(job.experiment, len(wanted))
+    workers = job.workers or worth(len(wanted))
     experiment = packed(job.experiment, wanted, workers, kept_about(mine))
     workers = min(workers, len(missing))
     wide = min(experiment.lanes or len(missing), math.ceil(len(missing) / workers))
@@ -446,8 +446,9 @@ def choose(job: Job, rows: Sequence[Mapping[str, Any]]) -> int:
     """
     # rounded, so that sums of the records' nine digits break no tie
     means = {index: round(mean, TIE_DIGITS) for index, mean in _means(job, rows).items()}
-    best = [index for index, mean in means.items() if mean == max(means.values())]
-    return min(best, key=lambda index: (_epochs(rows, index) if math.isfinite(means[index]) else 0, index))
+    most = max(means.values())
+    best = [index for index, mean in means.items() if mean == most]
+    return min(best, key=lambda index: (_epochs(rows, index) if math.isfinite(most) else 0, index))
 
 
 def _epochs(rows: Sequence[Mapping[str, Any]], index: int) -> int:

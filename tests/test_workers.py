@@ -118,17 +118,16 @@ def test_on_a_gpu_one_process_trains_all_runs() -> None:
 
 def test_how_many_processes_are_worth_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("runner.engine.workers.cores", lambda: 4)
-    trial = experiment()
-    assert [worth(trial, runs) for runs in (1, 4, 7, 8, 15, 16, 100)] == [1, 1, 1, 2, 3, 4, 4]
+    assert [worth(runs) for runs in (1, 4, 7, 8, 15, 16, 100)] == [1, 1, 1, 2, 3, 4, 4]
     monkeypatch.setattr("runner.engine.workers.sys.platform", "darwin")
-    assert worth(trial, 100) == 1
+    assert worth(100) == 1
     assert cores() >= 1
 
 
 def test_beside_a_gpu_one_process_trains_all_runs_on_the_cpu_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("runner.engine.workers.cores", lambda: 4)
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
-    assert worth(experiment(), 100) == 1
+    assert worth(100) == 1
     with pytest.raises(Refusal, match=r"workers is 2; where torch sees a GPU .* CUDA_VISIBLE_DEVICES= before"):
         _workers(2, torch.device("cpu"))
 
@@ -137,4 +136,4 @@ def test_a_launched_process_begins_no_others(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr("runner.engine.workers.cores", lambda: 4)
     parent = type("Process", (), {"name": "LokyProcess-1"})
     monkeypatch.setattr("runner.engine.workers.multiprocessing.current_process", lambda: parent)
-    assert worth(replace(experiment()), 100) == 1
+    assert worth(100) == 1

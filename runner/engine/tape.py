@@ -142,9 +142,7 @@ class Taped:
         try:
             out, self._operations = written_down(self.step, arguments)
         except Exception as why:  # whatever a foreign net's operations raise when they are written down
-            if is_full(why):
-                raise
-            self.unfit = f"{type(why).__name__}: {why}"
+            self._give_up(why)
             return self.step(*arguments)
         return out
 
@@ -154,10 +152,13 @@ class Taped:
             if not all(map(_same, tree_flatten(out)[0], tree_flatten(operations(tensors))[0])):
                 self.unfit = "its operations are others in another step"
         except Exception as why:  # as above
-            if is_full(why):
-                raise
-            self.unfit = f"{type(why).__name__}: {why}"
+            self._give_up(why)
         return out
+
+    def _give_up(self, why: Exception) -> None:
+        if is_full(why):  # which is no fault of the operations
+            raise why
+        self.unfit = f"{type(why).__name__}: {why}"
 
 
 def tensors_of(leaves: Sequence[Any]) -> list[Tensor]:

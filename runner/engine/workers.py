@@ -40,7 +40,7 @@ def cores() -> int:
     return min(there, int(os.environ.get("SLURM_CPUS_PER_TASK") or there))  # not every Slurm binds jobs to their cores
 
 
-def worth(experiment: Experiment, runs: int) -> int:
+def worth(runs: int) -> int:
     """How many processes so many runs are worth: one where there is an accelerator, few runs, or a launcher's process.
 
     joblib and Ray have put jobs on all cores, and a process of Ray's must not be forked. Only Linux can begin a process

@@ -216,7 +216,7 @@ def ours(job: Job) -> tuple[Cost, list[float]]:
     runs = job.reporting(None)
     began = since()
     torch.set_num_threads(threads(job.experiment))
-    workers = worth(job.experiment, len(runs))
+    workers = worth(len(runs))
     experiment = packed(job.experiment, runs, workers)
     outcomes = list(train_across(experiment, runs, lambda progress: None, workers))
     cost = since(began)
@@ -267,7 +267,7 @@ def products(job: Job) -> Cost:
     No training of these nets on these cores can take less: an aim above the ratio to this is out of reach.
     """
     runs, budget = job.reporting(None), job.experiment.budget
-    workers = worth(job.experiment, len(runs))
+    workers = worth(len(runs))
     experiment = packed(compiling(job, False).experiment, runs, workers)
     pack, lanes = begin(experiment, runs[: experiment.lanes])
     lanes = few_steps(pack, lanes, 1)
