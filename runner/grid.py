@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -48,3 +49,19 @@ def along(axes: Mapping[str, Sequence[float]]) -> list[dict[str, float]]:
 def runs(points: Sequence[Mapping[str, float]], seeds: Sequence[int], role: str) -> list[Run]:
     """Every point with every seed, a point's seeds side by side."""
     return [Run(seed, role, point, index) for index, point in enumerate(points) for seed in seeds]
+
+
+def best_point(means: Mapping[int, float], epochs: Mapping[int, float]) -> int:
+    """The point that tuning chooses: that of the highest mean validation figure (-inf where a run diverged).
+
+    Ties go to the one that trained for the fewest `epochs`, since a longer patience that finds nothing better only
+    costs more, and then to the one that is listed first: the weaker strength, or the first of several learning rates.
+    Where every point diverged the epochs say nothing.
+
+    >>> best_point({0: 0.9, 1: 0.9, 2: 0.9, 3: 0.8}, {0: 40, 1: 30, 2: 30, 3: 10})
+    1
+    """
+    rounded = {index: round(mean, TIE_DIGITS) for index, mean in means.items()}
+    most = max(rounded.values())
+    best = [index for index, mean in rounded.items() if mean == most]
+    return min(best, key=lambda index: (epochs[index] if math.isfinite(most) else 0, index))

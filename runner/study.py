@@ -31,7 +31,7 @@ from runner.engine.packing import packed, prediction, threads
 from runner.engine.workers import train_across, worth
 from runner.errors import Refusal
 from runner.files import clear_parts, held, held_within, write_atomic
-from runner.grid import TIE_DIGITS, Run
+from runner.grid import Run, best_point
 from runner.job import Job
 from runner.labels import LABEL, different, stored_settings, unshown
 from runner.records import Ended, Row
@@ -438,17 +438,12 @@ def _trained(
 
 
 def choose(job: Job, rows: Sequence[Mapping[str, Any]]) -> int:
-    """The point with the best mean validation figure over the tune seeds.
+    """The point with the best mean validation figure over the tune seeds; of ties see `runner.grid.best_point`.
 
-    Ties go to the one that trained for the fewest epochs, since a longer patience that finds nothing better only costs
-    more, and then to the one that is listed first: the weaker strength, or the first of several learning rates. Only
-    validation columns are read. A point that diverged on any seed is chosen only if all did.
+    Only validation columns are read. A point that diverged on any seed is chosen only if all did.
     """
-    # rounded, so that sums of the records' nine digits break no tie
-    means = {index: round(mean, TIE_DIGITS) for index, mean in _means(job, rows).items()}
-    most = max(means.values())
-    best = [index for index, mean in means.items() if mean == most]
-    return min(best, key=lambda index: (_epochs(rows, index) if math.isfinite(most) else 0, index))
+    means = _means(job, rows)
+    return best_point(means, {index: _epochs(rows, index) for index in means})
 
 
 def _epochs(rows: Sequence[Mapping[str, Any]], index: int) -> int:

@@ -9,7 +9,7 @@ from types import MappingProxyType
 import numpy as np
 import pandas as pd
 
-from runner.grid import TIE_DIGITS
+from runner.grid import best_point
 from runner.report.predictions import Predictions
 from runner.report.stats import Values
 from runner.report.tables import (
@@ -51,11 +51,10 @@ def choices(rows: pd.DataFrame) -> pd.DataFrame:
         means = np.where(count > 0, np.nansum(others, axis=1) / np.maximum(count, 1), -math.inf)
         if not np.isfinite(means).any():
             continue
-        rounded = np.round(means, TIE_DIGITS)  # so that sums in another order cannot break a tie
-        best = [strength for strength, mean in zip(strengths, rounded, strict=True) if mean == rounded.max()]
         trained = rows[rows["seed"] != seed].groupby("strengths")["epochs"].mean()
-        chosen = min(best, key=lambda strength: (float(trained[strength]), strengths.index(strength)))
-        kept.append(rows[(rows["seed"] == seed) & (rows["strengths"] == chosen)])
+        epochs = {place: float(trained[strength]) for place, strength in enumerate(strengths)}
+        best = strengths[best_point(dict(enumerate(means.tolist())), epochs)]
+        kept.append(rows[(rows["seed"] == seed) & (rows["strengths"] == best)])
     return pd.concat(kept) if kept else rows.iloc[:0]
 
 
