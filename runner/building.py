@@ -299,15 +299,3 @@ def named_stacks(node: dict[str, Any]) -> dict[str, list[str]]:
     if not isinstance(stacks, dict):
         raise Refusal(f"method.stacks is {stacks!r}; it must give each named stack its methods (conf/method)")
     return {name: checks.names(f"method.stacks.{name}", methods) for name, methods in stacks.items()}
-
-
-def label(methods: list[str], named: Mapping[str, list[str]]) -> str:
-    """The stack in one word.
-
-    >>> label(["l2", "dropout", "mixup"], {"cocktail": ["dropout", "l2"]}), label([], {})
-    ('cocktail+mixup', 'none')
-    """
-    for name, parts in named.items():
-        if set(parts) <= set(methods):
-            methods = [name, *(method for method in methods if method not in parts)]
-    return "+".join(methods) or "none"

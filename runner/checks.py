@@ -21,18 +21,6 @@ from runner.paths import conf_dir, options
 MOST_VALUES = 10_000_000  # that interpolations may come to; some configurations of regrun's have 400
 
 
-def flatten(settings: Mapping[str, Any], lead: str = "") -> dict[str, Any]:
-    """Nested settings by dotted key.
-
-    >>> flatten({"a": {"b": 1, "c": [2]}})
-    {'a.b': 1, 'a.c': [2]}
-    """
-    flat: dict[str, Any] = {}
-    for key, value in settings.items():
-        flat |= flatten(value, f"{lead}{key}.") if isinstance(value, Mapping) else {f"{lead}{key}": value}
-    return flat
-
-
 def plain(cfg: DictConfig) -> dict[str, Any]:
     """A composed configuration in plain dicts and lists, its interpolations resolved."""
     try:

@@ -29,6 +29,7 @@ from runner.experiment import Asked, Budget, Experiment
 from runner.grid import Run, along, crossed
 from runner.job import Job, Protocol
 from runner.keys import Key
+from runner.labels import flatten, option, stack_in_a_word
 from runner.methods.base import ranges
 from runner.methods.stack import Stack
 from runner.search import Space, drawn
@@ -129,7 +130,7 @@ def read(cfg: DictConfig, overrides: Sequence[str] = ()) -> Job:
         model=checks.title("model", values["model"]),
         setting=_setting(values),
         protocol=protocol,
-        method=building.label(list(stack.methods), named),
+        method=stack_in_a_word(list(stack.methods), named, _options(values, stack, points[0])),
         margins=_margins(checks.section(values, "margins")),
         experiment=replace(experiment, lanes=1) if why else experiment,
         one_by_one=why,
@@ -257,8 +258,27 @@ def _rehearse(experiment: Experiment, points: Sequence[Mapping[str, float]], see
 
 
 def _setting(values: Mapping[str, Any]) -> str:
-    flat = checks.flatten(values)
+    """What the sweep varies beside methods."""
+    flat = flatten({key: value for key, value in values.items() if key != "method"})
     return " ".join(f"{axis}={flat[axis]}" for axis in checks.names("axes", values["axes"]) if axis in flat)
+
+
+def _options(values: Mapping[str, Any], stack: Stack, point: Mapping[str, float]) -> dict[str, list[str]]:
+    """What the sweep varies of each method, but for the strengths that tables show anyway, those of `point` among them.
+
+    A baseline has none of it, so that it makes rows of one comparison, and no comparisons of their own.
+    """
+    varied = checks.names("axes", values["axes"])
+    return {
+        name: [
+            option(name, field, value)
+            for field, value in values["method"][name].items()
+            if f"method.{name}.{field}" in varied
+            and f"{name}.{field}" not in point
+            and field != next(iter(ranges(method)), None)
+        ]
+        for name, method in stack.methods.items()
+    }
 
 
 def _extension(values: Mapping[str, Any]) -> int:

@@ -1,7 +1,8 @@
-"""What tells the configurations of a study apart in its tables, and which settings of a stack that leaves out."""
+"""What tells the configurations of a study apart in its tables, and which settings of a job that leaves out."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -12,22 +13,72 @@ import yaml
 LABEL = ("dataset", "model", "setting", "method", "strengths")  # columns of runs.csv
 
 
-def unshown(stack: Mapping[str, Any], strengths: str) -> dict[str, Any]:
-    """The settings of a stack that the strengths in a table do not show, by key; of methods that are off, none.
+def flatten(settings: Mapping[str, Any], lead: str = "") -> dict[str, Any]:
+    """Nested settings by dotted key.
 
-    >>> unshown({"l1": {"rate": 0.1, "form": "proximal", "grid": {"rate": [1]}}, "l2": {"rate": 0.2}}, "l1.rate=0.1")
-    {'method.l1.form': 'proximal'}
+    >>> flatten({"a": {"b": 1, "c": [2]}})
+    {'a.b': 1, 'a.c': [2]}
     """
-    shown = {item.partition("=")[0] for item in strengths.split()}
-    on = {name.partition(".")[0] for name in shown}
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        flat |= flatten(value, f"{lead}{key}.") if isinstance(value, Mapping) else {f"{lead}{key}": value}
+    return flat
+
+
+def stack_in_a_word(methods: list[str], named: Mapping[str, list[str]], options: Mapping[str, list[str]]) -> str:
+    """The stack in one word, with the options that a sweep varies; `named` are stacks with a name of their own.
+
+    >>> stack_in_a_word(["l2", "dropout", "mixup"], {"cocktail": ["dropout", "l2"]}, {})
+    'cocktail+mixup'
+    >>> stack_in_a_word(["dropout", "l1"], {}, {"l1": ["l1.form=proximal"]})
+    'dropout+l1.form=proximal'
+    >>> stack_in_a_word(["l1", "l2"], {"elastic": ["l1", "l2"]}, {"l1": ["l1.form=proximal"]})
+    'elastic,l1.form=proximal'
+    >>> stack_in_a_word([], {}, {})
+    'none'
+    """
+    words = {method: ",".join(options.get(method) or [method]) for method in methods}
+    for name, parts in named.items():
+        if set(parts) <= set(words):
+            told = [option for part in parts for option in options.get(part, ())]
+            words = {name: ",".join([name, *told])} | {m: word for m, word in words.items() if m not in parts}
+    return "+".join(words.values()) or "none"
+
+
+def unshown(settings: Mapping[str, Any], label: Mapping[str, str]) -> dict[str, Any]:
+    """The settings of a job that its label in the tables does not show, by key; of methods that are off, none.
+
+    >>> settings = {"method": {"l1": {"rate": 0.1, "form": "proximal", "grid": {"rate": [1]}}, "l2": {"rate": 0.2}}}
+    >>> unshown(settings, {"method": "l1", "strengths": "l1.rate=0.1", "setting": ""})
+    {'method.l1.form': 'proximal'}
+    >>> unshown(settings, {"method": "l1.form=proximal", "strengths": "l1.rate=0.1", "setting": ""})
+    {}
+    """
+    strengths = {item.partition("=")[0] for item in label["strengths"].split()}
+    named = {item.partition("=")[0] for item in f"{label['setting']} {label['strengths']}".split()}
+    on = {name.partition(".")[0] for name in strengths}
+    words = re.split("[+,]", label["method"])
     return {
+        key: value
+        for key, value in flatten({key: value for key, value in settings.items() if key != "method"}).items()
+        if key not in named
+    } | {
         f"method.{name}.{field}": value
-        for name, entry in stack.items()
+        for name, entry in (settings.get("method") or {}).items()
         # a method that has numbers shows its first wherever it is on
         if name in on or not any(_is_number(value) for value in entry.values())
         for field, value in entry.items()
-        if field != "grid" and f"{name}.{field}" not in shown
+        if field != "grid" and f"{name}.{field}" not in strengths and option(name, field, value) not in words
     }
+
+
+def option(method: str, field: str, value: object) -> str:
+    """A method's option as a label shows it, of characters that a folder's name may have.
+
+    >>> option("l1", "form", "proximal"), option("dropout", "input_rate", 0.20)
+    ('l1.form=proximal', 'dropout.input_rate=0.2')
+    """
+    return re.sub(r"[^\w.=-]", "_", f"{method}.{field}={value}", flags=re.ASCII)
 
 
 def _is_number(value: object) -> bool:

@@ -24,7 +24,6 @@ from omegaconf import OmegaConf
 
 from runner import extending, records
 from runner.asking import Asking
-from runner.checks import flatten
 from runner.engine.checkpoint import Checkpoints, kept_about
 from runner.engine.loop import Progress
 from runner.engine.packing import packed, prediction, threads
@@ -33,7 +32,7 @@ from runner.errors import Refusal
 from runner.files import clear_parts, held, held_within, write_atomic
 from runner.grid import Run, best_point
 from runner.job import Job
-from runner.labels import LABEL, different, stored_settings, unshown
+from runner.labels import LABEL, different, flatten, stored_settings, unshown
 from runner.records import Ended, Row
 from runner.rows import asked_of, curve_of, dtype_name, label_of, row_of, run_id_of
 
@@ -73,13 +72,13 @@ def admit(jobs: Sequence[Job], axes: Sequence[str], folder: Path) -> None:
                 f"study {folder.name!r} was begun with margins {_said(fixed)} and this command says "
                 f"{_said(job.margins)}; verdicts under other margins: regrun-report {folder} --margin acc=..."
             )
-    _refuse_alike(jobs, known, folder)
+    _refuse_alike(jobs, folder)
     extending.refuse(jobs, folder)
     _ours(folder)
     _writable(folder)
 
 
-def _refuse_alike(jobs: Sequence[Job], axes: Collection[str], folder: Path) -> None:
+def _refuse_alike(jobs: Sequence[Job], folder: Path) -> None:
     """Refuse configurations that have one name in the tables and differ in what it does not show.
 
     A run of two jobs, such as that of l2.rate=1e-3 in those of [1e-4,1e-3] and of 1e-3, is one run made twice.
@@ -94,26 +93,18 @@ def _refuse_alike(jobs: Sequence[Job], axes: Collection[str], folder: Path) -> N
             continue
         settings = json.loads(json.dumps(job.settings))  # as they will be read back
         for point in job.points:
-            label = tuple(label_of(job, point).values())
-            mine = _unshown(settings, axes, label)
+            shown = label_of(job, point)
+            label, mine = tuple(shown.values()), unshown(settings, shown)
             if label not in known and label in standing:
-                known[label] = _unshown(stored_settings(standing[label]), axes, label) or mine
+                theirs = stored_settings(standing[label])
+                known[label] = unshown(theirs, shown) if theirs else mine
             theirs = known.setdefault(label, mine)
             if key := different(theirs, mine):
                 raise Refusal(
                     f"{job.method} {label[-1]} on {job.dataset} would stand in study {folder.name!r} with "
                     f"{key}={theirs.get(key)} and with {key}={mine.get(key)}, which its tables could not tell apart; "
-                    f"use another name (study=...){_or_listed(key, [theirs.get(key), mine.get(key)], job)}"
+                    f"use another name (study=...) or sweep over it (-m {key}=...)"
                 )
-
-
-def _or_listed(key: str, values: Sequence[object], job: Job) -> str:
-    """How else a setting of these two values can be told apart."""
-    if not key.startswith("method."):
-        return f" or sweep over it (-m {key}=...)"
-    numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
-    listed = f"{key}=[{','.join(map(str, values))}]"
-    return f" or a list, which they show ({listed})" if numbers and not job.protocol.tune_seeds else ""
 
 
 def _labels(folder: Path, methods: Collection[str], but: Collection[str]) -> dict[Label, Path]:
@@ -125,16 +116,6 @@ def _labels(folder: Path, methods: Collection[str], but: Collection[str]) -> dic
             for row in records.read_table(path, lambda line: None):
                 found.setdefault(tuple(row.get(column, "") for column in LABEL), path.parent)
     return found
-
-
-def _unshown(settings: Mapping[str, Any], axes: Collection[str], label: Label) -> dict[str, Any]:
-    """The settings of a job that may differ from another's of its study and that a label does not show."""
-    *_, setting, _, strengths = label
-    shown = {item.partition("=")[0] for item in f"{setting} {strengths}".split()}
-    flat = flatten({key: value for key, value in settings.items() if key != "method"})
-    return unshown(settings.get("method") or {}, strengths) | {
-        axis: flat[axis] for axis in axes if axis in flat and axis not in shown
-    }
 
 
 def _said(margins: Mapping[str, float]) -> str:

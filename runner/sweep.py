@@ -48,7 +48,8 @@ def plan(
     from runner import study, trackers
     from runner.config import OUTSIDE, read
 
-    known = [axis for axis in axes if axis != "method" and not axis.startswith(("method.", "hydra."))]
+    varied = [axis for axis in axes if axis != "method" and not axis.startswith("hydra.")]
+    known = [axis for axis in varied if not axis.startswith("method.")]  # each makes comparisons of its own
     for axis in known:
         if axis in OUTSIDE:
             raise Refusal(
@@ -66,7 +67,7 @@ def plan(
                 name = override.split("=")[0].split(".")[1]
                 raise Refusal(f"{override}: no job of this sweep has the method {name!r} (method=...)")
     with_baselines = _unique([[*_without_method(job), "method=none"] for job in wanted] + wanted)
-    label = f"axes=[{','.join(known)}]"
+    label = f"axes=[{','.join(varied)}]"
     first = read(compose([*with_baselines[0], label]), with_baselines[0])
     named = first.study or stamp("sweep")
     kept: dict[str, tuple[list[str], Job]] = {}

@@ -350,17 +350,12 @@ def test_what_the_tables_could_not_tell_apart_is_refused(regrun: Regrun, tmp_pat
         assert before == {path: path.read_bytes() for path in study.rglob("*") if path.is_file()}
         return told.err
 
-    # within one command, before anything is there
-    told = refused("-m", dropout, "method.dropout.input_rate=0,0.2")
-    assert "method.dropout.input_rate=0 and with method.dropout.input_rate=0.2" in told
-    both = "method.dropout.input_rate=[0,0.2]"
-    assert f"use another name (study=...) or a list, which they show ({both})" in told
-    assert "a list" not in refused("-m", "method=l1", "method.l1.form=proximal,subgradient")
-    # and beside what stands there; a list keeps it apart, also beside itself
+    # beside what stands there; a list keeps it apart, also beside itself
     assert regrun(dropout, "seeds=1", *SMALL).code == 0
-    assert "dropout dropout.rate=0.3 on digits would stand in study 'first' with" in refused(
-        dropout, "method.dropout.input_rate=0.2"
-    )
+    told = refused(dropout, "method.dropout.input_rate=0.2")
+    assert "dropout dropout.rate=0.3 on digits would stand in study 'first' with" in told
+    assert "method.dropout.input_rate=0.0 and with method.dropout.input_rate=0.2" in told
+    assert "use another name (study=...) or sweep over it (-m method.dropout.input_rate=...)" in told
     assert "input_rate=0.2" in refused(dropout, "method.dropout.rate=[0.1,0.3]", "method.dropout.input_rate=0.2")
     for more in ([listed], ["method.dropout.input_rate=[0.1,0.2]"], ["method.dropout.rate=0.1"]):
         assert regrun(dropout, "seeds=1", *more, *SMALL).code == 0
@@ -382,6 +377,24 @@ def test_an_axis_of_the_study_that_a_name_does_not_show_is_refused(regrun: Regru
     assert (told.code, told.err.count("\n")) == (2, 1), told.err
     assert "with data.train_size=60 and with data.train_size=70" in told.err
     assert "or sweep over it (-m data.train_size=...)" in told.err
+
+
+@pytest.mark.usefixtures("unreported")
+def test_a_sweep_over_an_option_of_a_method_names_it(regrun: Regrun, tmp_path: Path) -> None:
+    few = ["seeds=1", *SMALL]
+    assert regrun("-m", "method=l2,[dropout,l1]", "method.l1.form=proximal,subgradient", *few).code == 0
+    assert regrun("-m", "method=dropout", "method.dropout.input_rate=0,0.2", *few).code == 0
+    study = tmp_path / "outputs" / "first"
+    forms = {"dropout+l1.form=proximal", "dropout+l1.form=subgradient"}
+    rates = {"dropout.input_rate=0", "dropout.input_rate=0.2"}
+    rows = rows_of(study)
+    # each is a row beside one baseline: what is varied of a method makes no comparison of its own
+    assert sorted(row["method"] for row in rows) == sorted({"none", "l2"} | forms | rates)
+    assert {row["setting"] for row in rows} == {""}
+    assert len({row["last_train_loss"] for row in rows}) == len(rows)  # each was trained as it says
+    # the strengths, which tables show anyway, name nothing
+    assert regrun("-m", "method=l2", "method.l2.rate=1e-5,1e-4", *few).code == 0
+    assert len(rows_of(study, "l2")) == 3
 
 
 BREAKING = """

@@ -32,6 +32,7 @@ def verified(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, 
         "method=l2 method.l2.rate=[0.001,0.1] protocol=tuned protocol.tune_seeds=1 protocol.tune=[optimizer.lr]",
         "method=l2 seeds=2 evaluate.corruptions=true evaluate.measures=true",
         "method=l2 seeds=2 data=teacher",
+        "method=l1 method.l1.form=proximal,subgradient seeds=1 -m",
     ],
 )
 @pytest.mark.usefixtures("unreported")

@@ -8,7 +8,6 @@ import math
 import sys
 from collections.abc import Hashable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 from runner.errors import Refusal
 from runner.files import read_csv
@@ -69,21 +68,16 @@ def refuse_alike(study_dir: Path, rows: Iterable[Mapping[Hashable, object]]) -> 
         other = seen.setdefault(which, row)
         if row["run_id"] == other["run_id"] or _figures(row) == _figures(other):
             continue
-        strengths, jobs = str(row["strengths"]), [str(one.get("job", "")) for one in (other, row)]
-        theirs, mine = (_apart(stored_settings(study_dir / job), strengths) for job in jobs)
+        label, jobs = {name: str(row[name]) for name in LABEL}, [str(one.get("job", "")) for one in (other, row)]
+        theirs, mine = (unshown(stored_settings(study_dir / job), label) for job in jobs)
         key = different(theirs, mine)
         if key or not (theirs and mine):
             why = f"{key} is {theirs.get(key)} in the one and {mine.get(key)} in the other" if key else "other figures"
             raise Refusal(
-                f"jobs {' and '.join(jobs)} both have {row['method']} {strengths} at seed {row['seed']} on "
+                f"jobs {' and '.join(jobs)} both have {row['method']} {row['strengths']} at seed {row['seed']} on "
                 f"{row['dataset']}, but {why}: one table cannot tell them apart, so move one of the two folders away"
             )
 
 
 def _figures(row: Mapping[Hashable, object]) -> list[str]:
     return [str(value) for name, value in row.items() if str(name).startswith(("last_", "best_", "status"))]
-
-
-def _apart(settings: Mapping[str, Any], strengths: str) -> dict[str, Any]:
-    """What two jobs with one name in the tables must not differ in; nothing where the settings are not known."""
-    return {k: v for k, v in settings.items() if k != "method"} | unshown(settings.get("method") or {}, strengths)
