@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -11,9 +11,7 @@ from torch import nn
 from runner.data.base import Data, Splitter
 from runner.engine.optimizers import Optimizer
 from runner.engine.robustness import Attack
-from runner.engine.schedules import Cosine, Cyclic, Schedule
-from runner.methods.averaging import SWA
-from runner.methods.ensembles import SnapshotEnsemble
+from runner.engine.schedules import Schedule
 from runner.methods.stack import Stack
 
 
@@ -61,26 +59,9 @@ class Experiment:
     @property
     def notes(self) -> tuple[str, ...]:
         """What the user should know of the data, and of methods that the schedule does not suit, a line each."""
-        return (*self.data.notes, *_unsuited(self.stack, self.schedule))
+        unsuited = {name: method.unsuited(self.schedule.falls) for name, method in self.stack.methods.items()}
+        return (*self.data.notes, *(f"{name} {what}" for name, what in unsuited.items() if what))
 
     def shaped(self, point: Mapping[str, float]) -> Experiment:
         """The experiment with the stack that the runs at this point, and those like it, have in common."""
         return replace(self, stack=self.stack.at(self.stack.shaping(point)))
-
-
-def _unsuited(stack: Stack, schedule: Schedule) -> Iterator[str]:
-    """What the schedule makes of methods that average weights of other steps than the last."""
-    for name, method in stack.methods.items():
-        if isinstance(method, SnapshotEnsemble):
-            if not isinstance(schedule, Cyclic):
-                yield (
-                    f"{name} averages nets from the ends of cycles of the learning rate, which has none "
-                    f"(schedule=cyclic schedule.cycles={method.cycles:g})"
-                )
-            elif schedule.cycles != method.cycles:
-                yield (
-                    f"{name} averages nets from the ends of {method.cycles:g} cycles, and the learning rate has "
-                    f"{schedule.cycles} (schedule.cycles={method.cycles:g})"
-                )
-        if isinstance(method, SWA) and isinstance(schedule, Cosine):
-            yield f"{name} averages weights that hardly move, since the learning rate falls to zero (schedule=constant)"

@@ -65,13 +65,15 @@ def job_of(study: Path, method: str) -> Path:
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
-        (["method=snapshot_ensemble"], "snapshot_ensemble averages nets from the ends of cycles"),
+        (["method=snapshot_ensemble"], "the learning rate falls to zero 0 times (schedule=cyclic schedule.cycles=5)"),
         (
             ["method=snapshot_ensemble", "schedule=cyclic", "schedule.cycles=2"],
-            "of 5 cycles, and the learning rate has 2",
+            "of 5 cycles, and the learning rate falls to zero 2 times",
         ),
         (["method=snapshot_ensemble", "schedule=cyclic"], ""),
         (["method=[l2,swa]", "schedule=cosine"], "swa averages weights that hardly move"),
+        (["method=swa", "schedule=cyclic", "schedule.cycles=1"], "swa averages weights that hardly move"),
+        (["method=swa", "schedule=cyclic"], ""),
         (["method=swa"], ""),
         (["method=l2", "schedule=cosine"], ""),
     ],

@@ -1,9 +1,10 @@
-"""Learning-rate schedules: the share of the optimizer's rate that a step uses."""
+"""Learning-rate schedules: the share of the optimizer's rate that a step uses, and how often it falls to zero."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 from runner.methods.base import Strength, strength
 
@@ -11,6 +12,8 @@ from runner.methods.base import Strength, strength
 @dataclass(frozen=True)
 class Constant:
     """The same rate throughout."""
+
+    falls: ClassVar[int] = 0
 
     def share(self, step: int, steps: int) -> float:
         """1, at every step."""
@@ -21,6 +24,7 @@ class Constant:
 class Cosine:
     """Linear warm-up, then half a cosine down to zero  (Loshchilov and Hutter 2017)."""
 
+    falls: ClassVar[int] = 1
     warmup: Strength = strength(0, 1, open_high=True)  # share of the steps
 
     def share(self, step: int, steps: int) -> float:
@@ -41,6 +45,11 @@ class Cyclic:
 
     cycles: int = strength(1, whole=True)
 
+    @property
+    def falls(self) -> int:
+        """Once in each cycle."""
+        return int(self.cycles)
+
     def share(self, step: int, steps: int) -> float:
         """The share of the rate that step 0 <= step < steps uses: in (0, 1].
 
@@ -54,6 +63,7 @@ class Cyclic:
 class Step:
     """The rate multiplied by `factor` `drops` times, at equal distances."""
 
+    falls: ClassVar[int] = 0
     drops: int = strength(1, whole=True)
     factor: Strength = strength(0, 1, open_low=True)
 

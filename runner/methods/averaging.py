@@ -24,6 +24,11 @@ class SWA(Method):
     start: Strength = strength(0, 1, off=1)
     every: Strength = strength(1, whole=True)
 
+    def unsuited(self, falls: int) -> str:
+        """That there is little to average, where the last weights hardly move."""
+        hardly = "averages weights that hardly move, since the learning rate falls to zero (schedule=constant)"
+        return hardly if falls == 1 else ""
+
     def recall(self, params: Params) -> Params:
         """No weights yet: their mean, and how many there are."""
         return {"count": torch.zeros_like(_any(params).flatten()[0]), **_labelled("mean", params)}

@@ -198,6 +198,10 @@ class Method:
         """The weights that evaluation uses, given the newest ones and `now.memory`; [M, ...] if there are members."""
         return params
 
+    def unsuited(self, falls: int) -> str:
+        """What a learning rate that falls to zero so many times makes of this method, if it is not what it is for."""
+        return ""
+
     def stop(self, curve: Tensor) -> Tensor:
         """Whether to stop, given the validation losses of the evaluations so far, curve [E]: bool []."""
         return torch.zeros((), dtype=torch.bool, device=curve.device)

@@ -45,6 +45,15 @@ class SnapshotEnsemble(Method):
             )
         return net
 
+    def unsuited(self, falls: int) -> str:
+        """That cycles are not those of the learning rate."""
+        if falls == self.cycles:
+            return ""
+        return (
+            f"averages nets from the ends of {self.cycles:g} cycles, and the learning rate falls to zero {falls} times "
+            f"(schedule=cyclic schedule.cycles={self.cycles:g})"
+        )
+
     def recall(self, params: Params) -> Params:
         """As many slots as there are members, of the initial weights: [M, ...] each."""
         if self.members == 1:
