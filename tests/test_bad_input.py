@@ -106,7 +106,8 @@ CASES: list[tuple[str, list[str]]] = [
     ("penalize_biases=maybe", ["penalize_biases is 'maybe'", "true or false"]),
     ("progress=1", ["progress is 1"]),
     ("optimizer.lr=nan", ["optimizer.lr is nan"]),
-    ("optimizer.lr=-1", ["optimizer.lr is -1", "at least 0"]),
+    ("optimizer.lr=-1", ["optimizer.lr is -1", "above 0"]),
+    ("optimizer.lr=0", ["optimizer.lr is 0", "above 0"]),  # which trains nothing
     ("optimizer.lr=[0.1,0.1]", ["optimizer.lr is [0.1, 0.1]", "twice"]),
     ("schedule=cosine schedule.warmup=2", ["schedule.warmup is 2"]),
     # data and model

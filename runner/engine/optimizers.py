@@ -21,7 +21,7 @@ Hyper: TypeAlias = Mapping[str, Tensor | float]  # the optimizer's numbers at th
 class Optimizer:
     """Rules that turn a gradient into a move. `now.lr` is the learning rate of the step, schedule included."""
 
-    lr: Strength = strength(0)
+    lr: Strength = strength(0, open_low=True)  # at 0 nothing is trained
 
     def begin(self, params: Params) -> Params:
         """The moments before the first step."""
