@@ -1,10 +1,16 @@
-"""Where regrun's own files are, installed or in a checkout."""
+"""Where regrun's own files are, installed or in a checkout, and where it keeps what can be made again."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import yaml
+
+
+def cache_dir() -> Path:
+    """The user's folder for what was decoded, measured or compiled here; it may be emptied at any time."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "regrun"
 
 
 def conf_dir() -> Path:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 import zipfile
 import zlib
 from collections.abc import Callable, Sequence
@@ -20,6 +19,7 @@ from torch import Tensor
 
 from runner.data.labels import CLEAN, LabelNoise
 from runner.errors import Refusal
+from runner.paths import cache_dir
 from runner.files import write_atomic
 from runner.keys import Key
 
@@ -299,18 +299,13 @@ def _column_statistics(x: Tensor, indicators: Tensor | None, standardize: bool) 
     return mean.float(), std.float(), ((median - mean) / std).float()
 
 
-def cache_folder() -> Path:
-    """Where what can be made again is kept: the user's cache folder, which may be emptied at any time."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "regrun"
-
-
 def cached(name: str, make: Callable[[], dict[str, NDArray[np.generic]]]) -> dict[str, NDArray[np.generic]]:
     """The arrays that `make` gives, kept in the user's cache folder under `name` so that they are made once.
 
     The file is put in place whole, so that two processes may make the same at once. One that is damaged is made again,
     and a cache that cannot be written to is done without.
     """
-    path = cache_folder() / f"{name}.npz"
+    path = cache_dir() / f"{name}.npz"
     damaged = EOFError, ValueError, zipfile.BadZipFile, zlib.error
     with suppress(OSError, *damaged):  # an OSError: it is not there yet
         stored = np.load(io.BytesIO(path.read_bytes()), allow_pickle=False)

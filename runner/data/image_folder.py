@@ -27,8 +27,9 @@ from filelock import FileLock
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from runner.data.base import Data, cache_folder, fingerprint, overlap
+from runner.data.base import Data, fingerprint, overlap
 from runner.errors import Refusal
+from runner.paths import cache_dir
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")
 PARTS = ("train", "val", "test")
@@ -165,7 +166,7 @@ def _cached(
     written to, the pixels are kept in memory.
     """
     about = json.dumps([FORM, str(folder.resolve()), size, channels, skip, found])
-    path = cache_folder() / f"images-{hashlib.sha256(about.encode()).hexdigest()[:24]}.bin"
+    path = cache_dir() / f"images-{hashlib.sha256(about.encode()).hexdigest()[:24]}.bin"
     tail, each = len(found) * len(BROKEN) + DIGEST, channels * size * size
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -25,6 +25,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from runner.engine.lanes import FIXED, LaneStep
 from runner.engine.step import State
 from runner.engine.tape import Operations, tensors_of, written_down
+from runner.paths import cache_dir
 
 STEPS = 3  # that a compiled step is compared on before a run begins
 SHARE = 0.01  # of what the weights have moved by, that those of a compiled step may be off after each of them
@@ -35,11 +36,6 @@ _compiled: dict[str, Any] = {}  # by what was compiled; worker processes are for
 def compiler() -> str | None:
     """The C++ compiler that torch would build CPU kernels with; None if there is none."""
     return shutil.which(os.environ.get("CXX") or "g++") or shutil.which("clang++")
-
-
-def caches() -> Path:
-    """The user's folder for what was measured or compiled here."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "regrun"
 
 
 def compiled(step: LaneStep, arguments: Sequence[Any]) -> LaneStep:
@@ -117,7 +113,7 @@ def _fused(operations: Operations, given: Sequence[Tensor]) -> Any:
     """The operations through torch's compiler, or as it made them before in this process: of tensors, to tensors."""
     key = _key(operations, given)
     if key not in _compiled:
-        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(caches() / "compiled"))  # torch's own is open to others
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_dir() / "compiled"))  # torch's own is open to others
         logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it looks for a GPU and says so
         from torch._inductor import config, standalone_compile  # it takes two seconds
 
@@ -141,7 +137,7 @@ def _key(operations: Operations, given: Sequence[Tensor]) -> str:
 
 def _kept_at(key: str) -> Path:
     """The file that says that something was compiled, beside what torch keeps of it."""
-    return Path(os.environ.get("TORCHINDUCTOR_CACHE_DIR") or caches() / "compiled") / f"regrun-{key}"
+    return Path(os.environ.get("TORCHINDUCTOR_CACHE_DIR") or cache_dir() / "compiled") / f"regrun-{key}"
 
 
 def _without_halves(graph: fx.Graph) -> fx.Graph:

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from runner import __version__
-from runner.engine.compilation import caches, compiler, known
+from runner.engine.compilation import compiler, known
 from runner.engine.loop import compiled
 from runner.engine.memory import available, footprint
 from runner.engine.pack import Lanes, Pack, alike, begin, clock_after, few_steps, noted
@@ -40,6 +40,7 @@ from runner.files import write_atomic
 from runner.grid import Run
 from runner.methods.stack import Stack
 from runner.nets.lanewise import LanewiseConv1d, lanewise
+from runner.paths import cache_dir
 
 WIDTHS = (4, 16)  # tried against each other, and against one by one
 WIDTHS_OF_SIGNALS = (4, 8, 16, 32)  # tried against each other: patches of many runs outgrow the core's cache
@@ -280,7 +281,7 @@ def _kept_in(what: str, experiment: Experiment, net: nn.Module, more: object) ->
         type(experiment.optimizer).__name__, str(experiment.dtype), more,
     ]  # fmt: skip
     key = hashlib.sha1(json.dumps(about).encode(), usedforsecurity=False).hexdigest()[:16]
-    return caches() / f"{what}-{key}"
+    return cache_dir() / f"{what}-{key}"
 
 
 def _named(device: torch.device) -> str:
