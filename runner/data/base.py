@@ -9,7 +9,6 @@ import zlib
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -19,9 +18,9 @@ from torch import Tensor
 
 from runner.data.labels import CLEAN, LabelNoise
 from runner.errors import Refusal
-from runner.paths import cache_dir
 from runner.files import write_atomic
 from runner.keys import Key
+from runner.paths import cache_dir
 
 KINDS = ("signal", "image", "table")
 TASKS = ("classification", "regression")

@@ -394,7 +394,10 @@ def _cost_benefit(runs: pd.DataFrame, headline: pd.DataFrame) -> Drawing | None:
             f"none: mean of its report seeds{', which are other seeds' * tuned}."
         )
         if (runs["status"] != "ok").any():
-            note += " A strength that lost a run is the last to be chosen, and then counts as chance."
+            note += (
+                " A strength that lost a run is the last to be chosen, and then counts as chance, or as the lowest run "
+                "if that is lower."
+            )
     if len(timed):
         note += " Right: grey band: margin; time measured with the runs side by side on one machine."
         if len(timed) > NAMED:
