@@ -11,7 +11,8 @@ taken within each turn, set-up excluded, by the clock on the wall, where regrun 
 Processor seconds, which a neighbour on the machine changes less, are told too. regrun takes part as it is
 (`compile=off`) and with compiled steps (`compile=on`); to compile is set-up, and is told beside the table. How long the
 matrix products alone take is what no way of training can be faster than. The last columns show that all train as well:
-test accuracies of the same seeds at the middle rate.
+the mean test accuracy at the middle rate over the seeds that a rival trains, which are others in each turn, and how far
+it is from that of regrun on the same seeds, with a 95 % t-interval over them.
 """
 
 from __future__ import annotations
@@ -25,11 +26,12 @@ import statistics
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from hydra import compose, initialize_config_dir
@@ -47,6 +49,7 @@ from runner.engine.workers import train_across, worth
 from runner.job import Job
 from runner.nets.sites import Mark
 from runner.paths import conf_dir
+from runner.report.stats import paired_difference
 
 RATES, SEEDS = (0.1, 0.2, 0.3, 0.4, 0.5), 13
 Rival = Callable[["Work", float, int], float]  # (work, dropout rate, seed) -> test accuracy
@@ -229,21 +232,22 @@ def measure(work: Work, rivals: Sequence[str], turns: int) -> tuple[float, list[
     """Seconds to compile, and a line for regrun and each rival: its cost for the study, and how well it trains."""
     job = work.job()
     ours_are = {"regrun": compiling(job, False), "regrun, compiled": compiling(job, True)}
-    whole, shown = len(job.reporting(None)), [(RATES[2], seed) for seed in range(work.rivals_train)]
+    whole = len(job.reporting(None))
     contenders: dict[str, Callable[..., float]] = {"plain": plain, "tight": tight, "lightning": lightning}
     costs: dict[str, list[Cost]] = {name: [] for name in (*ours_are, *rivals)}
-    accuracy: dict[str, list[float]] = {}
+    accuracy: dict[str, dict[int, float]] = {name: {} for name in costs}  # by seed, at the middle rate
     short = replace(job.experiment.budget, epochs=1)
     first = [ours(replace(one, experiment=replace(one.experiment, budget=short)))[0].wall for one in ours_are.values()]
-    for _ in range(turns):
+    for turn in range(turns):
+        seeds = [(turn * work.rivals_train + run) % SEEDS for run in range(work.rivals_train)]
         for name, one in ours_are.items():
             cost, accuracies = ours(one)
             costs[name].append(cost)
-            accuracy[name] = accuracies[2 * SEEDS : 2 * SEEDS + work.rivals_train]  # the runs that rivals train
+            accuracy[name] |= {seed: accuracies[2 * SEEDS + seed] for seed in seeds}
         for name in rivals:
             began = since()
-            accuracy[name] = [contenders[name](work, job, rate, seed) for rate, seed in shown]
-            costs[name].append(Cost(*(seconds / len(shown) * whole for seconds in since(began))))
+            accuracy[name] |= {seed: contenders[name](work, job, RATES[2], seed) for seed in seeds}
+            costs[name].append(Cost(*(seconds / len(seeds) * whole for seconds in since(began))))
     floor = products(job)
     costs["matrix products alone"] = [floor] * turns
     return first[1] - first[0], [
@@ -252,10 +256,8 @@ def measure(work: Work, rivals: Sequence[str], turns: int) -> tuple[float, list[
             "seconds": round(statistics.median(cost.wall for cost in mine), 1),
             **{f"times {one}": advantage(mine, costs[one]) for one in ours_are},
             "processor seconds": round(statistics.median(cost.processor for cost in mine), 1),
-            "test accuracy": round(statistics.mean(accuracy[name]), 3) if name in accuracy else "–",
-            "± 2 standard errors": (
-                round(2 * statistics.stdev(accuracy[name]) / len(shown) ** 0.5, 3) if name in accuracy else "–"
-            ),
+            "test accuracy": f"{statistics.mean(accuracy[name].values()):.3f}" if name in accuracy else "–",
+            "points from regrun's": apart(accuracy[name], accuracy["regrun"]) if name in rivals else "–",
         }
         for name, mine in costs.items()
     ]
@@ -291,6 +293,13 @@ def advantage(theirs: Sequence[Cost], regruns: Sequence[Cost]) -> str:
     """The ratio of seconds on the wall, taken within each turn: the median, and the least and the largest."""
     ratios = [one.wall / other.wall for one, other in zip(theirs, regruns, strict=True)]
     return f"{statistics.median(ratios):.1f} ({min(ratios):.1f} to {max(ratios):.1f})"
+
+
+def apart(theirs: Mapping[int, float], regruns: Mapping[int, float]) -> str:
+    """By how many points accuracies differ at the same seeds: the mean with its 95 % t-interval, and n."""
+    mine, others = (100 * np.array([one[seed] for seed in sorted(theirs)]) for one in (regruns, theirs))
+    found = paired_difference(others, mine)
+    return f"{found.mean:+.2f} [{found.low:+.2f}, {found.high:+.2f}], n = {len(theirs)}"
 
 
 def main() -> None:
