@@ -150,6 +150,8 @@ def numbers(key: str, values: object, allowed: Range) -> list[float]:
     checked = [in_range(key, value, allowed) for value in values]
     if len(set(checked)) < len(checked):
         raise Refusal(f"{key} is {values}; the same value stands in it twice ({key}=[...])")
+    if len({f"{value:g}" for value in checked}) < len(checked):
+        raise Refusal(f"{key} is {values}; tables show six digits, by which two of them are one ({key}=[...])")
     return checked
 
 

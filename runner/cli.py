@@ -64,6 +64,10 @@ def _job(cfg: DictConfig, overrides: list[str], alone: bool) -> float:
         return float("nan")
     name = job.study or sweep.stamp(job.method)
     folder = job.out / name
+    if more := sorted({*study.axes_of(folder), *cfg.axes} - set(cfg.axes)):
+        cfg.axes = [*cfg.axes, *more]
+        job = read(cfg, overrides)
+    job = study.as_there(job, folder)
     if alone:
         study.admit([job], cfg.axes, folder)
         study.begin([job], cfg.axes, folder, ["regrun", *overrides])

@@ -8,7 +8,8 @@ only ones that know Hydra's and OmegaConf's types.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from typing import Any
@@ -82,6 +83,7 @@ def read(cfg: DictConfig, overrides: Sequence[str] = ()) -> Job:
     for name, method in stack.methods.items() if data.regression else ():
         if method.classes:
             raise Refusal(f"method.{name} is about classes; {data.name} is a regression, which has none (method=[...])")
+    _typed(overrides, grids, axes, protocol)
     optimizer, shared = _optimizer(values, protocol, trusted)
     schedules = (Constant, Cosine, Cyclic, Step)
     schedule, _ = building.build("schedule", checks.section(values, "schedule"), schedules, trusted)
@@ -130,7 +132,7 @@ def read(cfg: DictConfig, overrides: Sequence[str] = ()) -> Job:
         model=checks.title("model", values["model"]),
         setting=_setting(values),
         protocol=protocol,
-        method=stack_in_a_word(list(stack.methods), named, _options(values, stack, points[0])),
+        method=stack_in_a_word(list(stack.methods), named, _options(values, stack, {**grids, **axes})),
         margins=_margins(checks.section(values, "margins")),
         experiment=replace(experiment, lanes=1) if why else experiment,
         one_by_one=why,
@@ -260,25 +262,40 @@ def _rehearse(experiment: Experiment, points: Sequence[Mapping[str, float]], see
 def _setting(values: Mapping[str, Any]) -> str:
     """What the sweep varies beside methods."""
     flat = flatten({key: value for key, value in values.items() if key != "method"})
-    return " ".join(f"{axis}={flat[axis]}" for axis in checks.names("axes", values["axes"]) if axis in flat)
+    return " ".join(f"{axis}={flat[axis]}" for axis in sorted(checks.names("axes", values["axes"])) if axis in flat)
 
 
-def _options(values: Mapping[str, Any], stack: Stack, point: Mapping[str, float]) -> dict[str, list[str]]:
-    """What the sweep varies of each method, but for the strengths that tables show anyway, those of `point` among them.
+def _options(values: Mapping[str, Any], stack: Stack, lists: Collection[str]) -> dict[str, list[str]]:
+    """What the sweep varies of each method, but for the strengths that tables show anyway, `lists` among them.
 
     A baseline has none of it, so that it makes rows of one comparison, and no comparisons of their own.
     """
-    varied = checks.names("axes", values["axes"])
-    return {
-        name: [
-            option(name, field, value)
-            for field, value in values["method"][name].items()
-            if f"method.{name}.{field}" in varied
-            and f"{name}.{field}" not in point
-            and field != next(iter(ranges(method)), None)
-        ]
-        for name, method in stack.methods.items()
-    }
+    found: dict[str, list[str]] = {}
+    for axis in sorted(checks.names("axes", values["axes"])):
+        _, name, field = (*axis.split(".", 2), "", "")[:3]
+        method, value = stack.methods.get(name), values["method"].get(name, {}).get(field)
+        if method is None or f"{name}.{field}" in lists or value is None or field == next(iter(ranges(method)), None):
+            continue
+        told = option(name, field, value)
+        if not re.fullmatch(r"[\w.=-]{1,100}", told, re.ASCII):
+            raise Refusal(
+                f"{axis} is {value!r}; what a sweep varies of a method names it in tables and folders, so it must be "
+                f"of letters, digits and _ . - (a study for each value: study=... {axis}=...)"
+            )
+        found.setdefault(name, []).append(told)
+    return found
+
+
+def _typed(overrides: Sequence[str], grids: Collection[str], axes: Collection[str], protocol: Protocol) -> None:
+    """Refuse a single number for a strength that the protocol takes from a grid: it would not be used."""
+    written = {key.lstrip("+"): value for key, _, value in (override.partition("=") for override in overrides)}
+    for path in grids:
+        if (protocol.tune_seeds or protocol.trials) and path not in axes and f"method.{path}" in written:
+            value = written[f"method.{path}"]
+            raise Refusal(
+                f"method.{path} is {value}; protocol={protocol.name} takes it from a grid (method.{path}=[{value}], or "
+                "protocol=fixed)"
+            )
 
 
 def _extension(values: Mapping[str, Any]) -> int:
@@ -434,6 +451,8 @@ def _regression(node: Mapping[str, Any], asked: Asked) -> None:
 
 def _tuned_points(axes: Mapping[str, Sequence[float]]) -> list[dict[str, float]]:
     """The K points that are tuned: all strengths of a stack from weakest to strongest together."""
+    most = max(map(len, axes.values()), default=1)
+    axes = {path: [*values] * most if len(values) == 1 else values for path, values in axes.items()}  # one is held
     lengths = {path: len(values) for path, values in axes.items()}
     if len(set(lengths.values())) > 1:
         said = ", ".join(f"{path} has {length}" for path, length in lengths.items())

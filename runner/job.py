@@ -61,8 +61,18 @@ class Job:
     @property
     def name(self) -> str:
         """The job's folder: readable, and different for any two jobs whose numbers may differ."""
+        return f"{self.method}-{self.digest}"
+
+    @property
+    def digest(self) -> str:
+        """What tells the job from others of the same methods in the same order, whatever it is called."""
         text = json.dumps(self.settings, sort_keys=True)
-        return f"{self.method}-{hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()[:8]}"
+        return hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()[:8]
+
+    @property
+    def identity(self) -> tuple[str, ...]:
+        """What tells the job from all others, whatever it is called."""
+        return (self.digest, *self.settings["method"])
 
     @property
     def shares(self) -> Sequence[int]:

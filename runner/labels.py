@@ -10,6 +10,9 @@ from typing import Any
 
 import yaml
 
+from runner.aliases import refuse_bomb
+from runner.errors import Refusal
+
 LABEL = ("dataset", "model", "setting", "method", "strengths")  # columns of runs.csv
 
 
@@ -73,12 +76,40 @@ def unshown(settings: Mapping[str, Any], label: Mapping[str, str]) -> dict[str, 
 
 
 def option(method: str, field: str, value: object) -> str:
-    """A method's option as a label shows it, of characters that a folder's name may have.
+    """A method's option as a label shows it.
 
-    >>> option("l1", "form", "proximal"), option("dropout", "input_rate", 0.20)
-    ('l1.form=proximal', 'dropout.input_rate=0.2')
+    >>> option("l1", "form", "proximal"), option("dropout", "input_rate", 0), option("ema", "decay", 0.9000001)
+    ('l1.form=proximal', 'dropout.input_rate=0', 'ema.decay=0.9000001')
     """
-    return re.sub(r"[^\w.=-]", "_", f"{method}.{field}={value}", flags=re.ASCII)
+    return f"{method}.{field}={said(value)}"
+
+
+def said(value: object) -> str:
+    """A value as labels show it: of a number as many digits as it takes, whether it was written 0 or 0.0."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return str(value)
+    short = f"{value:g}"
+    return short if float(short) == value else repr(value)
+
+
+def may_have(settings: Mapping[str, Any], label: Mapping[str, str]) -> bool:
+    """Whether a job of these settings has, or will have, runs of this label.
+
+    >>> mine = {"data": {"name": "digits"}, "model": {"name": "mlp"}, "method": {"l2": {"rate": [0.1, 0.2]}}}
+    >>> label = {"dataset": "digits", "model": "mlp", "setting": "", "method": "l2"}
+    >>> [may_have(mine, label | {"strengths": f"l2.rate={rate}"}) for rate in ("0.1", "0.3")]
+    [True, False]
+    """
+    flat = flatten(settings)
+    if (flat.get("data.name"), flat.get("model.name")) != (label["dataset"], label["model"]):
+        return False
+    for item in f"{label['setting']} {label['strengths']}".split():
+        name, _, text = item.partition("=")
+        method, _, field = name.partition(".")
+        given = [flat.get(key) for key in (name, f"method.{name}", f"method.{method}.grid.{field}")]
+        if not any(text == said(value) for one in given for value in (one if isinstance(one, list) else [one])):
+            return False
+    return True
 
 
 def _is_number(value: object) -> bool:
@@ -92,7 +123,9 @@ def different(one: Mapping[str, Any], other: Mapping[str, Any]) -> str | None:
 
 def stored_settings(place: Path) -> dict[str, Any]:
     """The settings that a job's folder has; none where they cannot be read."""
-    with suppress(OSError, ValueError, yaml.YAMLError):
-        settings = yaml.safe_load((place / "config.yaml").read_text(encoding="utf-8"))
+    with suppress(OSError, ValueError, yaml.YAMLError, Refusal):
+        text = (place / "config.yaml").read_text(encoding="utf-8")
+        refuse_bomb(text, place / "config.yaml")
+        settings = yaml.safe_load(text)
         return settings if isinstance(settings, dict) else {}
     return {}

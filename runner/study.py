@@ -32,18 +32,43 @@ from runner.errors import Refusal
 from runner.files import clear_parts, held, held_within, write_atomic
 from runner.grid import Run, best_point
 from runner.job import Job
-from runner.labels import LABEL, different, flatten, stored_settings, unshown
+from runner.labels import LABEL, different, flatten, may_have, stored_settings, unshown
 from runner.records import Ended, Row
 from runner.rows import asked_of, curve_of, dtype_name, label_of, row_of, run_id_of
 
 Say = Callable[[str], None]
 Label = tuple[str, ...]  # of a configuration, as LABEL has it
+LONGEST = 250  # bytes of the name of a job's folder; file systems have 255
 
 
 class JobFailed(RuntimeError):
     """A job that broke while it ran; its folder says how, if that could be `noted` (exit code 1)."""
 
     noted = True
+
+
+def axes_of(folder: Path) -> list[str]:
+    """The settings that the study at `folder` varies: what a job of it is called depends on all of them."""
+    return list(_standing(folder).get("axes", ()))
+
+
+def as_there(job: Job, folder: Path) -> Job:
+    """The job as the study at `folder` calls it, where it has it: of one job there is one folder, and one label.
+
+    It may be called otherwise there: `l1` before the study came to vary `method.l1.form`, and a stack by its methods or
+    by a name of its own.
+    """
+    places = sorted(folder.glob(f"*-{job.digest}"), key=lambda place: (place.name != job.name, place.name))
+    stack = list(job.settings["method"])
+    places = [place for place in places if list(stored_settings(place).get("method") or ()) == stack]
+    if not places:
+        return job
+    job = replace(job, method=places[0].name.rpartition("-")[0])
+    table = places[0] / "runs.csv"
+    for row in records.read_table(table, lambda line: None)[:1] if table.is_file() else ():
+        items = [item for item in row["setting"].split(" ") if item.partition("=")[0] not in job.points[0]]
+        job = replace(job, setting=" ".join(items))
+    return job
 
 
 def admit(jobs: Sequence[Job], axes: Sequence[str], folder: Path) -> None:
@@ -72,6 +97,12 @@ def admit(jobs: Sequence[Job], axes: Sequence[str], folder: Path) -> None:
                 f"study {folder.name!r} was begun with margins {_said(fixed)} and this command says "
                 f"{_said(job.margins)}; verdicts under other margins: regrun-report {folder} --margin acc=..."
             )
+    for job in jobs:
+        if len(job.name.encode()) > LONGEST:
+            raise Refusal(
+                f"the stack {job.method!r} has a name of {len(job.name.encode())} bytes, and a folder's has at most "
+                f"{LONGEST}; give the stack a name of its own (stacks: in a file of conf/method)"
+            )
     _refuse_alike(jobs, folder)
     extending.refuse(jobs, folder)
     _ours(folder)
@@ -84,38 +115,61 @@ def _refuse_alike(jobs: Sequence[Job], folder: Path) -> None:
     A run of two jobs, such as that of l2.rate=1e-3 in those of [1e-4,1e-3] and of 1e-3, is one run made twice.
     """
     counts = Counter((job.dataset, job.model, job.method) for job in jobs)
-    standing = _labels(folder, {job.method for job in jobs}, {job.name for job in jobs})
-    there = {(dataset, model, method) for dataset, model, _, method, _ in standing}
+    standing, unfinished = _labels(folder, {job.method for job in jobs}, {job.name for job in jobs})
+    there = {method for *_, method, _ in standing} | {place.name.rpartition("-")[0] for place in unfinished}
     known: dict[Label, dict[str, Any]] = {}
     for job in jobs:
-        group = (job.dataset, job.model, job.method)
-        if counts[group] < 2 and group not in there:
+        if counts[(job.dataset, job.model, job.method)] < 2 and job.method not in there:
             continue
         settings = json.loads(json.dumps(job.settings))  # as they will be read back
         for point in job.points:
             shown = label_of(job, point)
             label, mine = tuple(shown.values()), unshown(settings, shown)
             if label not in known and label in standing:
-                theirs = stored_settings(standing[label])
-                known[label] = unshown(theirs, shown) if theirs else mine
-            theirs = known.setdefault(label, mine)
-            if key := different(theirs, mine):
-                raise Refusal(
-                    f"{job.method} {label[-1]} on {job.dataset} would stand in study {folder.name!r} with "
-                    f"{key}={theirs.get(key)} and with {key}={mine.get(key)}, which its tables could not tell apart; "
-                    f"use another name (study=...) or sweep over it (-m {key}=...)"
-                )
+                known[label] = unshown(_settings_of(standing[label]), shown)
+            known.setdefault(label, mine)
+            may = [
+                unshown(theirs, shown)
+                for place, theirs in unfinished.items()
+                if place.name.rpartition("-")[0] == job.method and may_have(theirs, shown)
+            ]
+            for theirs in (known[label], *may):
+                if key := different(theirs, mine):
+                    raise Refusal(
+                        f"{job.method} {label[-1]} on {job.dataset} would stand in study {folder.name!r} with {key}="
+                        f"{theirs.get(key)} and with {key}={mine.get(key)}, which its tables could not tell apart; "
+                        f"use another name (study=...) or sweep over it (-m {key}=...)"
+                    )
 
 
-def _labels(folder: Path, methods: Collection[str], but: Collection[str]) -> dict[Label, Path]:
-    """The configurations that a study has of these methods in jobs of other names, and a job of each."""
+def _labels(
+    folder: Path, methods: Collection[str], but: Collection[str]
+) -> tuple[dict[Label, Path], dict[Path, dict[str, Any]]]:
+    """The configurations that a study has of these methods in jobs of other names, and a job of each.
+
+    And the settings of such jobs that have no table yet, since they still train, or were cut off.
+    """
     found: dict[Label, Path] = {}
-    for path in sorted(folder.glob("*/runs.csv")):
-        name = path.parent.name
-        if name not in but and name.rpartition("-")[0] in methods:
-            for row in records.read_table(path, lambda line: None):
-                found.setdefault(tuple(row.get(column, "") for column in LABEL), path.parent)
-    return found
+    unfinished: dict[Path, dict[str, Any]] = {}
+    for place in sorted({path.parent for name in ("config.yaml", "runs.csv") for path in folder.glob(f"*/{name}")}):
+        if place.name in but or place.name.rpartition("-")[0] not in methods:
+            continue
+        if not (place / "runs.csv").is_file():
+            unfinished[place] = _settings_of(place)
+            continue
+        for row in records.read_table(place / "runs.csv", lambda line: None):
+            found.setdefault(tuple(row.get(column, "") for column in LABEL), place)
+    return found, unfinished
+
+
+def _settings_of(place: Path) -> dict[str, Any]:
+    """The settings that a job of the study has; refuses a study that does not say."""
+    if not (settings := stored_settings(place)):
+        raise Refusal(
+            f"{place / 'config.yaml'} cannot be read, so that nothing says how these runs were made; "
+            "move the job's folder out of the study"
+        )
+    return settings
 
 
 def _said(margins: Mapping[str, float]) -> str:

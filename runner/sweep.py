@@ -67,23 +67,25 @@ def plan(
                 name = override.split("=")[0].split(".")[1]
                 raise Refusal(f"{override}: no job of this sweep has the method {name!r} (method=...)")
     with_baselines = _unique([[*_without_method(job), "method=none"] for job in wanted] + wanted)
-    label = f"axes=[{','.join(varied)}]"
+    label = f"axes=[{','.join(sorted(varied))}]"
     first = read(compose([*with_baselines[0], label]), with_baselines[0])
     named = first.study or stamp("sweep")
-    kept: dict[str, tuple[list[str], Job]] = {}
+    folder = first.out / named
+    label = f"axes=[{','.join(sorted({*varied, *study.axes_of(folder)}))}]"
+    kept: dict[tuple[str, ...], tuple[list[str], Job]] = {}
     for job in with_baselines:
         overrides = [*_without(job, "study"), f"study={named}", label]
         checked = read(compose(overrides), job)
         if checked.marks:
             raise Refusal("marks is 'show', which describes one model and trains nothing; leave -m out (marks=null)")
-        kept.setdefault(checked.name, (overrides, checked))
-    folder = first.out / named
-    study.admit([checked for _, checked in kept.values()], known, folder)
-    study.begin([checked for _, checked in kept.values()], known, folder, command)
+        kept.setdefault(checked.identity, (overrides, study.as_there(checked, folder)))
+    admitted = [checked for _, checked in kept.values()]
+    study.admit(admitted, varied, folder)
+    study.begin(admitted, varied, folder, command)
     trackers.begin(first.trackers, folder)
     return folder, [
-        Planned(overrides, name, checked.method, checked.trackers, study.granted(checked, folder).shares)
-        for name, (overrides, checked) in kept.items()
+        Planned(overrides, checked.name, checked.method, checked.trackers, study.granted(checked, folder).shares)
+        for overrides, checked in kept.values()
     ]
 
 

@@ -22,6 +22,7 @@ from runner.engine.loop import train
 from runner.errors import Refusal
 from runner.grid import Run, runs
 from runner.job import Job
+from runner.labels import LABEL
 from runner.paths import conf_dir
 from runner.rows import asked_of, curve_of, row_of, run_id_of
 from runner.study import searched
@@ -50,7 +51,7 @@ def verify(folder: Path, seed: int | None, allow: Sequence[str]) -> tuple[bool, 
     run = _run(job, row)
     mine, points, asked, predicted = _again(job, run, row)
     apart = [name for name in records.COLUMNS if name not in MOVING and name in row and mine[name] != row[name]]
-    apart = [name for name in apart if name not in ("selected", "study")]  # of the study, not of the run
+    apart = [name for name in apart if name not in ("selected", "study", *LABEL)]  # of the study, not of the run
     curves = records.read_table(place / "curves.csv")
     theirs = [point for point in curves if point["run_id"] == row["run_id"]]
     apart += ["curve"] * (points != theirs)

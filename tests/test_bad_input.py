@@ -17,6 +17,11 @@ from conftest import Regrun
 from runner.data.idx import NAMES, fashion_mnist
 
 # The command, and what its one line must hold.
+LONG = (  # a stack whose name no folder can have
+    "elastic_net,group_lasso,orthogonal,activity_l1,kl_sparsity,logit_penalty,confidence_penalty,spectral_penalty,"
+    "weight_decay,label_smoothing,gradient_noise,input_noise,hidden_noise,weight_noise,drop_connect,gaussian_dropout,"
+    "dropout,l1,l2,mixup,early_stopping,lookahead"
+)
 CASES: list[tuple[str, list[str]]] = [
     # names that are not on the menu
     ("method=dropuot", ["no method 'dropuot'", "did you mean 'dropout'?", "conf/method"]),
@@ -109,6 +114,20 @@ CASES: list[tuple[str, list[str]]] = [
     ("optimizer.lr=-1", ["optimizer.lr is -1", "above 0"]),
     ("optimizer.lr=0", ["optimizer.lr is 0", "above 0"]),  # which trains nothing
     ("optimizer.lr=[0.1,0.1]", ["optimizer.lr is [0.1, 0.1]", "twice"]),
+    (
+        "method=ema 'method.ema.decay=[0.9000001,0.9000004]'",
+        ["method.ema.decay is [0.9000001, 0.9000004]", "six digits"],
+    ),
+    (
+        "-m method=l2,dropout method.l2.rate=0.2,0.5 protocol=tuned",
+        ["method.l2.rate is 0.2; protocol=tuned takes it from a grid", "method.l2.rate=[0.2]", "protocol=fixed"],
+    ),
+    ("method=[dropout,l2] method.l2.rate=0.2 protocol=search", ["method.l2.rate is 0.2; protocol=search"]),
+    (
+        "-m method=augment 'method.augment.policy={shift: 1},{shift: 2}'",
+        ["method.augment.policy is {", "letters, digits"],
+    ),
+    (f"method=[{LONG}] data=digits", ["has a name of", "at most 250", "stacks:"]),
     ("schedule=cosine schedule.warmup=2", ["schedule.warmup is 2"]),
     # data and model
     ("data=digits data.train_size=100000", ["data.train_size is 100000", "from 1 to 797"]),

@@ -371,14 +371,19 @@ def test_what_the_tables_could_not_tell_apart_is_refused(regrun: Regrun, tmp_pat
 
 
 @pytest.mark.usefixtures("unreported")
-def test_an_axis_of_the_study_that_a_name_does_not_show_is_refused(regrun: Regrun, tmp_path: Path) -> None:
-    few = ["method=none", "seeds=1", *(argument for argument in SMALL if "train_size" not in argument)]
-    assert regrun("-m", "data.train_size=50,100", *few).code == 0
-    assert regrun("data.train_size=60", *few).code == 0
-    told = regrun("data.train_size=70", *few)
-    assert (told.code, told.err.count("\n")) == (2, 1), told.err
-    assert "with data.train_size=60 and with data.train_size=70" in told.err
-    assert "or sweep over it (-m data.train_size=...)" in told.err
+def test_a_label_does_not_depend_on_the_command(regrun: Regrun, tmp_path: Path) -> None:
+    few = ["method=none", *(a for a in SMALL if not a.startswith(("data.train_size", "epochs")))]
+    study = tmp_path / "outputs" / "first"
+    assert regrun("-m", "data.train_size=50,100", "epochs=1,2", "seeds=1", *few).code == 0
+    labels = {f"data.train_size={size} epochs={epochs}" for size in (50, 100) for epochs in (1, 2)}
+    assert {row["setting"] for row in rows_of(study)} == labels
+    # the axes of the study name what one command does not vary, and the order in which they are written is no matter
+    for more in (["-m", "epochs=2,1", "data.train_size=50"], ["epochs=2", "data.train_size=60"]):
+        told = regrun(*more, "seeds=2", *few)
+        assert told.code == 0, told.err
+    rows = rows_of(study)
+    assert {row["setting"] for row in rows} == labels | {"data.train_size=60 epochs=2"}
+    assert len({(row["job"], row["setting"]) for row in rows}) == len({row["job"] for row in rows}) == 5
 
 
 @pytest.mark.usefixtures("unreported")
@@ -397,6 +402,54 @@ def test_a_sweep_over_an_option_of_a_method_names_it(regrun: Regrun, tmp_path: P
     # the strengths, which tables show anyway, name nothing
     assert regrun("-m", "method=l2", "method.l2.rate=1e-5,1e-4", *few).code == 0
     assert len(rows_of(study, "l2")) == 3
+    # alone, too, each is what the sweep called it, however its number is written; there is nothing new to train
+    before, dropped = rows_of(study), ["method.dropout.input_rate=0.20"]
+    for alone in (["method=[dropout,l1]", "method.l1.form=subgradient"], ["method=dropout", *dropped]):
+        assert regrun(*alone, *few).code == 0
+        assert rows_of(study) == before
+    assert regrun("method=dropout", *few).code == 0
+    assert {row["method"] for row in rows_of(study)} == {"none", "l2"} | forms | rates
+
+
+@pytest.mark.usefixtures("unreported")
+def test_a_job_keeps_the_name_under_which_it_is_there(regrun: Regrun, tmp_path: Path) -> None:
+    study = tmp_path / "outputs" / "first"
+    small = ["seeds=1", *SMALL]
+    assert regrun("-m", "method=l1", *small).code == 0
+    # the study comes to vary the form: the one that is there is not trained again under another name
+    both = ["-m", "method=l1", "method.l1.form=proximal,subgradient"]
+    assert regrun(*both, *small).code == 0
+    assert sorted(row["method"] for row in rows_of(study)) == ["l1", "l1.form=subgradient", "none"]
+    told = regrun(*both, "extend=+1", *small)  # which has them all
+    assert told.code == 0, told.err
+    assert sorted(row["method"] for row in rows_of(study)) == sorted(2 * ["l1", "l1.form=subgradient", "none"])
+    # a stack by its own name and by its methods is one job
+    pair = tmp_path / "mine" / "method" / "pair.yaml"
+    pair.parent.mkdir(parents=True)
+    pair.write_text("defaults: [dropout, l2]\nstacks:\n  pair: [dropout, l2]\n", encoding="utf-8")
+    assert regrun("--config-dir", str(tmp_path / "mine"), "method=pair", *small).code == 0
+    before = rows_of(study)
+    assert regrun("method=[dropout,l2]", *small).code == 0
+    assert rows_of(study) == before
+    assert {row["method"] for row in before} == {"l1", "l1.form=subgradient", "none", "pair"}
+
+
+@pytest.mark.usefixtures("unreported")
+def test_jobs_without_a_table_are_told_apart_too(regrun: Regrun, tmp_path: Path) -> None:
+    study, dropout = tmp_path / "outputs" / "first", "method=dropout"
+    assert regrun(dropout, "method.dropout.input_rate=0.2", "seeds=1", *SMALL).code == 0
+    (job,) = study.glob("dropout-*")
+    table, settings = (job / "runs.csv").read_text(), (job / "config.yaml").read_text()
+    for gone, said in (("runs.csv", "tables could not tell apart"), ("config.yaml", "cannot be read")):
+        (job / gone).unlink()
+        told = regrun(dropout, "seeds=1", *SMALL)
+        assert (told.code, told.err.count("\n")) == (2, 1), told.err
+        assert said in told.err
+        (job / "runs.csv").write_text(table)
+        (job / "config.yaml").write_text(settings)
+    (job / "runs.csv").unlink()
+    for other in (["method.dropout.rate=0.4"], ["method=l2"]):  # these are no names that it will have
+        assert regrun(dropout, *other, "seeds=1", *SMALL).code == 0
 
 
 BREAKING = """

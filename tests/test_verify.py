@@ -26,7 +26,7 @@ def verified(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, 
     [
         "method=l2 method.l2.rate=[0.001,0.1] seeds=2 protocol=fixed",
         "method=[dropout,batch_norm] seeds=1",
-        "method=l2 optimizer.lr=0.02,0.05 seeds=2 -m",
+        "method=l2 optimizer.lr=0.02,0.05 data.train_size=80,90 seeds=2 -m",
         "method=ema protocol=tuned protocol.tune_seeds=1 method.ema.decay=[0.9,0.99] seeds=1",
         "method=cocktail seeds=2",
         "method=l2 method.l2.rate=[0.001,0.1] protocol=tuned protocol.tune_seeds=1 protocol.tune=[optimizer.lr]",
