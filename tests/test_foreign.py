@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import sys
 from functools import partial
 from pathlib import Path
@@ -248,6 +249,25 @@ class Noisy(nn.Linear):
         return F.dropout(super().forward(x), 0.5, self.training)
 
 
+class Rarely(nn.Linear):
+    """A branch that is dropped for one example in ten thousand: two passes on two examples hardly ever differ."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * (torch.rand(len(x), 1) > 1e-4)
+
+
+class Coin(nn.Linear):
+    """A layer that is skipped for a whole batch, by Python's generator."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * (random.random() > 1e-9)
+
+
+class Logarithm(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.log())
+
+
 class OwnNorm(nn.BatchNorm1d):
     pass
 
@@ -256,6 +276,9 @@ class OwnNorm(nn.BatchNorm1d):
     ("make", "said"),
     [
         (lambda: Noisy(6, 4), "own forward pass is random"),
+        (lambda: Rarely(6, 4), "own forward pass is random"),
+        (lambda: Coin(6, 4), "own forward pass is random"),
+        (lambda: Logarithm(6, 4), "gives NaN, before any training"),
         (lambda: nn.Sequential(nn.Linear(6, 4), OwnNorm(4)), "OwnNorm, a batch norm of its own kind"),
         (lambda: nn.GRU(6, 4), "gives a tuple, not one tensor of logits"),
         (lambda: nn.BatchNorm1d(6), "BatchNorm1d alone"),

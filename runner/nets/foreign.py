@@ -7,6 +7,7 @@ it once on random numbers and looking at what each value was computed from (`run
 
 from __future__ import annotations
 
+import random
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -224,20 +225,36 @@ def _example(shape: Sequence[int]) -> Tensor:
 
 
 def _refuse_randomness(net: nn.Module, shape: Sequence[int]) -> None:
-    """Refuse a net whose training pass does not give the same twice."""
+    """Refuse a net whose training pass draws random numbers or does not give the same twice."""
     x = _example(shape)
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         seen = []
         for seed in (1, 2):
             torch.manual_seed(seed)
+            before = _generators()
             seen.append(net.train()(x))
+            drew = _generators() != before  # what is drawn once, in the first pass, stays as it is
     if not all(isinstance(out, Tensor) for out in seen):
         raise Refusal(f"model gives a {type(seen[0]).__name__}, not one tensor of logits [B, classes] (model=...)")
-    if not torch.equal(*seen):
+    if drew or not torch.equal(*(out.nan_to_num() for out in seen)):
         raise Refusal(
             "the model's own forward pass is random, which regrun cannot control lane by lane; switch that off "
             "(model=...) and use a method such as method=dropout"
         )
+    if seen[0].isnan().any():
+        raise Refusal(
+            "the model gives NaN, before any training, for examples drawn from a standard normal distribution; its "
+            "logits must be numbers for all inputs, also negative ones (model=...)"
+        )
+
+
+def _generators() -> tuple[object, ...]:
+    """The states of the generators that a net may draw from: torch's, and Python's for a coin per batch.
+
+    Rare randomness, such as a branch that is dropped once in twenty examples, shows here and not in what two passes
+    give.
+    """
+    return torch.get_rng_state().numpy().tobytes(), random.getstate()
 
 
 @contextmanager
