@@ -150,6 +150,30 @@ def test_a_norm_without_weights_of_its_own_gets_none() -> None:
     assert [name for name, _ in net.named_parameters()] == ["net.0.weight", "net.0.bias", "net.2.weight", "net.2.bias"]
 
 
+class Twice(nn.Module):
+    """A net with one norm and one dropout, each under two names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.drop = nn.BatchNorm1d(6), nn.Dropout(0.5)
+        self.first = nn.Sequential(self.norm, nn.Linear(6, 6), self.drop)
+        self.norm_again, self.drop_again = self.norm, self.drop
+        self.head = nn.Linear(6, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.drop_again(self.norm_again(self.first(x))))  # type: ignore[no-any-return]
+
+
+def test_a_module_under_several_names_is_replaced_under_each_by_one() -> None:
+    net = Adopted(Twice, TABLE)
+    assert isinstance(net.net, Twice)
+    assert isinstance(net.net.norm_again, BatchNormLayer)
+    assert net.net.norm is net.net.norm_again is net.net.first[0]
+    assert net.net.drop is net.net.drop_again is net.net.first[2]
+    assert net.switched_off == 1
+    assert not [name for name, _ in net.named_buffers() if "running" in name]
+
+
 def test_its_weights_are_drawn_as_it_does_itself_seed_by_seed() -> None:
     net = Adopted(small, IMAGE)
     few, many = initial(net, [5]), initial(net, [1, 5])

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -134,23 +134,31 @@ def with_channels(net: nn.Module, channels: int) -> nn.Module:
 def tamed(net: nn.Module) -> tuple[nn.Module, int]:
     """The net without in-place activations, dropout or running averages, and how many dropouts were switched off."""
     off = 0
-    for parent in reversed(list(net.modules())):  # parts before what they are parts of
-        if isinstance(parent, nn.MultiheadAttention | nn.RNNBase):
-            off += parent.dropout > 0
-            parent.dropout = 0.0
-        if getattr(parent, "inplace", False):
-            parent.inplace = False  # type: ignore[assignment]  # a marked value must stay what it was
-        for name, child in list(parent.named_children()):
-            if isinstance(child, _DropoutNd) or type(child).__name__ in DROPS:
-                off += getattr(child, "p", getattr(child, "drop_prob", 0.0)) > 0
-                setattr(parent, name, Off())
-            elif isinstance(child, _BatchNorm):
-                setattr(parent, name, _norm(child))
-            elif isinstance(child, nn.InstanceNorm1d | nn.InstanceNorm2d | nn.InstanceNorm3d):
-                child.track_running_stats = False
+    idle: dict[nn.Module, nn.Module] = {}
+    for module in net.modules():
+        if isinstance(module, nn.MultiheadAttention | nn.RNNBase):
+            off += module.dropout > 0
+            module.dropout = 0.0
+        if getattr(module, "inplace", False):
+            module.inplace = False  # type: ignore[assignment]  # a marked value must stay what it was
+        if isinstance(module, nn.InstanceNorm1d | nn.InstanceNorm2d | nn.InstanceNorm3d):
+            module.track_running_stats = False
+        if isinstance(module, _DropoutNd) or type(module).__name__ in DROPS:
+            off += getattr(module, "p", getattr(module, "drop_prob", 0.0)) > 0
+            idle[module] = Off()
     if isinstance(net, _BatchNorm | _DropoutNd):
         raise Refusal(f"model is a {type(net).__name__} alone, which is no net to train (model._target_=...)")
+    _replace(net, idle)
+    _replace(net, {module: _norm(module) for module in net.modules() if isinstance(module, _BatchNorm)})
     return net, off
+
+
+def _replace(net: nn.Module, new: Mapping[nn.Module, nn.Module]) -> None:
+    """Put the new modules where the old ones stand, each under all of its names, in place."""
+    for parent in list(net.modules()):
+        for name, child in list(parent._modules.items()):  # `named_children` has a module under one name only
+            if child is not None and child in new:
+                setattr(parent, name, new[child])
 
 
 class Shaped(nn.Module):
