@@ -26,7 +26,7 @@ from runner.methods.reparametrization import WeightNorm
 from runner.methods.stack import Stack
 from runner.methods.structured_dropping import StochasticDepth
 from runner.methods.weight_penalties import L0
-from runner.nets.foreign import Adopted, timm, torchvision
+from runner.nets.foreign import Adopted, timm, torchvision, with_channels
 from runner.nets.norms import BatchNormLayer
 from runner.nets.sites import Mark, describe, tapped, visits
 
@@ -331,6 +331,33 @@ def test_channels_and_classes_are_fitted() -> None:
     assert net(torch.zeros(3, 2, 32, 32)).shape == (3, 7)
     assert net.get_parameter("net.features.0.0.weight").shape == (16, 2, 3, 3)
     assert not torch.equal(*initial(net, [0, 1])["net.features.0.0.weight"])
+
+
+@pytest.mark.parametrize(
+    ("arch", "layer", "std"),
+    [
+        ("resnet18", "conv1", (2 / (64 * 49)) ** 0.5),  # He by outputs: 64 channels of 7 x 7, whatever comes in
+        ("regnet_x_400mf", "stem.0", (2 / (32 * 9)) ** 0.5),  # likewise: 32 of 3 x 3
+        ("densenet121", "features.conv0", (2 / 49) ** 0.5),  # He by inputs: one channel of 7 x 7
+        ("squeezenet1_1", "features.0", (2 / 9) ** 0.5),  # likewise: one of 3 x 3; and biases of 0
+        ("shufflenet_v2_x0_5", "conv1.0", (1 / (3 * 9)) ** 0.5),  # torch's default: uniform up to 1 / 3
+        ("convnext_tiny", "features.0.0", 0.02),  # a number
+    ],
+)
+def test_a_first_layer_for_other_channels_is_drawn_by_the_nets_own_rule(arch: str, layer: str, std: float) -> None:
+    start = initial(torchvision((1, 32, 32), CLASSES, arch), [0])
+    kernel = start[f"net.{layer}.weight"]
+    assert kernel.shape[2] == 1
+    # a normal standard deviation over n weights is off by 1 / sqrt(2 n), at most 0.05 here: 24 filters of 3 x 3
+    assert kernel.std().item() == pytest.approx(std, rel=0.15)
+    if arch in ("squeezenet1_1", "convnext_tiny"):
+        assert not start[f"net.{layer}.bias"].any()
+
+
+def test_a_net_without_convolutions_takes_no_other_channels() -> None:
+    with pytest.raises(Refusal, match="Linear, which has no convolution that could take 2 channels"):
+        with_channels(lambda: nn.Linear(6, 4), 2)
+    assert nn.Conv2d(3, 4, 1).weight.shape[1] == 3  # the convolutions of others are left alone afterwards
 
 
 def test_without_timm_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
+from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.nn.utils.parametrize import register_parametrization
 
 from runner.errors import Refusal, unknown
@@ -93,11 +94,8 @@ def torchvision(shape: Sequence[int], classes: int, arch: str) -> nn.Module:
     elif arch in ("googlenet", "inception_v3"):
         more = {"aux_logits": False, "init_weights": True}
 
-    def make() -> nn.Module:
-        net: nn.Module = models.get_model(arch, weights=None, num_classes=classes, **more)
-        return net if shape[0] == 3 else with_channels(net, shape[0])
-
-    return Adopted(make, shape)
+    make = partial(models.get_model, arch, weights=None, num_classes=classes, **more)
+    return Adopted(make if shape[0] == 3 else partial(with_channels, make, shape[0]), shape)
 
 
 def timm(shape: Sequence[int], classes: int, arch: str) -> nn.Module:
@@ -118,17 +116,29 @@ def timm(shape: Sequence[int], classes: int, arch: str) -> nn.Module:
     )
 
 
-def with_channels(net: nn.Module, channels: int) -> nn.Module:
-    """The net with a first convolution that takes this number of channels, in place."""
-    for module in net.modules():
-        if isinstance(module, nn.Conv2d):
-            module.in_channels = channels
-            module.weight = nn.Parameter(
-                torch.empty(module.out_channels, channels // module.groups, *module.kernel_size)
-            )
-            module.reset_parameters()
-            return net
-    raise Refusal(f"model is a {type(net).__name__}, which has no convolution that could take {channels} channels")
+def with_channels(make: Callable[[], nn.Module], channels: int) -> nn.Module:
+    """The net that `make` gives, but with a first convolution that takes this number of channels.
+
+    The convolution has its channels before anything draws its weights, so that the net's own rule draws them, whatever
+    it is, for their number.
+    """
+    first: list[nn.Conv2d] = []
+
+    def fit(module: nn.Module, name: str, weight: nn.Parameter | None) -> nn.Parameter | None:
+        if first or weight is None or not isinstance(module, nn.Conv2d):
+            return None  # as it is
+        first.append(module)
+        module.in_channels = channels
+        return nn.Parameter(weight.new_empty(len(weight), channels // module.groups, *module.kernel_size))
+
+    hook = register_module_parameter_registration_hook(fit)  # type: ignore[arg-type]  # it may give a parameter
+    try:
+        net = make()
+    finally:
+        hook.remove()
+    if not first:
+        raise Refusal(f"model is a {type(net).__name__}, which has no convolution that could take {channels} channels")
+    return net
 
 
 def tamed(net: nn.Module) -> tuple[nn.Module, int]:
