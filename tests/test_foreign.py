@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -201,6 +202,68 @@ def test_a_lane_of_a_transformer_equals_the_run_alone() -> None:
     net = Adopted(make, TABLE)
     assert [kind for kind, _ in found(net, TABLE)].count("branch") == 4
     check_lanes(TABLE, lambda: Adopted(make, TABLE), Stack({"stochastic_depth": StochasticDepth(0.3)}))
+
+
+class Written(nn.Module):
+    """A net that writes a way around its first activation into the value, and a second activation behind it."""
+
+    def __init__(self, write: Callable[[Tensor, Tensor], None]) -> None:
+        super().__init__()
+        self.write = write
+        self.first, self.act, self.around = nn.Linear(6, 8), nn.ReLU(), nn.Linear(6, 8)
+        self.middle, self.act_again, self.head = nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.act(self.first(x)).clone()
+        self.write(h, self.around(x)[:, :4])
+        return self.head(self.act_again(self.middle(h)))  # type: ignore[no-any-return]
+
+
+def by_index(h: Tensor, way: Tensor) -> None:
+    h[:, :4] = way
+
+
+def into_a_view(h: Tensor, way: Tensor) -> None:
+    h[:, :4].copy_(way)
+
+
+def into_a_part(h: Tensor, way: Tensor) -> None:
+    left, _right = h.view(-1, 8).chunk(2, 1)
+    left += way
+
+
+def as_result(h: Tensor, way: Tensor) -> None:
+    torch.sub(h[:, 4:], way, out=h[:, 4:])
+
+
+@pytest.mark.parametrize("write", [by_index, into_a_view, into_a_part, as_result])
+def test_what_a_written_value_goes_around_has_no_hidden_mark(write: Callable[[Tensor, Tensor], None]) -> None:
+    assert found(Adopted(lambda: Written(write), TABLE), TABLE) == [
+        ("input", "before the net"),
+        ("hidden", "behind act_again"),
+    ]
+
+
+class Gathered(nn.Module):
+    """A net that writes its tokens into an empty value, a class token of its own before them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.token = nn.Linear(6, 4), nn.Parameter(torch.randn(1, 4))
+        self.position, self.act = nn.Parameter(torch.randn(1, 2, 4)), nn.ReLU()
+        self.mix, self.head = nn.Linear(8, 8), nn.Linear(8, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = torch.zeros(len(x), 2, 4, dtype=x.dtype, device=x.device)
+        tokens[:, 1] = self.embed(x)
+        tokens[:, 0] = self.token
+        return self.head(self.act(self.mix((tokens + self.position).flatten(1))))  # type: ignore[no-any-return]
+
+
+def test_what_is_written_into_an_empty_value_is_followed() -> None:
+    net = Adopted(Gathered, TABLE)
+    assert found(net, TABLE) == [("input", "before the net"), ("hidden", "behind act")]
+    assert {name for name, own in net.drawn.items() if own != name} == {"token", "position"}
 
 
 class Scaled(nn.Module):
