@@ -146,9 +146,32 @@ def test_nothing_of_its_own_regularizes_it_and_its_norms_are_regruns() -> None:
     torch.testing.assert_close(net.train()(x), plain.train()(x))
 
 
-def test_a_norm_without_weights_of_its_own_gets_none() -> None:
-    net = Adopted(lambda: nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5, affine=False), nn.Linear(5, 4)), TABLE)
-    assert [name for name, _ in net.named_parameters()] == ["net.0.weight", "net.0.bias", "net.2.weight", "net.2.bias"]
+@pytest.mark.parametrize(("own", "names"), [({"affine": False}, []), ({"bias": False}, ["net.1.scale"])])
+def test_a_norm_without_weights_of_its_own_gets_none(own: dict[str, bool], names: list[str]) -> None:
+    net = Adopted(lambda: nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5, **own), nn.Linear(5, 4)), TABLE)
+    ends = ["net.0.weight", "net.0.bias"], ["net.2.weight", "net.2.bias"]
+    assert [name for name, _ in net.named_parameters()] == [*ends[0], *names, *ends[1]]
+    assert initial(net, [0]).keys() == dict(net.named_parameters()).keys()
+
+
+class Turned(nn.Module):
+    """A net whose positions, and a matrix, do not lie in memory in the order of their numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.position, self.mine = nn.Parameter(torch.randn(3, 2).T), nn.Parameter(torch.randn(CLASSES, 6).T)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x.view(-1, 2, 3) + self.position).flatten(1) @ self.mine
+
+
+def test_weights_that_do_not_lie_in_order_are_drawn_as_the_net_draws_them() -> None:
+    net = Adopted(Turned, TABLE)
+    assert net.drawn["position"] != "position"
+    start = {name: w[0] for name, w in initial(net, [5]).items()}
+    plain, x = Turned(), torch.randn(3, *TABLE)
+    theirs = {name: start[f"net.{own}"].view_as(plain.get_parameter(name)) for name, own in net.drawn.items()}
+    torch.testing.assert_close(functional_call(net, start, (x,)), functional_call(plain, theirs, (x,)))
 
 
 class Twice(nn.Module):

@@ -28,7 +28,7 @@ from runner.nets.dense import linear, mlp
 from runner.nets.norms import BatchNormLayer
 from runner.nets.recurrent import GRULayer, gru
 from runner.nets.residual import Subsample, resnet18_cifar, resnet_cifar, resnet_mlp, tabular_resnet, wide_resnet
-from runner.nets.sites import Slot, visits
+from runner.nets.sites import Slot, describe, visits
 
 SIGNAL, IMAGE, TABLE = (2, 12), (3, 8, 8), (6,)
 CLASSES = 4
@@ -158,6 +158,13 @@ def test_marks_and_slots_are_in_their_places(name: str) -> None:
     assert kinds[0] == "input"
     assert (kinds.count("input"), kinds.count("hidden"), kinds.count("branch")) == (1, hidden, branches)
     assert sum(isinstance(m, Slot) for m in net.modules()) == slots
+
+
+def test_a_net_that_fails_while_its_marks_are_described_is_left_as_it_was() -> None:
+    net = mlp(TABLE, CLASSES, 8, 2)
+    with pytest.raises(RuntimeError, match="shape"):
+        describe(net, torch.zeros(2, 7))
+    assert not any(module._forward_hooks for module in net.modules())
 
 
 @pytest.mark.parametrize("name", NORMED)

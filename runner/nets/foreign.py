@@ -69,7 +69,7 @@ class Adopted(nn.Module):
         mine = dict(self.net.named_parameters())
         with torch.no_grad():
             for name, own in self.drawn.items():
-                mine[own].copy_(fresh[name].view_as(mine[own]))
+                mine[own].copy_(fresh[name].reshape(mine[own].shape))
 
     def forward(self, x: Tensor) -> Tensor:
         """x [B, ...] -> logits [B, classes]."""
@@ -206,10 +206,10 @@ def flattened(net: nn.Module, x: Tensor) -> dict[str, str]:
 def _norm(theirs: _BatchNorm) -> nn.Module:
     """regrun's batch norm in place of torch's, with the same parameters; and what timm puts behind it."""
     layer = BatchNormLayer(theirs.num_features, theirs.eps)
-    if theirs.affine:
-        layer.scale, layer.shift = theirs.weight, theirs.bias
-    else:
-        for name in ("scale", "shift"):
+    for name, weight in (("scale", theirs.weight), ("shift", theirs.bias)):
+        if weight is not None:
+            setattr(layer, name, weight)
+        else:
             value = layer.get_parameter(name).detach()
             delattr(layer, name)
             layer.register_buffer(name, value)
