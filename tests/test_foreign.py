@@ -174,26 +174,30 @@ def test_weights_that_do_not_lie_in_order_are_drawn_as_the_net_draws_them() -> N
     torch.testing.assert_close(functional_call(net, start, (x,)), functional_call(plain, theirs, (x,)))
 
 
-class Twice(nn.Module):
-    """A net with one norm and one dropout, each under two names."""
+class Renamed(nn.Module):
+    """A net with one norm and one dropout, each under two names, and the norm used by its second."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.norm, self.drop = nn.BatchNorm1d(6), nn.Dropout(0.5)
-        self.first = nn.Sequential(self.norm, nn.Linear(6, 6), self.drop)
-        self.norm_again, self.drop_again = self.norm, self.drop
+        self.parts = nn.ModuleList([nn.BatchNorm1d(6), nn.Linear(6, 6), nn.Dropout(0.5)])
+        self.norm, self.drop = self.parts[0], self.parts[2]
         self.head = nn.Linear(6, CLASSES)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.drop_again(self.norm_again(self.first(x))))  # type: ignore[no-any-return]
+        return self.head(self.drop(self.parts[2](self.parts[1](self.norm(x)))))  # type: ignore[no-any-return]
+
+
+class Twice(Renamed):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(self.norm(x) + 1)
 
 
 def test_a_module_under_several_names_is_replaced_under_each_by_one() -> None:
-    net = Adopted(Twice, TABLE)
-    assert isinstance(net.net, Twice)
-    assert isinstance(net.net.norm_again, BatchNormLayer)
-    assert net.net.norm is net.net.norm_again is net.net.first[0]
-    assert net.net.drop is net.net.drop_again is net.net.first[2]
+    net = Adopted(Renamed, TABLE)
+    assert isinstance(net.net, Renamed)
+    assert isinstance(net.net.norm, BatchNormLayer)
+    assert net.net.norm is net.net.parts[0]
+    assert net.net.drop is net.net.parts[2]
     assert net.switched_off == 1
     assert not [name for name, _ in net.named_buffers() if "running" in name]
 
@@ -392,6 +396,7 @@ class OwnNorm(nn.BatchNorm1d):
         (lambda: nn.Sequential(nn.Linear(6, 4), OwnNorm(4)), "OwnNorm, a batch norm of its own kind"),
         (lambda: nn.GRU(6, 4), "gives a tuple, not one tensor of logits"),
         (lambda: nn.BatchNorm1d(6), "BatchNorm1d alone"),
+        (Twice, r"batch norm parts\.0 2 times in one pass"),
     ],
 )
 def test_what_cannot_be_made_fit_is_refused(make: partial[nn.Module], said: str) -> None:

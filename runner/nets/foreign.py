@@ -8,7 +8,7 @@ it once on random numbers and looking at what each value was computed from (`run
 from __future__ import annotations
 
 import random
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -51,6 +51,7 @@ class Adopted(nn.Module):
             if callable(getattr(module, "reset_parameters", None)):
                 module.reset_parameters = None  # type: ignore[assignment]  # this module draws them all
         _refuse_randomness(self, shape)
+        _refuse_norms_used_again(self, shape)
         self.placed: Sequence[Place] = ()
         self.marks = nn.ModuleList()
         if not own:
@@ -264,6 +265,28 @@ def _refuse_randomness(net: nn.Module, shape: Sequence[int]) -> None:
             "the model gives NaN, before any training, for examples drawn from a standard normal distribution; its "
             "logits must be numbers for all inputs, also negative ones (model=...)"
         )
+
+
+def _refuse_norms_used_again(net: nn.Module, shape: Sequence[int]) -> None:
+    """Refuse a net with a batch norm that normalizes several values of one pass; only the last would be measured."""
+    names: dict[nn.Module, str] = {
+        module: name for name, module in net.named_modules() if isinstance(module, BatchNormLayer)
+    }
+    uses: Counter[nn.Module] = Counter()
+    hooks = [module.register_forward_hook(lambda module, given, out: uses.update([module])) for module in names]
+    try:
+        with torch.no_grad():
+            net(_example(shape))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    for module, count in uses.items():
+        if count > 1:
+            raise Refusal(
+                f"the model uses its batch norm {names[module].removeprefix('net.')} {count} times in one pass, and "
+                "regrun measures one set of statistics for each norm; it needs a norm of its own in each place "
+                "(model=...)"
+            )
 
 
 def _generators() -> tuple[object, ...]:
