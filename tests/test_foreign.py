@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import random
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -25,7 +27,7 @@ from runner.methods.reparametrization import WeightNorm
 from runner.methods.stack import Stack
 from runner.methods.structured_dropping import StochasticDepth
 from runner.methods.weight_penalties import L0
-from runner.nets.foreign import Adopted, timm, torchvision
+from runner.nets.foreign import Adopted, timm, torchvision, with_channels
 from runner.nets.norms import BatchNormLayer
 from runner.nets.sites import Mark, describe, tapped, visits
 
@@ -144,9 +146,60 @@ def test_nothing_of_its_own_regularizes_it_and_its_norms_are_regruns() -> None:
     torch.testing.assert_close(net.train()(x), plain.train()(x))
 
 
-def test_a_norm_without_weights_of_its_own_gets_none() -> None:
-    net = Adopted(lambda: nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5, affine=False), nn.Linear(5, 4)), TABLE)
-    assert [name for name, _ in net.named_parameters()] == ["net.0.weight", "net.0.bias", "net.2.weight", "net.2.bias"]
+@pytest.mark.parametrize(("own", "names"), [({"affine": False}, []), ({"bias": False}, ["net.1.scale"])])
+def test_a_norm_without_weights_of_its_own_gets_none(own: dict[str, bool], names: list[str]) -> None:
+    net = Adopted(lambda: nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5, **own), nn.Linear(5, 4)), TABLE)
+    ends = ["net.0.weight", "net.0.bias"], ["net.2.weight", "net.2.bias"]
+    assert [name for name, _ in net.named_parameters()] == [*ends[0], *names, *ends[1]]
+    assert initial(net, [0]).keys() == dict(net.named_parameters()).keys()
+
+
+class Turned(nn.Module):
+    """A net whose positions, and a matrix, do not lie in memory in the order of their numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.position, self.mine = nn.Parameter(torch.randn(3, 2).T), nn.Parameter(torch.randn(CLASSES, 6).T)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x.view(-1, 2, 3) + self.position).flatten(1) @ self.mine
+
+
+def test_weights_that_do_not_lie_in_order_are_drawn_as_the_net_draws_them() -> None:
+    net = Adopted(Turned, TABLE)
+    assert net.drawn["position"] != "position"
+    start = {name: w[0] for name, w in initial(net, [5]).items()}
+    plain, x = Turned(), torch.randn(3, *TABLE)
+    theirs = {name: start[f"net.{own}"].view_as(plain.get_parameter(name)) for name, own in net.drawn.items()}
+    torch.testing.assert_close(functional_call(net, start, (x,)), functional_call(plain, theirs, (x,)))
+
+
+class Renamed(nn.Module):
+    """A net with one norm and one dropout, each under two names, and the norm used by its second."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList([nn.BatchNorm1d(6), nn.Linear(6, 6), nn.Dropout(0.5)])
+        self.norm, self.drop = self.parts[0], self.parts[2]
+        self.head = nn.Linear(6, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.drop(self.parts[2](self.parts[1](self.norm(x)))))  # type: ignore[no-any-return]
+
+
+class Twice(Renamed):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(self.norm(x) + 1)
+
+
+def test_a_module_under_several_names_is_replaced_under_each_by_one() -> None:
+    net = Adopted(Renamed, TABLE)
+    assert isinstance(net.net, Renamed)
+    assert isinstance(net.net.norm, BatchNormLayer)
+    assert net.net.norm is net.net.parts[0]
+    assert net.net.drop is net.net.parts[2]
+    assert net.switched_off == 1
+    assert not [name for name, _ in net.named_buffers() if "running" in name]
 
 
 def test_its_weights_are_drawn_as_it_does_itself_seed_by_seed() -> None:
@@ -176,6 +229,68 @@ def test_a_lane_of_a_transformer_equals_the_run_alone() -> None:
     net = Adopted(make, TABLE)
     assert [kind for kind, _ in found(net, TABLE)].count("branch") == 4
     check_lanes(TABLE, lambda: Adopted(make, TABLE), Stack({"stochastic_depth": StochasticDepth(0.3)}))
+
+
+class Written(nn.Module):
+    """A net that writes a way around its first activation into the value, and a second activation behind it."""
+
+    def __init__(self, write: Callable[[Tensor, Tensor], None]) -> None:
+        super().__init__()
+        self.write = write
+        self.first, self.act, self.around = nn.Linear(6, 8), nn.ReLU(), nn.Linear(6, 8)
+        self.middle, self.act_again, self.head = nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.act(self.first(x)).clone()
+        self.write(h, self.around(x)[:, :4])
+        return self.head(self.act_again(self.middle(h)))  # type: ignore[no-any-return]
+
+
+def by_index(h: Tensor, way: Tensor) -> None:
+    h[:, :4] = way
+
+
+def into_a_view(h: Tensor, way: Tensor) -> None:
+    h[:, :4].copy_(way)
+
+
+def into_a_part(h: Tensor, way: Tensor) -> None:
+    left, _right = h.view(-1, 8).chunk(2, 1)
+    left += way
+
+
+def as_result(h: Tensor, way: Tensor) -> None:
+    torch.sub(h[:, 4:], way, out=h[:, 4:])
+
+
+@pytest.mark.parametrize("write", [by_index, into_a_view, into_a_part, as_result])
+def test_what_a_written_value_goes_around_has_no_hidden_mark(write: Callable[[Tensor, Tensor], None]) -> None:
+    assert found(Adopted(lambda: Written(write), TABLE), TABLE) == [
+        ("input", "before the net"),
+        ("hidden", "behind act_again"),
+    ]
+
+
+class Gathered(nn.Module):
+    """A net that writes its tokens into an empty value, a class token of its own before them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.token = nn.Linear(6, 4), nn.Parameter(torch.randn(1, 4))
+        self.position, self.act = nn.Parameter(torch.randn(1, 2, 4)), nn.ReLU()
+        self.mix, self.head = nn.Linear(8, 8), nn.Linear(8, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = torch.zeros(len(x), 2, 4, dtype=x.dtype, device=x.device)
+        tokens[:, 1] = self.embed(x)
+        tokens[:, 0] = self.token
+        return self.head(self.act(self.mix((tokens + self.position).flatten(1))))  # type: ignore[no-any-return]
+
+
+def test_what_is_written_into_an_empty_value_is_followed() -> None:
+    net = Adopted(Gathered, TABLE)
+    assert found(net, TABLE) == [("input", "before the net"), ("hidden", "behind act")]
+    assert {name for name, own in net.drawn.items() if own != name} == {"token", "position"}
 
 
 class Scaled(nn.Module):
@@ -248,6 +363,25 @@ class Noisy(nn.Linear):
         return F.dropout(super().forward(x), 0.5, self.training)
 
 
+class Rarely(nn.Linear):
+    """A branch that is dropped for one example in ten thousand: two passes on two examples hardly ever differ."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * (torch.rand(len(x), 1) > 1e-4)
+
+
+class Coin(nn.Linear):
+    """A layer that is skipped for a whole batch, by Python's generator."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * (random.random() > 1e-9)
+
+
+class Logarithm(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.log())
+
+
 class OwnNorm(nn.BatchNorm1d):
     pass
 
@@ -256,9 +390,13 @@ class OwnNorm(nn.BatchNorm1d):
     ("make", "said"),
     [
         (lambda: Noisy(6, 4), "own forward pass is random"),
+        (lambda: Rarely(6, 4), "own forward pass is random"),
+        (lambda: Coin(6, 4), "own forward pass is random"),
+        (lambda: Logarithm(6, 4), "gives NaN, before any training"),
         (lambda: nn.Sequential(nn.Linear(6, 4), OwnNorm(4)), "OwnNorm, a batch norm of its own kind"),
         (lambda: nn.GRU(6, 4), "gives a tuple, not one tensor of logits"),
         (lambda: nn.BatchNorm1d(6), "BatchNorm1d alone"),
+        (Twice, r"batch norm parts\.0 2 times in one pass"),
     ],
 )
 def test_what_cannot_be_made_fit_is_refused(make: partial[nn.Module], said: str) -> None:
@@ -284,6 +422,33 @@ def test_channels_and_classes_are_fitted() -> None:
     assert net(torch.zeros(3, 2, 32, 32)).shape == (3, 7)
     assert net.get_parameter("net.features.0.0.weight").shape == (16, 2, 3, 3)
     assert not torch.equal(*initial(net, [0, 1])["net.features.0.0.weight"])
+
+
+@pytest.mark.parametrize(
+    ("arch", "layer", "std"),
+    [
+        ("resnet18", "conv1", (2 / (64 * 49)) ** 0.5),  # He by outputs: 64 channels of 7 x 7, whatever comes in
+        ("regnet_x_400mf", "stem.0", (2 / (32 * 9)) ** 0.5),  # likewise: 32 of 3 x 3
+        ("densenet121", "features.conv0", (2 / 49) ** 0.5),  # He by inputs: one channel of 7 x 7
+        ("squeezenet1_1", "features.0", (2 / 9) ** 0.5),  # likewise: one of 3 x 3; and biases of 0
+        ("shufflenet_v2_x0_5", "conv1.0", (1 / (3 * 9)) ** 0.5),  # torch's default: uniform up to 1 / 3
+        ("convnext_tiny", "features.0.0", 0.02),  # a number
+    ],
+)
+def test_a_first_layer_for_other_channels_is_drawn_by_the_nets_own_rule(arch: str, layer: str, std: float) -> None:
+    start = initial(torchvision((1, 32, 32), CLASSES, arch), [0])
+    kernel = start[f"net.{layer}.weight"]
+    assert kernel.shape[2] == 1
+    # a normal standard deviation over n weights is off by 1 / sqrt(2 n), at most 0.05 here: 24 filters of 3 x 3
+    assert kernel.std().item() == pytest.approx(std, rel=0.15)
+    if arch in ("squeezenet1_1", "convnext_tiny"):
+        assert not start[f"net.{layer}.bias"].any()
+
+
+def test_a_net_without_convolutions_takes_no_other_channels() -> None:
+    with pytest.raises(Refusal, match="Linear, which has no convolution that could take 2 channels"):
+        with_channels(lambda: nn.Linear(6, 4), 2)
+    assert nn.Conv2d(3, 4, 1).weight.shape[1] == 3  # the convolutions of others are left alone afterwards
 
 
 def test_without_timm_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

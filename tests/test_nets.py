@@ -15,6 +15,7 @@ from runner.engine.evaluate import evaluate
 from runner.engine.optimizers import SGD
 from runner.engine.pack import begin, few_steps
 from runner.engine.schedules import Constant
+from runner.engine.weights import initial
 from runner.errors import Refusal
 from runner.experiment import Budget, Experiment
 from runner.grid import Run
@@ -28,7 +29,7 @@ from runner.nets.dense import linear, mlp
 from runner.nets.norms import BatchNormLayer
 from runner.nets.recurrent import GRULayer, gru
 from runner.nets.residual import Subsample, resnet18_cifar, resnet_cifar, resnet_mlp, tabular_resnet, wide_resnet
-from runner.nets.sites import Slot, visits
+from runner.nets.sites import Slot, describe, visits
 
 SIGNAL, IMAGE, TABLE = (2, 12), (3, 8, 8), (6,)
 CLASSES = 4
@@ -158,6 +159,26 @@ def test_marks_and_slots_are_in_their_places(name: str) -> None:
     assert kinds[0] == "input"
     assert (kinds.count("input"), kinds.count("hidden"), kinds.count("branch")) == (1, hidden, branches)
     assert sum(isinstance(m, Slot) for m in net.modules()) == slots
+
+
+@pytest.mark.parametrize("name", [name for name in TINY if not name.startswith("gru")])
+def test_initial_weights_are_torchs_default_as_the_docs_say(name: str) -> None:
+    start = {weight: w[0] for weight, w in initial(TINY[name][1](), [0]).items()}
+    kernels = {weight: w for weight, w in start.items() if w.ndim > 1}
+    for weight, w in kernels.items():
+        inputs = w[0].numel()
+        assert w.abs().max() <= inputs**-0.5
+        # uniform up to a bound b: b / sqrt(3), and of n weights within 0.45 / sqrt(n) of it, as a share
+        assert w.std().item() == pytest.approx((3 * inputs) ** -0.5, rel=2 / w.numel() ** 0.5), weight
+        bias = start.get(weight.replace("weight", "bias"))
+        assert bias is None or 0 < bias.abs().max() <= inputs**-0.5
+
+
+def test_a_net_that_fails_while_its_marks_are_described_is_left_as_it_was() -> None:
+    net = mlp(TABLE, CLASSES, 8, 2)
+    with pytest.raises(RuntimeError, match="shape"):
+        describe(net, torch.zeros(2, 7))
+    assert not any(module._forward_hooks for module in net.modules())
 
 
 @pytest.mark.parametrize("name", NORMED)

@@ -7,8 +7,9 @@ it once on random numbers and looking at what each value was computed from (`run
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+import random
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
+from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.nn.utils.parametrize import register_parametrization
 
 from runner.errors import Refusal, unknown
@@ -49,6 +51,7 @@ class Adopted(nn.Module):
             if callable(getattr(module, "reset_parameters", None)):
                 module.reset_parameters = None  # type: ignore[assignment]  # this module draws them all
         _refuse_randomness(self, shape)
+        _refuse_norms_used_again(self, shape)
         self.placed: Sequence[Place] = ()
         self.marks = nn.ModuleList()
         if not own:
@@ -67,7 +70,7 @@ class Adopted(nn.Module):
         mine = dict(self.net.named_parameters())
         with torch.no_grad():
             for name, own in self.drawn.items():
-                mine[own].copy_(fresh[name].view_as(mine[own]))
+                mine[own].copy_(fresh[name].reshape(mine[own].shape))
 
     def forward(self, x: Tensor) -> Tensor:
         """x [B, ...] -> logits [B, classes]."""
@@ -92,11 +95,8 @@ def torchvision(shape: Sequence[int], classes: int, arch: str) -> nn.Module:
     elif arch in ("googlenet", "inception_v3"):
         more = {"aux_logits": False, "init_weights": True}
 
-    def make() -> nn.Module:
-        net: nn.Module = models.get_model(arch, weights=None, num_classes=classes, **more)
-        return net if shape[0] == 3 else with_channels(net, shape[0])
-
-    return Adopted(make, shape)
+    make = partial(models.get_model, arch, weights=None, num_classes=classes, **more)
+    return Adopted(make if shape[0] == 3 else partial(with_channels, make, shape[0]), shape)
 
 
 def timm(shape: Sequence[int], classes: int, arch: str) -> nn.Module:
@@ -117,39 +117,59 @@ def timm(shape: Sequence[int], classes: int, arch: str) -> nn.Module:
     )
 
 
-def with_channels(net: nn.Module, channels: int) -> nn.Module:
-    """The net with a first convolution that takes this number of channels, in place."""
-    for module in net.modules():
-        if isinstance(module, nn.Conv2d):
-            module.in_channels = channels
-            module.weight = nn.Parameter(
-                torch.empty(module.out_channels, channels // module.groups, *module.kernel_size)
-            )
-            module.reset_parameters()
-            return net
-    raise Refusal(f"model is a {type(net).__name__}, which has no convolution that could take {channels} channels")
+def with_channels(make: Callable[[], nn.Module], channels: int) -> nn.Module:
+    """The net that `make` gives, but with a first convolution that takes this number of channels.
+
+    The convolution has its channels before anything draws its weights, so that the net's own rule draws them, whatever
+    it is, for their number.
+    """
+    first: list[nn.Conv2d] = []
+
+    def fit(module: nn.Module, name: str, weight: nn.Parameter | None) -> nn.Parameter | None:
+        if first or weight is None or not isinstance(module, nn.Conv2d):
+            return None  # as it is
+        first.append(module)
+        module.in_channels = channels
+        return nn.Parameter(weight.new_empty(len(weight), channels // module.groups, *module.kernel_size))
+
+    hook = register_module_parameter_registration_hook(fit)  # type: ignore[arg-type]  # it may give a parameter
+    try:
+        net = make()
+    finally:
+        hook.remove()
+    if not first:
+        raise Refusal(f"model is a {type(net).__name__}, which has no convolution that could take {channels} channels")
+    return net
 
 
 def tamed(net: nn.Module) -> tuple[nn.Module, int]:
     """The net without in-place activations, dropout or running averages, and how many dropouts were switched off."""
     off = 0
-    for parent in reversed(list(net.modules())):  # parts before what they are parts of
-        if isinstance(parent, nn.MultiheadAttention | nn.RNNBase):
-            off += parent.dropout > 0
-            parent.dropout = 0.0
-        if getattr(parent, "inplace", False):
-            parent.inplace = False  # type: ignore[assignment]  # a marked value must stay what it was
-        for name, child in list(parent.named_children()):
-            if isinstance(child, _DropoutNd) or type(child).__name__ in DROPS:
-                off += getattr(child, "p", getattr(child, "drop_prob", 0.0)) > 0
-                setattr(parent, name, Off())
-            elif isinstance(child, _BatchNorm):
-                setattr(parent, name, _norm(child))
-            elif isinstance(child, nn.InstanceNorm1d | nn.InstanceNorm2d | nn.InstanceNorm3d):
-                child.track_running_stats = False
+    idle: dict[nn.Module, nn.Module] = {}
+    for module in net.modules():
+        if isinstance(module, nn.MultiheadAttention | nn.RNNBase):
+            off += module.dropout > 0
+            module.dropout = 0.0
+        if getattr(module, "inplace", False):
+            module.inplace = False  # type: ignore[assignment]  # a marked value must stay what it was
+        if isinstance(module, nn.InstanceNorm1d | nn.InstanceNorm2d | nn.InstanceNorm3d):
+            module.track_running_stats = False
+        if isinstance(module, _DropoutNd) or type(module).__name__ in DROPS:
+            off += getattr(module, "p", getattr(module, "drop_prob", 0.0)) > 0
+            idle[module] = Off()
     if isinstance(net, _BatchNorm | _DropoutNd):
         raise Refusal(f"model is a {type(net).__name__} alone, which is no net to train (model._target_=...)")
+    _replace(net, idle)
+    _replace(net, {module: _norm(module) for module in net.modules() if isinstance(module, _BatchNorm)})
     return net, off
+
+
+def _replace(net: nn.Module, new: Mapping[nn.Module, nn.Module]) -> None:
+    """Put the new modules where the old ones stand, each under all of its names, in place."""
+    for parent in list(net.modules()):
+        for name, child in list(parent._modules.items()):  # `named_children` has a module under one name only
+            if child is not None and child in new:
+                setattr(parent, name, new[child])
 
 
 class Shaped(nn.Module):
@@ -187,10 +207,10 @@ def flattened(net: nn.Module, x: Tensor) -> dict[str, str]:
 def _norm(theirs: _BatchNorm) -> nn.Module:
     """regrun's batch norm in place of torch's, with the same parameters; and what timm puts behind it."""
     layer = BatchNormLayer(theirs.num_features, theirs.eps)
-    if theirs.affine:
-        layer.scale, layer.shift = theirs.weight, theirs.bias
-    else:
-        for name in ("scale", "shift"):
+    for name, weight in (("scale", theirs.weight), ("shift", theirs.bias)):
+        if weight is not None:
+            setattr(layer, name, weight)
+        else:
             value = layer.get_parameter(name).detach()
             delattr(layer, name)
             layer.register_buffer(name, value)
@@ -224,20 +244,58 @@ def _example(shape: Sequence[int]) -> Tensor:
 
 
 def _refuse_randomness(net: nn.Module, shape: Sequence[int]) -> None:
-    """Refuse a net whose training pass does not give the same twice."""
+    """Refuse a net whose training pass draws random numbers or does not give the same twice."""
     x = _example(shape)
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         seen = []
         for seed in (1, 2):
             torch.manual_seed(seed)
+            before = _generators()
             seen.append(net.train()(x))
+            drew = _generators() != before  # what is drawn once, in the first pass, stays as it is
     if not all(isinstance(out, Tensor) for out in seen):
         raise Refusal(f"model gives a {type(seen[0]).__name__}, not one tensor of logits [B, classes] (model=...)")
-    if not torch.equal(*seen):
+    if drew or not torch.equal(*(out.nan_to_num() for out in seen)):
         raise Refusal(
             "the model's own forward pass is random, which regrun cannot control lane by lane; switch that off "
             "(model=...) and use a method such as method=dropout"
         )
+    if seen[0].isnan().any():
+        raise Refusal(
+            "the model gives NaN, before any training, for examples drawn from a standard normal distribution; its "
+            "logits must be numbers for all inputs, also negative ones (model=...)"
+        )
+
+
+def _refuse_norms_used_again(net: nn.Module, shape: Sequence[int]) -> None:
+    """Refuse a net with a batch norm that normalizes several values of one pass; only the last would be measured."""
+    names: dict[nn.Module, str] = {
+        module: name for name, module in net.named_modules() if isinstance(module, BatchNormLayer)
+    }
+    uses: Counter[nn.Module] = Counter()
+    hooks = [module.register_forward_hook(lambda module, given, out: uses.update([module])) for module in names]
+    try:
+        with torch.no_grad():
+            net(_example(shape))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    for module, count in uses.items():
+        if count > 1:
+            raise Refusal(
+                f"the model uses its batch norm {names[module].removeprefix('net.')} {count} times in one pass, and "
+                "regrun measures one set of statistics for each norm; it needs a norm of its own in each place "
+                "(model=...)"
+            )
+
+
+def _generators() -> tuple[object, ...]:
+    """The states of the generators that a net may draw from: torch's, and Python's for a coin per batch.
+
+    Rare randomness, such as a branch that is dropped once in twenty examples, shows here and not in what two passes
+    give.
+    """
+    return torch.get_rng_state().numpy().tobytes(), random.getstate()
 
 
 @contextmanager

@@ -91,10 +91,12 @@ def describe(net: nn.Module, x: Tensor) -> list[Visit]:
         met.append(Visit(mark.kind, names[mark], tuple(h.shape[1:])))
 
     hooks = [module.register_forward_hook(note) for module in net.modules() if isinstance(module, Mark)]
-    with torch.no_grad():
-        net(x)
-    for hook in hooks:
-        hook.remove()
+    try:
+        with torch.no_grad():
+            net(x)
+    finally:
+        for hook in hooks:
+            hook.remove()
     return met
 
 

@@ -35,7 +35,8 @@ MEETINGS = SUMS | {"cat", "concat", "concatenate"}
 ENTRYWISE = MEETINGS | {
     *(f"{lead}{name}{end}" for name in ("sub", "mul", "div", "truediv") for lead, end in (("", ""), ("", "_"))),
     *(f"__{lead}{name}__" for name in ("sub", "mul", "truediv") for lead in ("", "r", "i")),
-    "stack", "where", "lerp", "addcmul", "batch_norm", "layer_norm", "group_norm", "instance_norm", "rms_norm",
+    "stack", "where", "lerp", "addcmul", "__setitem__", "copy_",
+    "batch_norm", "layer_norm", "group_norm", "instance_norm", "rms_norm",
 }  # fmt: skip
 PRODUCTS = {"linear", "bilinear", "matmul", "__matmul__", "__rmatmul__", "mm", "bmm", "addmm", "baddbmm", "einsum"}
 
@@ -74,6 +75,7 @@ class Trace(TorchFunctionMode):
         self.nodes = [Node("input", 0, x.shape, (), False, 0)]
         self.node_of: dict[int, Node] = {id(x): self.nodes[0]}
         self.kernels: set[int] = set()  # ids of what is computed from matrices and filters alone
+        self.writes: dict[int, Node] = {}  # by the address of the memory: the last value that was written into it
         self.kept: list[Tensor] = [x]  # so that no two values share an id
 
     def __torch_function__(
@@ -81,32 +83,57 @@ class Trace(TorchFunctionMode):
     ) -> Any:  # whatever the operation gives
         """Do the operation and note its values."""
         given = [leaf for leaf in tree_leaves((args, kwargs or {})) if isinstance(leaf, Tensor)]
-        parents = list(dict.fromkeys(self.node_of[id(leaf)] for leaf in given if id(leaf) in self.node_of))
+        parents = list(dict.fromkeys(node for leaf in given if (node := self.node(leaf))))
         weighs = any(id(leaf) in self.kernels or (isinstance(leaf, nn.Parameter) and leaf.ndim >= 2) for leaf in given)
         out = func(*args, **(kwargs or {}))
         name = getattr(func, "__name__", "")
         may_keep = not name.endswith("_") and name not in UNIT_CALLS  # those change a value where it is
-        for leaf in tree_leaves(out) if parents or weighs else ():
+        for leaf in tree_leaves(_results(name, args, out)) if parents or weighs else ():
             if not isinstance(leaf, Tensor) or (may_keep and [self.node_of.get(id(leaf))] == parents):
                 continue  # a number, or the value as it was
             self.kept.append(leaf)
             if parents:
-                self._note(leaf, name, parents, weighs)
+                node = self._note(leaf, name, parents, weighs)
+                address = _address(leaf)
+                if address is not None and any(leaf is other for other in given):
+                    self.writes[address] = node
             elif not isinstance(leaf, nn.Parameter):
                 self.kernels.add(id(leaf))
         return out
 
-    def _note(self, value: Tensor, name: str, parents: Sequence[Node], weighs: bool) -> None:
+    def _note(self, value: Tensor, name: str, parents: Sequence[Node], weighs: bool) -> Node:
         layers = max(parent.layers for parent in parents) + weighs
         node = Node(name, len(self.nodes), value.shape, parents, weighs, layers)
         for parent in parents:
             parent.children.append(node)
         self.nodes.append(node)
         self.node_of[id(value)] = node
+        return node
 
     def node(self, value: object) -> Node | None:
-        """The node of a value, if it depends on the input."""
-        return self.node_of.get(id(value))
+        """The node of a value, if it depends on the input; a new one if it was since written to by another view."""
+        if not isinstance(value, Tensor):
+            return None
+        address = _address(value)
+        write = None if address is None else self.writes.get(address)
+        known = self.node_of.get(id(value))
+        if write is None or (known and known.number >= write.number):
+            return known
+        self.kept.append(value)
+        return self._note(value, "written", [known, write] if known else [write], False)
+
+
+def _results(name: str, args: Sequence[Any], out: object) -> object:
+    """What an operation makes; a write by index gives nothing back, but makes what it writes into another value."""
+    return args[0] if name == "__setitem__" else out
+
+
+def _address(value: Tensor) -> int | None:
+    """Where the numbers are that a value shares with its views, if they are in memory of their own."""
+    try:
+        return value.untyped_storage().data_ptr()
+    except RuntimeError:  # a sparse one, or one inside of a transform of torch.func
+        return None
 
 
 class Uses(TorchFunctionMode):
@@ -134,7 +161,7 @@ class Uses(TorchFunctionMode):
         elif sees:
             self.entrywise |= made_of
         out = func(*args, **(kwargs or {}))
-        for leaf in tree_leaves(out):
+        for leaf in tree_leaves(_results(name, args, out)):
             if isinstance(leaf, Tensor):
                 self.kept.append(leaf)
                 if sees:
@@ -164,14 +191,14 @@ def places(net: nn.Module, x: Tensor) -> list[Place]:
     units: set[Node] = set()
 
     def enter(module: nn.Module, given: tuple[Any, ...]) -> None:
-        begun.append(len(trace.nodes))
         node = trace.node(given[0]) if given else None
+        begun.append(len(trace.nodes))
         if node:
             node.taking.append(module)
 
     def leave(module: nn.Module, given: tuple[Any, ...], out: object) -> None:
-        visits[module].append(range(begun.pop(), len(trace.nodes)))
         node = trace.node(out)
+        visits[module].append(range(begun.pop(), len(trace.nodes)))
         if node:
             node.giving.append(module)
             if type(module).__name__ in UNITS | {"Off"}:
