@@ -107,6 +107,36 @@ def test_what_does_not_compare_is_refused(regrun: Regrun, tmp_path: Path) -> Non
     assert "torn" in refusal("a", "other")
 
 
+@pytest.mark.usefixtures("unreported")
+def test_other_seeds_of_another_configuration_are_refused(regrun: Regrun, tmp_path: Path) -> None:
+    """Seeds that differ keep runs apart; one mean over two configurations would stand under the name of both."""
+    rate = "method.dropout.input_rate"
+    run(regrun, "a", "-m", "method=dropout", f"{rate}=0.2", "seeds=2")
+    run(regrun, "b", "-m", "method=dropout", "seed0=10", "seeds=2")
+    told = refusal("a", "b")
+    assert f"{rate} is 0.2 in the one and 0.0 in the other" in told
+    assert "outputs/a/dropout-" in told
+    assert "outputs/b/dropout-" in told
+    assert f"(-m {rate}=...)" in told
+    for config in (OUT / "b").glob("dropout-*/config.yaml"):
+        config.unlink()
+    assert "config.yaml cannot be read" in refusal("a", "b")
+
+
+@pytest.mark.usefixtures("unreported")
+def test_an_axis_of_one_study_is_free_in_no_other(regrun: Regrun, tmp_path: Path) -> None:
+    run(regrun, "axis", "-m", "method=none", "optimizer.lr=0.1,0.2", "seeds=1")
+    run(regrun, "low", "-m", "method=none", "optimizer.lr=0.3", "seed0=10", "seeds=1")
+    run(regrun, "high", "-m", "method=none", "optimizer.lr=0.4", "seed0=20", "seeds=1")
+    assert "optimizer.lr is 0.3 in the one and 0.4 in the other" in refusal("axis", "low", "high")
+    # nor are other methods compared with that baseline; alone, a method brings none of its own
+    run(regrun, "other", "method=l2", "optimizer.lr=0.4", "seed0=10", "seeds=1")
+    assert "optimizer.lr is 0.3 in the one and 0.4 in the other" in refusal("axis", "low", "other")
+    merge([OUT / "axis", OUT / "low"], OUT / "all")
+    rows = [row for path in (OUT / "all").glob("none-*/runs.csv") for row in read_table(path)]
+    assert sorted(row["setting"] for row in rows) == ["", "optimizer.lr=0.1", "optimizer.lr=0.2"]
+
+
 def test_wrong_command_lines_are_one_line(regrun: Regrun, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run(regrun, "a", "method=l2", "seeds=1")
     for arguments in (["a", "nowhere"], ["a", "a", "--verify"], ["a", "a", "--into", str(OUT / "a")]):

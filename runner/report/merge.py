@@ -14,7 +14,7 @@ from typing import Any
 from runner import records
 from runner.errors import Refusal
 from runner.files import read_csv, write_atomic
-from runner.labels import LABEL
+from runner.labels import LABEL, different, stored_settings, unshown
 from runner.report.collect import WHICH
 
 Row = dict[str, str]
@@ -29,8 +29,8 @@ def merge(studies: Sequence[Path], into: Path) -> Path:
     an earlier merging made is replaced, and no other.
 
     Raises Refusal for studies that cannot be compared: with other margins, with other settings on one data set and
-    model, with other figures of one run, with other training sets at one seed, and with other first seeds where
-    strengths are chosen, since one's seeds to choose on may be another's to report.
+    model or of what the tables call the same, with other figures of one run, with other training sets at one seed, and
+    with other first seeds where strengths are chosen, since one's seeds to choose on may be another's to report.
     """
     stories = [_story(study) for study in studies]
     if into.exists() and "merged" not in _json(into / "study.json"):
@@ -38,6 +38,7 @@ def merge(studies: Sequence[Path], into: Path) -> Path:
     if any(into.resolve() == study.resolve() for study in studies):
         raise Refusal(f"{into} is one of the studies to merge; name another folder (--into ...)")
     joined = _joined(studies, stories)
+    _check_settings(studies)
     into.parent.mkdir(parents=True, exist_ok=True)
     fresh = Path(tempfile.mkdtemp(dir=into.parent, prefix=f".{into.name}-"))
     try:
@@ -101,6 +102,31 @@ def _joined(studies: Sequence[Path], stories: Sequence[Mapping[str, Any]]) -> di
         "extensions": [step for story in stories for step in story.get("extensions", ())] + _added(studies),
         "merged": [study.name for study in studies],
     }
+
+
+def _check_settings(studies: Sequence[Path]) -> None:
+    """Refuse two jobs that differ in what the tables do not show of a configuration, or of a comparison.
+
+    An axis of one study is fixed in another, each at its own value, and `_joined` does not see the options of methods.
+    First seeds may differ where `_joined` lets them.
+    """
+    known: dict[tuple[str, ...], tuple[Path, dict[str, Any]]] = {}
+    for path in (path for study in studies for path in sorted(study.glob("*/runs.csv"))):
+        job, settings = path.parent, stored_settings(path.parent)
+        if not settings:
+            _refused(f"{job / 'config.yaml'} cannot be read, and nothing else says how {job.name} was run")
+        for label in sorted({tuple(row.get(name, "") for name in LABEL) for row in _rows(path)[1]}):
+            mine = unshown(settings, dict(zip(LABEL, label, strict=True)))
+            mine.pop("seed0", None)
+            shared = {key: value for key, value in mine.items() if not key.startswith("method.")}
+            for which, compared in ((label, mine), (label[:3], shared)):  # a configuration, and what it is compared in
+                other, theirs = known.setdefault(which, (job, compared))
+                if key := different(theirs, compared):
+                    raise Refusal(
+                        f"{other} and {job} do not compare: {key} is {theirs.get(key)!r} in the one and "
+                        f"{mine.get(key)!r} in the other, which one table could not tell apart; leave one of the "
+                        f"studies out, or run one study that sweeps over it (-m {key}=...)"
+                    )
 
 
 def _added(studies: Sequence[Path]) -> list[dict[str, Any]]:
