@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import matplotlib
@@ -18,6 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from report_data import METHODS, Plan, write_study
 
+from runner.files import PART, held
 from runner.report import figures
 from runner.report.build import NoRuns, NotAStudy, Report, _drawn, build
 from runner.report.cli import main
@@ -352,6 +354,33 @@ def test_only_failed_jobs_exit_1(tmp_path: Path) -> None:
     with pytest.raises(NoRuns, match=r"l2 \(l2\): failed: no"):
         build(tmp_path)
     assert main([str(tmp_path)]) == 1
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_report_is_made_while_no_other_process_makes_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or what one of them writes is what the other removes as left behind."""
+    study = write_study(tmp_path / "study", Plan(methods=("l2",), report=2))
+    part, heard = study / "report" / f".headline.csv.x{PART}", []
+    part.parent.mkdir()
+    with ExitStack() as stack:
+
+        def say(line: str) -> None:
+            heard.append(line)
+            assert [path.name for path in part.parent.iterdir()] == [part.name]
+            stack.close()
+
+        monkeypatch.setattr("runner.report.build._say", say)
+        stack.enter_context(held(study, "", print))
+        part.touch()
+        assert main([str(study)]) == 0
+    assert heard == [f"{study}: another process makes the report; waits for that"]
+    assert (part.parent / "headline.csv").is_file()
+    assert not part.exists()  # it was left behind
+    (tmp_path / "none").mkdir()
+    assert main([str(tmp_path / "none")]) == 2
+    assert not any((tmp_path / "none").iterdir())  # a folder that is no study gets no lock
 
 
 def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
