@@ -18,6 +18,7 @@ from runner.report import axes, comparisons, datasets, figures, measures, page, 
 from runner.report.answers import answers
 from runner.report.collect import WHICH, collect, refuse_alike, write_atomic
 from runner.report.extensions import Extension, extension_lines, marked, read_extensions, study_file
+from runner.report.leftovers import clear_leftovers
 from runner.report.loso import leave_one_seed_out, loso_caption
 from runner.report.parquet import write_parquet
 from runner.report.predictions import Predictions, read_predictions
@@ -317,7 +318,7 @@ def build_alone(study_dir: Path, margins: Margins | None = None) -> Report:
 
 
 def build(study_dir: Path, margins: Margins | None = None) -> Report:
-    """Make `<study_dir>/report/` anew from the jobs in `study_dir` and give what was made.
+    """Make `<study_dir>/report/` anew from the jobs in `study_dir` and give what was made; old files of it go.
 
     `margins` are the differences below which the verdicts call a method equivalent to `none`; without them those in
     `study.json` hold, else the defaults. Tables made with other margins than those in `study.json` say so.
@@ -392,6 +393,7 @@ def build(study_dir: Path, margins: Margins | None = None) -> Report:
         _undrawn(primary),
     )
     tables.append(write_atomic(folder / "report.html", page.render(found, shown)))
+    clear_leftovers(folder, [*tables, *paths])
     return Report(
         study_dir.name, primary, others, strengths, failures, tuple(tables), tuple(paths), tuple(answers(primary))
     )
