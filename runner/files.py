@@ -67,6 +67,18 @@ def held(folder: Path, waits: str, say: Callable[[str], None]) -> Iterator[None]
         lock.release()
 
 
+def is_held(folder: Path) -> bool:
+    """Whether a process has the folder at this moment."""
+    path = folder / ".lock"
+    if not path.is_file():
+        return False
+    try:
+        with FileLock(path).acquire(timeout=0):
+            return False
+    except Timeout:
+        return True
+
+
 @contextmanager
 def held_within(folder: Path, whole: Path, waits: str, say: Callable[[str], None]) -> Iterator[None]:
     """The folder for this process alone, taken at a moment at which no other one has the `whole` that it is a part of.

@@ -152,17 +152,13 @@ def stamp(what: str) -> str:
 
 def report(folder: Path, shown_in: Sequence[str]) -> int:
     """Make the study's tables and figures, show the table, and say how many of its jobs have failed."""
-    from runner import records, trackers
-    from runner.files import clear_parts, held
-    from runner.report.build import NoRuns, build, describe, unfinished_jobs
+    from runner import trackers
+    from runner.report.build import NoRuns, build_alone, describe, unfinished_jobs
     from runner.report.cli import show
     from runner.report.tables import NoBaseline
 
     try:
-        with held(folder, f"{folder}: another process makes the report; waits for that", records.to_stderr):
-            for written in (folder, folder / "report", folder / "report" / "figures"):
-                clear_parts(written)
-            made = build(folder)
+        made = build_alone(folder)
     except (NoRuns, NoBaseline) as error:  # so much has failed that there is nothing to compare
         failed = [failure for failure in unfinished_jobs(folder) if failure.state == "failed"]
         for failure in failed:

@@ -7,6 +7,8 @@ import re
 import shutil
 import subprocess
 import sys
+from contextlib import ExitStack
+from hashlib import sha256
 from pathlib import Path
 
 import matplotlib
@@ -18,6 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from report_data import METHODS, Plan, write_study
 
+from runner.files import PART, held
 from runner.report import figures
 from runner.report.build import NoRuns, NotAStudy, Report, _drawn, build
 from runner.report.cli import main
@@ -295,7 +298,7 @@ def test_what_was_made_is_told_by_folder(tmp_path: Path, capsys: pytest.CaptureF
     folders = [line.partition(": ")[0] for line in last[1:]]
     assert folders == [str(study / "report"), str(study / "report" / "figures")]
     named = {name for line in last[1:] for name in line.partition(": ")[2].rpartition(" (")[0].split(", ")}
-    assert named == {path.stem for path in (study / "report").rglob("*.*") if path.suffix != ".html"}
+    assert named == {path.stem for path in (study / "report").rglob("*.*") if path.suffix not in (".html", ".json")}
 
 
 def test_one_collapsed_method_does_not_flatten_the_others() -> None:
@@ -354,12 +357,81 @@ def test_only_failed_jobs_exit_1(tmp_path: Path) -> None:
     assert main([str(tmp_path)]) == 1
 
 
+@pytest.mark.usefixtures("undrawn")
+def test_a_report_is_made_while_no_other_process_makes_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or what one of them writes is what the other removes as left behind."""
+    study = write_study(tmp_path / "study", Plan(methods=("l2",), report=2))
+    part, heard = study / "report" / f".headline.csv.x{PART}", []
+    part.parent.mkdir()
+    with ExitStack() as stack:
+
+        def say(line: str) -> None:
+            heard.append(line)
+            assert [path.name for path in part.parent.iterdir()] == [part.name]
+            stack.close()
+
+        monkeypatch.setattr("runner.report.build._say", say)
+        stack.enter_context(held(study, "", print))
+        part.touch()
+        assert main([str(study)]) == 0
+    assert heard == [f"{study}: another process makes the report; waits for that"]
+    assert (part.parent / "headline.csv").is_file()
+    assert not part.exists()  # it was left behind
+    (tmp_path / "none").mkdir()
+    assert main([str(tmp_path / "none")]) == 2
+    assert not any((tmp_path / "none").iterdir())  # a folder that is no study gets no lock
+
+
 def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
     path = write_atomic(tmp_path / "a.txt", "old")
     with pytest.raises(UnicodeEncodeError):
         write_atomic(path, "\ud800")
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.usefixtures("sketched")
+def test_what_an_earlier_report_made_goes_and_nothing_else(tmp_path: Path) -> None:
+    """A study that has gained or lost groups has no figures and tables of those it had before."""
+    one, two = ("digits", "mlp", ""), ("mnist1d", "mlp", "")
+    study = write_study(tmp_path / "study", Plan(methods=("l2", "dropout"), report=3, groups=(one,)))
+    folder = study / "report"
+    (folder / "figures").mkdir(parents=True)
+    own = [folder / "pooled.md", folder / "figures" / "forest-mine.png"]
+    for path in own:
+        path.write_text("of the user's own")
+
+    def files() -> set[Path]:
+        return {path for path in folder.rglob("*") if path.is_file() and path.name != "made.json"}
+
+    def made() -> set[Path]:
+        report = build(study)
+        return {*report.tables, *report.figures}
+
+    first = made()
+    assert folder / "figures" / "forest.png" in first
+    assert files() == {*first, *own}
+    write_study(study, Plan(methods=("l2", "dropout"), report=3, groups=(two,)))
+    second = made()
+    assert not second & {folder / "figures" / "forest.png"}
+    assert folder / "pooled.csv" in second
+    assert files() == {*second, *own}
+    # what somebody has changed is no longer the report's; a list that somebody has changed removes nothing elsewhere
+    (folder / "pooled.csv").write_text("of the user's own")
+    outside = tmp_path / "outside"
+    outside.write_text("of the user's own")
+    listed = json.loads((folder / "made.json").read_text())
+    (folder / "made.json").write_text(json.dumps(listed | {"../../outside": sha256(outside.read_bytes()).hexdigest()}))
+    for job in study.glob("mnist1d-*"):
+        shutil.rmtree(job)
+    assert made() == first
+    assert files() == {*first, *own, folder / "pooled.csv"}
+    assert outside.exists()
+    (folder / "made.json").write_text("{")
+    assert made() == first
+    assert files() == {*first, *own, folder / "pooled.csv"}
 
 
 def test_settings_come_back() -> None:

@@ -6,6 +6,7 @@ import errno
 import io
 import json
 import shutil
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from conftest import Regrun
 from test_study import SMALL
 
 from runner.errors import Refusal
+from runner.files import held
 from runner.records import read_table
 from runner.report.cli import main
 from runner.report.merge import merge
@@ -71,6 +73,82 @@ def test_other_seeds_of_another_machine_are_added(regrun: Regrun, tmp_path: Path
     assert "seeds were added after the study was begun: 2 to 4" in (OUT / "all/report/headline.md").read_text()
 
 
+def jobs_of(study: Path) -> dict[str, bytes]:
+    return {name: content for name, content in tree(study).items() if "/" in name and not name.endswith(".lock")}
+
+
+@pytest.mark.usefixtures("unreported")
+def test_what_was_added_to_a_merged_study_is_not_removed(regrun: Regrun, tmp_path: Path) -> None:
+    run(regrun, "a", "-m", "method=l2", "seeds=1")
+    run(regrun, "b", "-m", "method=dropout", "seeds=1")
+    cut_off = next((OUT / "a").glob("l2-*"))
+    (cut_off / "runs.csv").unlink()
+    both = merge([OUT / "a", OUT / "b"], OUT / "a+b")
+    made = jobs_of(both)
+
+    def refused() -> str:
+        before = tree(both)
+        with pytest.raises(Refusal) as told:
+            merge([OUT / "a", OUT / "b"], both)
+        assert tree(both) == before
+        assert f"merge {both} with them into another folder (--into ...), or move it away" in str(told.value)
+        return str(told.value)
+
+    (both / "notes.txt").write_text("of the user's own")
+    merge([OUT / "a", OUT / "b"], both)
+    assert jobs_of(both) == made
+    assert (both / "notes.txt").exists()
+    run(regrun, "a+b", "method=l2", "seeds=1")
+    job = both / cut_off.name
+    lost = f"{both} has a run of l2 l2.rate=0.001 at seed 0 in the job {job.name}"
+    assert lost in refused()
+    # also where it is in no table yet
+    (row,) = read_table(job / "runs.csv")
+    (job / "runs.csv").unlink()
+    share = job / "share-0"
+    share.mkdir()
+    (share / "ended.jsonl").write_text(json.dumps([row, [], {}]) + "\n")
+    assert lost in refused()
+    (share / "ended.jsonl").unlink()
+    # and where it has only begun
+    for place in (job, share):
+        with held(place, "", print):
+            assert f"the job {job.name} with a run that has begun" in refused()
+        (place / "checkpoint-0").touch()
+        assert f"the job {job.name} with a run that has begun" in refused()
+        (place / "checkpoint-0").unlink()
+    run(regrun, "a+b", "method=l1", "seeds=1")
+    assert f"{both} has the job l1-" in refused()
+    merge([OUT / "a", OUT / "b", both], OUT / "all")
+    assert any((OUT / "all").glob("l1-*"))
+    shutil.rmtree(next(both.glob("l1-*")))
+    merge([OUT / "a", OUT / "b"], both)
+    assert jobs_of(both) == made
+
+
+@pytest.mark.usefixtures("unreported")
+def test_a_merged_study_is_not_replaced_while_another_process_has_it(
+    regrun: Regrun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(regrun, "a", "-m", "method=l2", "seeds=1")
+    run(regrun, "b", "-m", "method=l2", "seeds=1", "seed0=1")
+    both = merge([OUT / "a", OUT / "b"], OUT / "a+b")
+    (both / "runs.csv").write_text("of the report\n")
+    heard: list[str] = []
+    with ExitStack() as stack:
+
+        def say(line: str) -> None:
+            heard.append(line)
+            assert (both / "runs.csv").exists()
+            stack.close()
+
+        monkeypatch.setattr("runner.records.to_stderr", say)
+        stack.enter_context(held(both, "", print))
+        merge([OUT / "a", OUT / "b"], both)
+    assert heard == [f"{both}: another process has it; waits for that"]
+    assert not (both / "runs.csv").exists()
+
+
 def refusal(*studies: str, into: str = "all") -> str:
     with pytest.raises(Refusal) as refused:
         merge([OUT / study for study in studies], OUT / into)
@@ -105,6 +183,36 @@ def test_what_does_not_compare_is_refused(regrun: Regrun, tmp_path: Path) -> Non
     assert "other training sets" in refusal("a", "other")
     runs.write_text(runs.read_text()[:-3])
     assert "torn" in refusal("a", "other")
+
+
+@pytest.mark.usefixtures("unreported")
+def test_other_seeds_of_another_configuration_are_refused(regrun: Regrun, tmp_path: Path) -> None:
+    """Seeds that differ keep runs apart; one mean over two configurations would stand under the name of both."""
+    rate = "method.dropout.input_rate"
+    run(regrun, "a", "-m", "method=dropout", f"{rate}=0.2", "seeds=2")
+    run(regrun, "b", "-m", "method=dropout", "seed0=10", "seeds=2")
+    told = refusal("a", "b")
+    assert f"{rate} is 0.2 in the one and 0.0 in the other" in told
+    assert "outputs/a/dropout-" in told
+    assert "outputs/b/dropout-" in told
+    assert f"(-m {rate}=...)" in told
+    for config in (OUT / "b").glob("dropout-*/config.yaml"):
+        config.unlink()
+    assert "config.yaml cannot be read" in refusal("a", "b")
+
+
+@pytest.mark.usefixtures("unreported")
+def test_an_axis_of_one_study_is_free_in_no_other(regrun: Regrun, tmp_path: Path) -> None:
+    run(regrun, "axis", "-m", "method=none", "optimizer.lr=0.1,0.2", "seeds=1")
+    run(regrun, "low", "-m", "method=none", "optimizer.lr=0.3", "seed0=10", "seeds=1")
+    run(regrun, "high", "-m", "method=none", "optimizer.lr=0.4", "seed0=20", "seeds=1")
+    assert "optimizer.lr is 0.3 in the one and 0.4 in the other" in refusal("axis", "low", "high")
+    # nor are other methods compared with that baseline; alone, a method brings none of its own
+    run(regrun, "other", "method=l2", "optimizer.lr=0.4", "seed0=10", "seeds=1")
+    assert "optimizer.lr is 0.3 in the one and 0.4 in the other" in refusal("axis", "low", "other")
+    merge([OUT / "axis", OUT / "low"], OUT / "all")
+    rows = [row for path in (OUT / "all").glob("none-*/runs.csv") for row in read_table(path)]
+    assert sorted(row["setting"] for row in rows) == ["", "optimizer.lr=0.1", "optimizer.lr=0.2"]
 
 
 def test_wrong_command_lines_are_one_line(regrun: Regrun, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

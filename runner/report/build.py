@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -12,10 +13,12 @@ from pathlib import Path
 
 import pandas as pd
 
+from runner.files import clear_parts, held
 from runner.report import axes, comparisons, datasets, figures, measures, page, profile, reliability, robustness, spread
 from runner.report.answers import answers
 from runner.report.collect import WHICH, collect, refuse_alike, write_atomic
 from runner.report.extensions import Extension, extension_lines, marked, read_extensions, study_file
+from runner.report.leftovers import clear_leftovers
 from runner.report.loso import leave_one_seed_out, loso_caption
 from runner.report.parquet import write_parquet
 from runner.report.predictions import Predictions, read_predictions
@@ -290,8 +293,32 @@ def _table(folder: Path, name: str, frame: pd.DataFrame) -> list[Path]:
     return [write_atomic(folder / f"{name}.csv", to_csv(frame)), *write_parquet(folder / f"{name}.parquet", frame)]
 
 
+def _check_study(study_dir: Path) -> None:
+    """Raise NotAStudy for a folder without jobs and runs, before anything is written there."""
+    if any(study_dir.glob("*/status.json")):
+        return
+    if studies := sorted(study_dir.glob("*/study.json")):
+        one = study_dir.name + "/" + studies[0].parent.name
+        raise NotAStudy(f"{study_dir} is a folder of studies, which may not compare; name those to report ({one} ...)")
+    if not (study_dir / "runs.csv").is_file() and not any(study_dir.glob("*/runs.csv")):
+        raise NotAStudy(f"{study_dir} is not a study: no <job>/runs.csv (studies are the folders in outputs/)")
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def build_alone(study_dir: Path, margins: Margins | None = None) -> Report:
+    """As `build`, once no other process makes the report; what one that was killed has left there is removed."""
+    _check_study(study_dir.resolve())
+    with held(study_dir, f"{study_dir}: another process makes the report; waits for that", _say):
+        for written in (study_dir, study_dir / "report", study_dir / "report" / "figures"):
+            clear_parts(written)
+        return build(study_dir, margins)
+
+
 def build(study_dir: Path, margins: Margins | None = None) -> Report:
-    """Make `<study_dir>/report/` anew from the jobs in `study_dir` and give what was made.
+    """Make `<study_dir>/report/` anew from the jobs in `study_dir` and give what was made; old files of it go.
 
     `margins` are the differences below which the verdicts call a method equivalent to `none`; without them those in
     `study.json` hold, else the defaults. Tables made with other margins than those in `study.json` say so.
@@ -300,14 +327,10 @@ def build(study_dir: Path, margins: Margins | None = None) -> Report:
     comparison group without `none`, ValueError for a `runs.csv` that is not one, or with runs that look alike.
     """
     study_dir = study_dir.resolve()
-    if not any(study_dir.glob("*/status.json")) and (studies := sorted(study_dir.glob("*/study.json"))):
-        one = study_dir.name + "/" + studies[0].parent.name
-        raise NotAStudy(f"{study_dir} is a folder of studies, which may not compare; name those to report ({one} ...)")
+    _check_study(study_dir)
     failures = unfinished_jobs(study_dir)
     runs_path = collect(study_dir)
     if not runs_path.is_file():
-        if not any(study_dir.glob("*/status.json")):
-            raise NotAStudy(f"{study_dir} is not a study: no <job>/runs.csv (studies are the folders in outputs/)")
         raise NoRuns("; ".join(["no job of this study has runs yet", *map(describe, failures)]))
     every = read_runs(runs_path)
     twice = every.duplicated(list(WHICH), keep=False)
@@ -370,6 +393,7 @@ def build(study_dir: Path, margins: Margins | None = None) -> Report:
         _undrawn(primary),
     )
     tables.append(write_atomic(folder / "report.html", page.render(found, shown)))
+    clear_leftovers(folder, [*tables, *paths])
     return Report(
         study_dir.name, primary, others, strengths, failures, tuple(tables), tuple(paths), tuple(answers(primary))
     )

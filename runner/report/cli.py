@@ -151,7 +151,7 @@ def _main(argv: Sequence[str] | None) -> int:
             return UNUSABLE
 
     # Here, so that --help and a wrong path answer at once.
-    from runner.report.build import NoRuns, build, stored_margins
+    from runner.report.build import NoRuns, build_alone, stored_margins
     from runner.report.tables import Margins
 
     try:
@@ -159,7 +159,7 @@ def _main(argv: Sequence[str] | None) -> int:
         if arguments.margin:
             changed = dict(_margin(text) for text in arguments.margin)
             margins = replace(stored_margins(study_dir) or Margins(), **changed)
-        report = build(study_dir, margins)
+        report = build_alone(study_dir, margins)
     except NoRuns as error:
         print(f"regrun-report: {error}", file=sys.stderr)
         return FAILED_JOBS

@@ -13,8 +13,8 @@ from typing import Any
 
 from runner import records
 from runner.errors import Refusal
-from runner.files import read_csv, write_atomic
-from runner.labels import LABEL
+from runner.files import held, is_held, read_csv, write_atomic
+from runner.labels import LABEL, different, stored_settings, unshown
 from runner.report.collect import WHICH
 
 Row = dict[str, str]
@@ -25,19 +25,21 @@ def merge(studies: Sequence[Path], into: Path) -> Path:
     """Put the jobs of all studies into the folder `into`, as if one command had run them, and give that folder.
 
     A run that stands in two of them stands there once. Report seeds of a configuration that add up are on record as
-    an extension, as nobody knows which of them were looked at first. Nothing of the studies is changed; a folder that
-    an earlier merging made is replaced, and no other.
+    an extension, as nobody knows which of them were looked at first. Nothing of the studies is changed; the jobs of a
+    folder that an earlier merging made are replaced, and of no other.
 
     Raises Refusal for studies that cannot be compared: with other margins, with other settings on one data set and
-    model, with other figures of one run, with other training sets at one seed, and with other first seeds where
-    strengths are chosen, since one's seeds to choose on may be another's to report.
+    model or of what the tables call the same, with other figures of one run, with other training sets at one seed, and
+    with other first seeds where strengths are chosen, since one's seeds to choose on may be another's to report; and
+    where jobs or runs were added to what an earlier merging made.
     """
     stories = [_story(study) for study in studies]
     if into.exists() and "merged" not in _json(into / "study.json"):
-        raise Refusal(f"{into} is there and was not made by merging; name another folder (--into ...)")
+        raise Refusal(f"{into} is there and was not made by merging alone; name another folder (--into ...)")
     if any(into.resolve() == study.resolve() for study in studies):
         raise Refusal(f"{into} is one of the studies to merge; name another folder (--into ...)")
     joined = _joined(studies, stories)
+    _check_settings(studies)
     into.parent.mkdir(parents=True, exist_ok=True)
     fresh = Path(tempfile.mkdtemp(dir=into.parent, prefix=f".{into.name}-"))
     try:
@@ -47,11 +49,57 @@ def merge(studies: Sequence[Path], into: Path) -> Path:
         _check_runs(fresh)
         write_atomic(fresh / "study.json", json.dumps(joined, indent=1) + "\n")
         if into.exists():
-            shutil.rmtree(into)
-        fresh.rename(into)
+            _replace(into, fresh)
+        else:
+            fresh.rename(into)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)  # it is gone where all went well
     return into
+
+
+def _replace(into: Path, fresh: Path) -> None:
+    """Put the jobs of a fresh merging in the place of those of an earlier one; whatever else is there stays."""
+    with held(into, f"{into}: another process has it; waits for that", records.to_stderr):
+        if added := _added_to(into, fresh):
+            raise Refusal(
+                f"{into} has {added}, which none of these studies has; merging them again would remove it, so merge "
+                f"{into} with them into another folder (--into ...), or move it away"
+            )
+        for job in _jobs(fresh):
+            shutil.rmtree(into / job.name, ignore_errors=True)
+            job.rename(into / job.name)
+        (fresh / "study.json").replace(into / "study.json")
+        (into / "runs.csv").unlink(missing_ok=True)  # the report's, of the jobs as they were
+
+
+def _added_to(into: Path, fresh: Path) -> str | None:
+    """What a merged study has that a fresh merging lacks, as in "the job l2-1a2b"; None where there is nothing."""
+    for job in _jobs(into):
+        anew = fresh / job.name
+        if not anew.is_dir():
+            return f"the job {job.name}"
+        made = _ended(anew)
+        for run_id, row in _ended(job).items():
+            if run_id not in made:
+                return f"a run of {row['method']} {row['strengths']} at seed {row['seed']} in the job {job.name}"
+        if any(is_held(place) or any(place.glob("checkpoint-*")) for place in _places(job)):  # neither is copied
+            return f"the job {job.name} with a run that has begun"
+    return None
+
+
+def _jobs(study: Path) -> list[Path]:
+    return sorted({path.parent for name in ("status.json", "runs.csv") for path in study.glob(f"*/{name}")})
+
+
+def _ended(job: Path) -> dict[str, records.Row]:
+    """The runs of a job that have ended, by id: those of its table, and of a stage that is not done."""
+    _, rows = read_csv(job / "runs.csv", lambda line: None)
+    more = [one.row for place in _places(job) for one in records.read_ended(place, None)]
+    return {row["run_id"]: row for row in [*rows, *more]}
+
+
+def _places(job: Path) -> list[Path]:
+    return [job, *job.glob("share-*")]
 
 
 def _story(study: Path) -> Mapping[str, Any]:
@@ -101,6 +149,31 @@ def _joined(studies: Sequence[Path], stories: Sequence[Mapping[str, Any]]) -> di
         "extensions": [step for story in stories for step in story.get("extensions", ())] + _added(studies),
         "merged": [study.name for study in studies],
     }
+
+
+def _check_settings(studies: Sequence[Path]) -> None:
+    """Refuse two jobs that differ in what the tables do not show of a configuration, or of a comparison.
+
+    An axis of one study is fixed in another, each at its own value, and `_joined` does not see the options of methods.
+    First seeds may differ where `_joined` lets them.
+    """
+    known: dict[tuple[str, ...], tuple[Path, dict[str, Any]]] = {}
+    for path in (path for study in studies for path in sorted(study.glob("*/runs.csv"))):
+        job, settings = path.parent, stored_settings(path.parent)
+        if not settings:
+            _refused(f"{job / 'config.yaml'} cannot be read, and nothing else says how {job.name} was run")
+        for label in sorted({tuple(row.get(name, "") for name in LABEL) for row in _rows(path)[1]}):
+            mine = unshown(settings, dict(zip(LABEL, label, strict=True)))
+            mine.pop("seed0", None)
+            shared = {key: value for key, value in mine.items() if not key.startswith("method.")}
+            for which, compared in ((label, mine), (label[:3], shared)):  # a configuration, and what it is compared in
+                other, theirs = known.setdefault(which, (job, compared))
+                if key := different(theirs, compared):
+                    raise Refusal(
+                        f"{other} and {job} do not compare: {key} is {theirs.get(key)!r} in the one and "
+                        f"{mine.get(key)!r} in the other, which one table could not tell apart; leave one of the "
+                        f"studies out, or run one study that sweeps over it (-m {key}=...)"
+                    )
 
 
 def _added(studies: Sequence[Path]) -> list[dict[str, Any]]:
