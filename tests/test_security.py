@@ -121,14 +121,32 @@ def test_names_stay_names_in_a_report(
     assert "\x07" not in shown
 
 
-@pytest.mark.parametrize(
-    "name", ["../up", "a/b", "a b", "<script>", "\x1b[31m", "a\nb", "📈", "", ".hidden", "x" * 101]
-)
+UNFIT = [
+    "../up", "../../up", "a/b", "a b", "<script>", "\x1b[31m", "a\nb", "📈", "", ".hidden", "-led", "my.l1", "l1+l2",
+    "l1=l2", "x" * 101,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", UNFIT)
 def test_a_method_has_a_name_that_may_be_a_folder(regrun: Regrun, tmp_path: Path, name: str) -> None:
     (tmp_path / "mine" / "method").mkdir(parents=True)
-    node = {name: {"_target_": "runner.methods.penalties.L2", "rate": 0.1, "biases": False}}
+    node = {name: {"_target_": "runner.methods.weight_penalties.L2", "rate": 0.1, "biases": False}}
     (tmp_path / "mine" / "method" / "evil.yaml").write_text(json.dumps(node))
     told = regrun("--config-dir", "mine", "method=evil", *SMALL)
     assert (told.code, told.out, told.err.count("\n")) == (2, "", 1), told.err
+    assert "method has" in told.err
+    assert "a name must be at most 100 letters, digits, _ and -" in told.err
     assert told.err.strip().isprintable() or name == "📈"
+    assert {path.name for path in tmp_path.iterdir()} == {"mine"}
+
+
+@pytest.mark.parametrize("name", UNFIT)
+def test_a_named_stack_has_a_name_that_may_be_a_folder(regrun: Regrun, tmp_path: Path, name: str) -> None:
+    (tmp_path / "mine" / "method").mkdir(parents=True)
+    node = {"defaults": ["dropout"], "stacks": {name: ["dropout"]}}
+    (tmp_path / "mine" / "method" / "evil.yaml").write_text(json.dumps(node))
+    told = regrun("--config-dir", "mine", "method=evil", *SMALL)
+    assert (told.code, told.out, told.err.count("\n")) == (2, "", 1), told.err
+    assert "method.stacks has" in told.err
+    assert "a name must be at most 100 letters, digits, _ and -" in told.err
     assert {path.name for path in tmp_path.iterdir()} == {"mine"}
