@@ -127,6 +127,12 @@ class RegrunSweeper(BasicSweeper):
             return OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
 
         parsed = OverridesParser.create(config_loader=loader).parse_overrides(self._parse_config() + arguments)
+        for override in parsed:
+            if _values(override) == 0:
+                raise Refusal(
+                    f"{override.input_line} has no values, so that there is no job; a sweep has at least one "
+                    f"({override.key_or_group}=...)"
+                )
         count = math.prod(_values(o) for o in parsed)
         if count > MOST_JOBS:
             raise Refusal(f"{' '.join(arguments)} is a sweep of {count:.0f} jobs; the most is {MOST_JOBS}")
