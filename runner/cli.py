@@ -32,6 +32,7 @@ from runner import __version__
 from runner.aliases import refuse_bomb
 from runner.devices import devices, take_one
 from runner.errors import Refusal, unknown
+from runner.overrides import key_of
 from runner.paths import conf_dir, options
 
 CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
@@ -169,8 +170,8 @@ def _flags_are_known(arguments: list[str]) -> None:
 def _choices_are_names(arguments: list[str]) -> None:
     """Refuse data=null and data=3, which Hydra answers with a traceback."""
     for argument in arguments:
-        group, equals, choice = argument.partition("=")
-        if group.lstrip("+~").startswith(("hydra.run", "hydra.output_subdir", "hydra.job.chdir")):
+        group, (_, equals, choice) = key_of(argument), argument.partition("=")
+        if group.lstrip("~").startswith(("hydra.run", "hydra.output_subdir", "hydra.job.chdir")):
             raise Refusal(f"{argument!r}: Hydra would make folders of its own; results go to out=... and study=...")
         if equals and not group:
             raise Refusal(f"{argument!r} cannot be read: it must be key=value")
@@ -201,9 +202,8 @@ def _as_choice(found: re.Match[str]) -> str:
 
 def _is_sweep(argument: str) -> bool:
     """Whether the argument names an experiment that is a sweep."""
-    key, _, name = argument.lstrip("+").partition("=")
-    path = conf_dir() / "experiment" / f"{name}.yaml"
-    return key == "experiment" and path.is_file() and "MULTIRUN" in path.read_text(encoding="utf-8")
+    path = conf_dir() / "experiment" / f"{argument.partition('=')[2]}.yaml"
+    return key_of(argument) == "experiment" and path.is_file() and "MULTIRUN" in path.read_text(encoding="utf-8")
 
 
 def explain(error: Exception) -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from omegaconf import DictConfig
 
 from runner.errors import Refusal
+from runner.overrides import key_of
 from runner.paths import stacked
 
 if TYPE_CHECKING:
@@ -63,8 +64,8 @@ def plan(
     used = {override for job in wanted for override in job}
     for job in jobs:
         for override in job:
-            if override.startswith("method.") and override not in used:
-                name = override.split("=")[0].split(".")[1]
+            if override not in used:
+                name = _owner(override)
                 raise Refusal(f"{override}: no job of this sweep has the method {name!r} (method=...)")
     with_baselines = _unique([[*_without_method(job), "method=none"] for job in wanted] + wanted)
     label = f"axes=[{','.join(varied)}]"
@@ -176,21 +177,27 @@ def report(folder: Path, shown_in: Sequence[str]) -> int:
 def _fitting(job: list[str]) -> list[str]:
     """The job's overrides without the strengths of methods that it does not stack."""
     stacked = _stacked(job)
-    return [o for o in job if not o.startswith("method.") or o.split("=")[0].split(".")[1] in stacked]
+    return [o for o in job if _owner(o) in (None, *stacked)]
 
 
 def _stacked(job: Sequence[str]) -> list[str]:
-    choices = [o.partition("=")[2] for o in job if o.startswith("method=")]
+    choices = [o.partition("=")[2] for o in job if key_of(o) == "method"]
     names = [name.strip() for name in choices[-1].strip("[]").split(",")] if choices else []
     return [method for name in names for method in stacked(name)]
 
 
+def _owner(override: str) -> str | None:
+    """The method of which an override sets something; None for one that sets something else."""
+    group, _, within = key_of(override).partition(".")
+    return within.partition(".")[0] if group == "method" and within else None
+
+
 def _without_method(job: Sequence[str]) -> list[str]:
-    return [o for o in job if not o.startswith(("method=", "method."))]
+    return [o for o in _without(job, "method") if _owner(o) is None]
 
 
 def _without(job: Sequence[str], key: str) -> list[str]:
-    return [o for o in job if not o.startswith(f"{key}=")]
+    return [o for o in job if key_of(o) != key]
 
 
 def _unique(jobs: Sequence[list[str]]) -> list[list[str]]:

@@ -30,6 +30,7 @@ CASES: list[tuple[str, list[str]]] = [
     ("experiment=breif", ["no experiment 'breif'", "did you mean 'brief'?"]),
     ("data=null", ["no data 'null'", "digits"]),
     ("model=3", ["no model '3'", "mlp"]),
+    ("++data=null", ["no data 'null'", "digits"]),
     ("-m data=digits,null", ["no data 'null'"]),
     ("data=[digits,mnist1d]", ["data is [digits,mnist1d]", "one of breast_cancer, "]),
     # misspelt settings
@@ -72,6 +73,8 @@ CASES: list[tuple[str, list[str]]] = [
     ("epochs=1,2", ["epochs=1,2", "add -m"]),
     ("-m study=a,b", ["study has several values"]),
     ("-m seeds=2,3", ["seeds has several values"]),
+    ("-m ++seeds=2,3", ["seeds has several values"]),
+    ("-m method=l1 ++method.l2.rate=1,2", ["++method.l2.rate=1", "no job of this sweep has the method 'l2'"]),
     ("-m optimizer=adam,sgd", ["optimizer has several choices", "a study for each"]),
     ("-m protocol=fixed,tuned", ["protocol has several choices"]),
     ("-m epochs=1,x", ["epochs is 'x'"]),

@@ -227,6 +227,18 @@ def test_a_swept_setting_has_its_own_baseline_and_name(regrun: Regrun, tmp_path:
     }
 
 
+@pytest.mark.usefixtures("unreported")
+def test_a_plus_before_a_swept_key_changes_nothing(regrun: Regrun, tmp_path: Path) -> None:
+    few = ["seeds=1", *[a for a in SMALL if a != "epochs=2"]]
+    told = regrun("-m", "method=l2,l1", "++method.l1.form=proximal,subgradient", "++epochs=1,2", *few)
+    assert told.code == 0, told.err
+    rows = rows_of(tmp_path / "outputs" / "first")
+    names = ("none", "l2", "l1.form=proximal", "l1.form=subgradient")
+    assert sorted((row["method"], row["setting"]) for row in rows) == sorted(
+        (name, f"epochs={epochs}") for name in names for epochs in (1, 2)
+    )
+
+
 def test_what_is_shown_at_the_end_holds_the_figures_and_the_folder(regrun: Regrun, tmp_path: Path) -> None:
     told = regrun("method=l2", "seeds=2", *SMALL)
     accuracy = [100 * float(row["last_test_acc"]) for row in rows_of(tmp_path / "outputs" / "first")]

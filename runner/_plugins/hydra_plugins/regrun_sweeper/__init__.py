@@ -137,7 +137,7 @@ class RegrunSweeper(BasicSweeper):
         if count > MOST_JOBS:
             raise Refusal(f"{' '.join(arguments)} is a sweep of {count:.0f} jobs; the most is {MOST_JOBS}")
         swept = [o for o in parsed if o.is_sweep_override() and len(list(o.sweep_string_iterator())) > 1]
-        axes = [o.get_key_element() for o in swept]
+        axes = [o.key_or_group for o in swept]
         batches = self.split_arguments(parsed, self.max_batch_size)
         every = [job for batch in batches for job in batch]
         folder, jobs = sweep.plan(compose, every, axes, ["regrun", *sys.argv[1:]])
