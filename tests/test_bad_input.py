@@ -307,7 +307,7 @@ def test_interpolations_that_would_fill_the_memory_are_refused(regrun: Regrun, t
 
 
 def test_lists_that_multiply_are_refused(regrun: Regrun, tmp_path: Path) -> None:
-    many = ",".join(f"{n / 200}" for n in range(101))
+    many = ",".join(f"{n / 200}" for n in range(1, 102))
     each = [f"{key}=[{many}]" for key in ("method.l1.rate", "method.l2.rate", "optimizer.lr")]
     told = regrun("method=[l1,l2]", "data=digits", *each)
     assert (told.code, told.err.count("\n")) == (2, 1)
