@@ -73,7 +73,7 @@ def plan(
     named = first.study or stamp("sweep")
     kept: dict[str, tuple[list[str], Job]] = {}
     for job in with_baselines:
-        overrides = [*_without(job, "study"), f"study={named}", label]
+        overrides = [*_without(job, "study"), f"study='{named}'", label]  # quoted: it may have =, or be "true"
         checked = read(compose(overrides), job)
         if checked.marks:
             raise Refusal("marks is 'show', which describes one model and trains nothing; leave -m out (marks=null)")

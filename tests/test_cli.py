@@ -161,6 +161,16 @@ def test_a_study_without_a_name_gets_a_readable_one(regrun: Regrun, tmp_path: Pa
     assert methods(tmp_path / "outputs" / second) == {"none", "l2"}  # in one folder
 
 
+@pytest.mark.parametrize("name", ["a=b", "été", "true", "7"])
+@pytest.mark.usefixtures("unreported")
+def test_a_sweep_may_have_any_name_that_a_job_may_have(regrun: Regrun, tmp_path: Path, name: str) -> None:
+    for command in (["method=l2"], ["-m", "method=l2"]):
+        told = regrun(*command, "seeds=1", f'study="{name}"', *UNNAMED)
+        assert told.code == 0, told.err
+    assert [path.name for path in (tmp_path / "outputs").iterdir()] == [name]
+    assert methods(tmp_path / "outputs" / name) == {"none", "l2"}
+
+
 @pytest.mark.parametrize("baseline", ["method=none", "method=[]", "epochs=2"])
 @pytest.mark.usefixtures("undrawn")
 def test_the_baseline_by_any_name_is_one_job(regrun: Regrun, tmp_path: Path, baseline: str) -> None:
