@@ -63,12 +63,9 @@ def _job(cfg: DictConfig, overrides: list[str], alone: bool) -> float:
     if job.marks:
         show_marks(job)
         return float("nan")
-    name = job.study or sweep.stamp(job.method)
-    folder = job.out / name
+    folder = job.out / (job.study or sweep.stamp(job.method))
     if alone:
-        study.admit([job], cfg.axes, folder)
-        study.begin([job], cfg.axes, folder, ["regrun", *overrides])
-        trackers.begin(job.trackers, folder)
+        folder = sweep.begin([job], cfg.axes, folder, ["regrun", *overrides], fresh=job.study is None)
     with progress_of(job) as (say, watch):
         rows = study.run_job(job, folder, ["regrun", *overrides], say, watch)
         trackers.follow(job.trackers, folder, job.name, say)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from omegaconf import DictConfig
 
 from runner.errors import Refusal
+from runner.files import claimed, unused
 from runner.overrides import key_of
 from runner.paths import stacked
 
@@ -46,7 +47,7 @@ def plan(
     `jobs` are lists of overrides, "method=dropout", "epochs=5"; `axes` are the keys that the sweep varies;
     `command` is put on record. Refuses the whole sweep, and writes nothing, if any job is refused.
     """
-    from runner import study, trackers
+    from runner import study
     from runner.config import OUTSIDE, read
 
     varied = [axis for axis in axes if axis != "method" and not axis.startswith("hydra.")]
@@ -73,19 +74,39 @@ def plan(
     named = first.study or stamp("sweep")
     kept: dict[str, tuple[list[str], Job]] = {}
     for job in with_baselines:
-        overrides = [*_without(job, "study"), f"study='{named}'", label]  # quoted: it may have =, or be "true"
-        checked = read(compose(overrides), job)
+        overrides = [*_without(job, "study"), label]
+        checked = read(compose([*overrides, _study(named)]), job)
         if checked.marks:
             raise Refusal("marks is 'show', which describes one model and trains nothing; leave -m out (marks=null)")
         kept.setdefault(checked.name, (overrides, checked))
-    folder = first.out / named
-    study.admit([checked for _, checked in kept.values()], known, folder)
-    study.begin([checked for _, checked in kept.values()], known, folder, command)
-    trackers.begin(first.trackers, folder)
+    admitted = [checked for _, checked in kept.values()]
+    folder = begin(admitted, known, first.out / named, command, fresh=first.study is None)
     return folder, [
-        Planned(overrides, name, checked.method, checked.trackers, study.granted(checked, folder).shares)
+        Planned(
+            [*overrides, _study(folder.name)], name, checked.method, checked.trackers,
+            study.granted(checked, folder).shares,
+        )
         for name, (overrides, checked) in kept.items()
-    ]
+    ]  # fmt: skip
+
+
+def begin(jobs: Sequence[Job], axes: Sequence[str], folder: Path, command: Sequence[str], *, fresh: bool) -> Path:
+    """The folder of a study that is begun now, or goes on, once its jobs are admitted to it.
+
+    A `fresh` one must be no other study's. Its name is of the clock, and gets a number behind it where another process
+    that began in the same second was faster.
+    """
+    from runner import study, trackers
+
+    study.admit(jobs, axes, unused(folder) if fresh else folder)
+    if fresh:
+        try:
+            folder = claimed(folder)
+        except OSError as error:
+            raise Refusal(f"out is {str(folder.parent)!r}, which cannot be written to: {error} (out=...)") from error
+    study.begin(jobs, axes, folder, command)
+    trackers.begin(jobs[0].trackers, folder)
+    return folder
 
 
 def rounds(jobs: Sequence[Planned]) -> list[list[Launch]]:
@@ -147,6 +168,10 @@ def note_failure(folder: Path, job: Planned, error: BaseException | str) -> None
 def stamp(what: str) -> str:
     """A readable name for a study that was given none."""
     return f"{datetime.now().strftime('%Y-%m-%d_%H-%M-%S')}_{what}"
+
+
+def _study(name: str) -> str:
+    return f"study='{name}'"  # it may have a =, or be "true"
 
 
 def report(folder: Path, shown_in: Sequence[str]) -> int:

@@ -161,6 +161,21 @@ def test_a_study_without_a_name_gets_a_readable_one(regrun: Regrun, tmp_path: Pa
     assert methods(tmp_path / "outputs" / second) == {"none", "l2"}  # in one folder
 
 
+@pytest.mark.usefixtures("unreported")
+def test_studies_without_a_name_that_begin_in_one_second_are_two(
+    regrun: Regrun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runner.sweep.stamp", lambda what: f"now_{what}")
+    for command in (["-m", "method=l2"], ["method=l2"]):
+        for more in (["seeds=1"], ["seeds=1", "epochs=3"]):  # which one study would refuse
+            told = regrun(*command, *UNNAMED, *more)
+            assert told.code == 0, told.err
+    studies = tmp_path / "outputs"
+    assert sorted(path.name for path in studies.iterdir()) == ["now_l2", "now_l2-2", "now_sweep", "now_sweep-2"]
+    assert methods(studies / "now_sweep") == methods(studies / "now_sweep-2") == {"none", "l2"}
+    assert {row["epochs"] for row in rows_of(studies / "now_sweep-2")} == {"3"}
+
+
 @pytest.mark.parametrize("name", ["a=b", "été", "true", "7"])
 @pytest.mark.usefixtures("unreported")
 def test_a_sweep_may_have_any_name_that_a_job_may_have(regrun: Regrun, tmp_path: Path, name: str) -> None:
