@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import datetime
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -13,7 +14,6 @@ from omegaconf import DictConfig
 from runner.errors import Refusal
 from runner.files import claimed, unused
 from runner.overrides import key_of
-from runner.paths import stacked
 
 if TYPE_CHECKING:
     from runner.job import Job
@@ -61,7 +61,8 @@ def plan(
             raise Refusal(
                 f"{axis} has several choices; the methods of a study have one, so use a study for each ({axis}=...)"
             )
-    wanted = [_fitting(list(job)) for job in jobs]
+    methods = _methods(compose)
+    wanted = [_fitting(list(job), methods) for job in jobs]
     used = {override for job in wanted for override in job}
     for job in jobs:
         for override in job:
@@ -199,16 +200,23 @@ def report(folder: Path, shown_in: Sequence[str]) -> int:
     return len(made.failed)
 
 
-def _fitting(job: list[str]) -> list[str]:
+def _fitting(job: list[str], methods: Callable[[Sequence[str]], Collection[str]]) -> list[str]:
     """The job's overrides without the strengths of methods that it does not stack."""
-    stacked = _stacked(job)
-    return [o for o in job if _owner(o) in (None, *stacked)]
+    if all(_owner(o) is None for o in job):
+        return job
+    stacked = methods(job)
+    return [o for o in job if _owner(o) is None or _owner(o) in stacked]
 
 
-def _stacked(job: Sequence[str]) -> list[str]:
-    choices = [o.partition("=")[2] for o in job if key_of(o) == "method"]
-    names = [name.strip() for name in choices[-1].strip("[]").split(",")] if choices else []
-    return [method for name in names for method in stacked(name)]
+def _methods(compose: Compose) -> Callable[[Sequence[str]], Collection[str]]:
+    """What gives the methods that a job stacks: as composed, wherever their files are; once for each choice of them."""
+
+    @cache
+    def chosen(choices: tuple[str, ...]) -> Collection[str]:
+        found = compose(choices).get("method")
+        return [str(name) for name in found] if isinstance(found, DictConfig) else ()
+
+    return lambda job: chosen(tuple(o for o in job if key_of(o) in ("experiment", "method")))
 
 
 def _owner(override: str) -> str | None:

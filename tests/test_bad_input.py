@@ -28,6 +28,7 @@ CASES: list[tuple[str, list[str]]] = [
     ("protocol=tund", ["no protocol 'tund'", "did you mean 'tuned'?"]),
     ("protocol.name=other", ["no protocol 'other'", "fixed, search, smoke, tuned"]),
     ("experiment=breif", ["no experiment 'breif'", "did you mean 'brief'?"]),
+    (f"experiment={'x' * 300}", ["no experiment 'xxx"]),
     ("data=null", ["no data 'null'", "digits"]),
     ("model=3", ["no model '3'", "mlp"]),
     ("++data=null", ["no data 'null'", "digits"]),

@@ -252,6 +252,41 @@ def test_a_swept_setting_has_its_own_baseline_and_name(regrun: Regrun, tmp_path:
     }
 
 
+MINE = {
+    "method/pair": "defaults: [dropout, l2]\nstacks:\n  pair: [dropout, l2]\n",
+    "method/mild": "defaults: [l2]\nl2:\n  biases: true\n",  # whose name is not that of its method
+    "experiment/my": "# @package _global_\nhydra: {mode: MULTIRUN, sweeper: {params: {method: 'pair,dropout'}}}\n",
+    "experiment/one": "# @package _global_\ndefaults: [override /method: pair]\n",
+}
+
+
+@pytest.mark.parametrize(
+    ("command", "expected"),
+    [
+        ("-m method=pair method.dropout.rate=0.125", {"none": [""], "pair": ["dropout.rate=0.125 l2.rate=0.001"]}),
+        ("-m method=mild,dropout method.l2.rate=0.5", {"l2": ["l2.rate=0.5"], "dropout": ["dropout.rate=0.3"]}),
+        (
+            "experiment=my method.l2.rate=0.5",
+            {"none": [""], "pair": ["dropout.rate=0.3 l2.rate=0.5"], "dropout": ["dropout.rate=0.3"]},
+        ),
+        ("-m experiment=one method.l2.rate=0.5", {"none": [""], "pair": ["dropout.rate=0.3 l2.rate=0.5"]}),
+        ("experiment=my method=l2 method.l2.rate=0.5", {"none": [""], "l2": ["l2.rate=0.5"]}),
+    ],
+)
+@pytest.mark.usefixtures("unreported")
+def test_stacks_and_experiments_in_a_folder_of_ones_own_are_seen(
+    regrun: Regrun, tmp_path: Path, command: str, expected: dict[str, list[str]]
+) -> None:
+    for name, text in MINE.items():
+        path = tmp_path / "mine" / f"{name}.yaml"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    told = regrun(*command.split(), "--config-dir", "mine", "seeds=1", *SMALL)
+    assert told.code == 0, told.err
+    for method, points in expected.items():
+        assert strengths(tmp_path / "outputs" / "first", method) == points
+
+
 @pytest.mark.usefixtures("unreported")
 def test_a_plus_before_a_swept_key_changes_nothing(regrun: Regrun, tmp_path: Path) -> None:
     few = ["seeds=1", *[a for a in SMALL if a != "epochs=2"]]
