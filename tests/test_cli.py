@@ -8,20 +8,23 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import Regrun
+from conftest import Regrun, Terminal
 from hydra import initialize_config_dir
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.utils import JobReturn
 from hydra.types import RunMode
 from omegaconf import OmegaConf
+from test_conf import composed
 from test_study import SMALL, job_of, rows_of
 
 from runner.cli import GROUPS
 from runner.paths import conf_dir, options
+from runner.progress import progress_of
 
 UNNAMED = [argument for argument in SMALL if not argument.startswith("study=")]
 HELP = (conf_dir() / "config.yaml").read_text(encoding="utf-8")
@@ -306,6 +309,24 @@ def test_what_is_shown_at_the_end_holds_the_figures_and_the_folder(regrun: Regru
     assert told.out.splitlines()[-1] == str(Path("outputs/first"))
     assert told.err == ""  # progress=false
     assert job_of(tmp_path / "outputs" / "first", "l2").is_dir()
+
+
+def test_names_are_shown_as_they_are_and_not_as_markup(regrun: Regrun, tmp_path: Path) -> None:
+    told = regrun("method=l2", "seeds=1", 'out="[lane] :warning:"', 'data.name="[/a] [bold]"', *SMALL)
+    assert told.code == 0, told.err
+    assert "l2 on [/a] [bold], mlp: accuracy" in told.out
+    assert told.out.splitlines()[-1] == str(Path("[lane] :warning:/first"))
+    told = regrun("marks=show", 'data.name="[/a] [bold]"', *SMALL)
+    assert "mlp on [/a] [bold], none" in told.out
+
+
+def test_what_is_said_on_a_terminal_is_no_markup(opened: Callable[[], Terminal]) -> None:
+    terminal = opened()
+    said = "[lane] of [/a] at :warning:"
+    with progress_of(composed("method=l2", *SMALL, "progress=true")) as (say, _):
+        say(said)
+    assert said in terminal.shown
+    assert "epoch 0/2" in terminal.shown  # it was a bar
 
 
 @pytest.mark.slow
