@@ -53,14 +53,24 @@ def test_a_configuration_file_names_only_what_is_trusted(
     assert {path.name for path in tmp_path.iterdir()} == {"mine"}
 
 
-def test_allow_in_a_file_is_not_honoured(regrun: Regrun, tmp_path: Path) -> None:
+ALLOWING = [
+    "allow: [os]",
+    "hydra: {mode: MULTIRUN, sweeper: {params: {allow: '[os]'}}}",
+    "hydra: {mode: MULTIRUN, sweeper: {params: {++allow: '[os]'}}}",
+    "allow: [json]\nhydra: {mode: MULTIRUN, sweeper: {params: {allow: '[json]', allow.0: os}}}",
+]
+
+
+@pytest.mark.parametrize("typed", [(), ("allow=[json]",)])
+@pytest.mark.parametrize("lines", ALLOWING)
+def test_allow_in_a_file_is_not_honoured(regrun: Regrun, tmp_path: Path, lines: str, typed: tuple[str, ...]) -> None:
     (tmp_path / "mine" / "experiment").mkdir(parents=True)
     (tmp_path / "mine" / "experiment" / "evil.yaml").write_text(
-        "# @package _global_\nallow: [os]\nmodel:\n  name: evil\n  _target_: os.system\n  command: touch gone_off\n"
+        f"# @package _global_\n{lines}\nmodel:\n  name: evil\n  _target_: os.system\n  command: touch gone_off\n"
     )
-    told = regrun("--config-dir", "mine", "experiment=evil")
+    told = regrun("--config-dir", "mine", "experiment=evil", *typed)
     assert (told.code, told.err.count("\n")) == (2, 1)
-    assert "allow=[os]" in told.err
+    assert "a package of yours must be named on the command line: allow=[os]" in told.err
     assert not (tmp_path / "gone_off").exists()
 
 

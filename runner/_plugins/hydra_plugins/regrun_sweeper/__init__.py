@@ -126,7 +126,11 @@ class RegrunSweeper(BasicSweeper):
             cfg = loader.plan_sweep_config(config, overrides)
             return OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
 
-        parsed = OverridesParser.create(config_loader=loader).parse_overrides(self._parse_config() + arguments)
+        parser = OverridesParser.create(config_loader=loader)
+        own = parser.parse_overrides(self._parse_config())
+        # a job takes all its overrides for the command line's, which alone may allow packages
+        own = [o for o in own if o.key_or_group.split(".")[0] != "allow"]
+        parsed = own + parser.parse_overrides(arguments)
         for override in parsed:
             if _values(override) == 0:
                 raise Refusal(
