@@ -273,8 +273,7 @@ def stack_of(
     grids: dict[str, list[float]] = {}
     for name, entry in node.items():
         where = f"method.{name}"
-        if not re.fullmatch(r"[A-Za-z0-9_][\w.+-]{0,99}", str(name), re.ASCII):
-            raise Refusal(f"method has {str(name)!r}; a name must be letters, digits and _ . + - (conf/method)")
+        _may_be_a_folder("method", name)
         if not isinstance(entry, dict):
             raise Refusal(f"{where} is {entry!r}; it must be a method with its strengths (conf/method/{name}.yaml)")
         plain = {key: value for key, value in entry.items() if key != "grid"}
@@ -298,4 +297,14 @@ def named_stacks(node: dict[str, Any]) -> dict[str, list[str]]:
     stacks = node.pop("stacks", {})
     if not isinstance(stacks, dict):
         raise Refusal(f"method.stacks is {stacks!r}; it must give each named stack its methods (conf/method)")
+    for name in stacks:
+        _may_be_a_folder("method.stacks", name)
     return {name: checks.names(f"method.stacks.{name}", methods) for name, methods in stacks.items()}
+
+
+def _may_be_a_folder(where: str, name: object) -> None:
+    """Refuse a name that a folder, a dotted key or a stack in a word could not have as a part."""
+    if not isinstance(name, str) or not re.fullmatch(r"\w[\w-]{0,99}", name, re.ASCII):
+        raise Refusal(
+            f"{where} has {name!r}; a name must be at most 100 letters, digits, _ and -, not led by - (conf/method)"
+        )

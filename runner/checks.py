@@ -16,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from runner.errors import Refusal
 from runner.methods.base import Range
+from runner.overrides import key_of
 from runner.paths import conf_dir, options
 
 MOST_VALUES = 10_000_000  # that interpolations may come to; some configurations of regrun's have 400
@@ -73,7 +74,7 @@ def section(values: Mapping[str, Any], key: str) -> dict[str, Any]:
 def once(overrides: Sequence[str]) -> None:
     """Refuse a choice that Hydra would take otherwise than it reads: a method listed twice, two data sets at once."""
     for override in overrides:
-        group, _, choice = override.lstrip("+").partition("=")
+        group, choice = key_of(override), override.partition("=")[2]
         names = [name.strip() for name in choice.strip("[]").split(",")]
         if group == "method" and len(set(names)) < len(names):
             twice = next(name for name in names if names.count(name) > 1)

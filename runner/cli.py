@@ -12,8 +12,9 @@ import os
 import re
 import sys
 import traceback
+from argparse import Namespace
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from difflib import get_close_matches
 from pathlib import Path
 from typing import NoReturn, TextIO
@@ -32,6 +33,7 @@ from runner import __version__
 from runner.aliases import refuse_bomb
 from runner.devices import devices, take_one
 from runner.errors import Refusal, unknown
+from runner.overrides import key_of
 from runner.paths import conf_dir, options
 
 CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
@@ -62,16 +64,13 @@ def _job(cfg: DictConfig, overrides: list[str], alone: bool) -> float:
     if job.marks:
         show_marks(job)
         return float("nan")
-    name = job.study or sweep.stamp(job.method)
-    folder = job.out / name
-    if more := sorted({*study.axes_of(folder), *cfg.axes} - set(cfg.axes)):
+    folder = job.out / (job.study or sweep.stamp(job.method))
+    if more := sorted({*study.axes_of(folder), *cfg.axes} - set(cfg.axes)) if job.study else ():
         cfg.axes = [*cfg.axes, *more]
         job = read(cfg, overrides)
-    job = study.as_there(job, folder)
+    job = study.as_there(job, folder) if job.study else job
     if alone:
-        study.admit([job], cfg.axes, folder)
-        study.begin([job], cfg.axes, folder, ["regrun", *overrides])
-        trackers.begin(job.trackers, folder)
+        folder = sweep.begin([job], cfg.axes, folder, ["regrun", *overrides], fresh=job.study is None)
     with progress_of(job) as (say, watch):
         rows = study.run_job(job, folder, ["regrun", *overrides], say, watch)
         trackers.follow(job.trackers, folder, job.name, say)
@@ -89,7 +88,6 @@ def _job(cfg: DictConfig, overrides: list[str], alone: bool) -> float:
 
 def main() -> None:
     """Entry point of the console script."""
-    sys.argv[1:] = arranged(sys.argv[1:])
     os.environ["REGRUN_MAIN"] = str(os.getpid())
     # A thread that spins for a core which another process has makes a step up to 80 times as slow, one that never spins
     # doubles a large net's step on a quiet machine: spin for some microseconds (docs/benchmarks.md).
@@ -103,7 +101,8 @@ def main() -> None:
         if "--version" in sys.argv[1:]:  # Hydra would tell its own
             print(f"regrun {__version__}")
             return
-        _flags_are_known(sys.argv[1:])
+        sys.argv[1:] = arranged(sys.argv[1:])
+        _flags(sys.argv[1:])
         _choices_are_names(sys.argv[1:])
         _task()
 
@@ -159,22 +158,22 @@ def _in_reading(error: Exception) -> bool:
     return any(name.split(".")[0] in ("yaml", "omegaconf", "hydra", "antlr4", "codecs") for name in innermost)
 
 
-def _flags_are_known(arguments: list[str]) -> None:
-    """Refuse a flag that Hydra does not have, which it answers with its usage."""
+def _flags(arguments: list[str]) -> Namespace:
+    """The flags as Hydra reads them; refuses one that it does not have, which it would answer with its usage."""
     parser = get_args_parser()
 
     def refuse(message: str) -> NoReturn:
         raise Refusal(f"{' '.join(message.split())} (regrun --hydra-help lists the flags)")
 
     parser.error = refuse  # type: ignore[method-assign]  # it would print several lines
-    parser.parse_args(arguments)
+    return parser.parse_args(arguments)
 
 
 def _choices_are_names(arguments: list[str]) -> None:
     """Refuse data=null and data=3, which Hydra answers with a traceback."""
     for argument in arguments:
-        group, equals, choice = argument.partition("=")
-        if group.lstrip("+~").startswith(("hydra.run", "hydra.output_subdir", "hydra.job.chdir")):
+        group, (_, equals, choice) = key_of(argument), argument.partition("=")
+        if group.lstrip("~").startswith(("hydra.run", "hydra.output_subdir", "hydra.job.chdir")):
             raise Refusal(f"{argument!r}: Hydra would make folders of its own; results go to out=... and study=...")
         if equals and not group:
             raise Refusal(f"{argument!r} cannot be read: it must be key=value")
@@ -194,7 +193,8 @@ def arranged(arguments: list[str]) -> list[str]:
     """
     rest = [a for a in arguments if a.startswith("~") or ("=" in a and not a.startswith("-"))]
     flags = [a for a in arguments if a not in rest]
-    if {"-m", "--multirun"} & set(flags) or any(_is_sweep(a) for a in rest):
+    told = _flags(flags)
+    if told.multirun or any(_is_sweep(a, told.config_dir) for a in rest):
         rest = [re.sub(r"^(method\.[^=]+)=(?!choice\(|range\(|glob\(|\w+\()(.*)$", _as_choice, a) for a in rest]
     return flags + rest
 
@@ -203,11 +203,15 @@ def _as_choice(found: re.Match[str]) -> str:
     return f"{found[1]}=choice({found[2]})"
 
 
-def _is_sweep(argument: str) -> bool:
-    """Whether the argument names an experiment that is a sweep."""
-    key, _, name = argument.lstrip("+").partition("=")
-    path = conf_dir() / "experiment" / f"{name}.yaml"
-    return key == "experiment" and path.is_file() and "MULTIRUN" in path.read_text(encoding="utf-8")
+def _is_sweep(argument: str, config_dir: str | None) -> bool:
+    """Whether the argument names an experiment that is a sweep, in conf/ or in the folder of --config-dir."""
+    if key_of(argument) != "experiment":
+        return False
+    for folder in (conf_dir(), *([Path(config_dir)] if config_dir else [])):  # in the order in which Hydra looks
+        path = folder / "experiment" / f"{argument.partition('=')[2]}.yaml"
+        with suppress(OSError):  # Hydra says it if there is none
+            return "MULTIRUN" in path.read_text(encoding="utf-8", errors="replace")
+    return False
 
 
 def explain(error: Exception) -> str:

@@ -33,6 +33,7 @@ from runner.keys import Key
 from runner.labels import flatten, option, stack_in_a_word
 from runner.methods.base import ranges
 from runner.methods.stack import Stack
+from runner.overrides import key_of
 from runner.search import Space, drawn
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "auto": None}
@@ -159,7 +160,7 @@ def _complete(values: dict[str, Any]) -> dict[str, Any]:
 def _trusted(allow: object, overrides: Sequence[str]) -> Sequence[str]:
     """The packages that may be named by `_target_`: the user's own only where the command line allows them."""
     packages = checks.names("allow", allow)
-    on_command_line = any(override.lstrip("+").startswith("allow=") for override in overrides)
+    on_command_line = any(key_of(override) == "allow" for override in overrides)
     return building.trusting(packages if on_command_line else ())
 
 

@@ -8,6 +8,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -98,6 +99,30 @@ def held_within(folder: Path, whole: Path, waits: str, say: Callable[[str], None
         yield
     finally:
         lock.release()
+
+
+def unused(folder: Path) -> Path:
+    """The folder, if there is nothing of that name; else the first such one among others called after it."""
+    return next(place for place in _numbered(folder) if not place.exists())
+
+
+def claimed(folder: Path) -> Path:
+    """A folder that this process has made and no other one has: this one, or else one that is called after it.
+
+    Raises OSError where none can be made.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    for place in _numbered(folder):
+        with contextlib.suppress(FileExistsError):
+            place.mkdir()
+            return place
+    raise AssertionError  # there is no end to them
+
+
+def _numbered(folder: Path) -> Iterator[Path]:
+    """The folder, and beside it those that have a number behind its name: sweep, sweep-2, sweep-3, ..."""
+    yield folder
+    yield from (folder.with_name(f"{folder.name}-{number}") for number in count(2))
 
 
 def clear_parts(folder: Path) -> None:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import datetime
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from omegaconf import DictConfig
 
 from runner.errors import Refusal
-from runner.paths import stacked
+from runner.files import claimed, unused
+from runner.overrides import key_of
 
 if TYPE_CHECKING:
     from runner.job import Job
@@ -45,12 +47,47 @@ def plan(
     `jobs` are lists of overrides, "method=dropout", "epochs=5"; `axes` are the keys that the sweep varies;
     `command` is put on record. Refuses the whole sweep, and writes nothing, if any job is refused.
     """
-    from runner import study, trackers
-    from runner.config import OUTSIDE, read
+    from runner import study
+    from runner.config import read
+
+    varied = _varied(axes)
+    methods = _methods(compose)
+    wanted = [_fitting(list(job), methods) for job in jobs]
+    used = {override for job in wanted for override in job}
+    for job in jobs:
+        for override in job:
+            if override not in used:
+                name = _owner(override)
+                raise Refusal(f"{override}: no job of this sweep has the method {name!r} (method=...)")
+    with_baselines = _unique([[*_without_method(job), "method=none"] for job in wanted] + wanted)
+    first = read(compose([*with_baselines[0], _label(varied)]), with_baselines[0])
+    named = first.study or stamp("sweep")
+    folder = first.out / named
+    label = _label([*varied, *study.axes_of(folder)] if first.study else varied)
+    kept: dict[tuple[str, ...], tuple[list[str], Job]] = {}
+    for job in with_baselines:
+        overrides = [*_without(job, "study"), label]
+        checked = read(compose([*overrides, _study(named)]), job)
+        if checked.marks:
+            raise Refusal("marks is 'show', which describes one model and trains nothing; leave -m out (marks=null)")
+        kept.setdefault(checked.identity, (overrides, study.as_there(checked, folder) if first.study else checked))
+    admitted = [checked for _, checked in kept.values()]
+    folder = begin(admitted, varied, folder, command, fresh=first.study is None)
+    return folder, [
+        Planned(
+            [*overrides, _study(folder.name)], checked.name, checked.method, checked.trackers,
+            study.granted(checked, folder).shares,
+        )
+        for overrides, checked in kept.values()
+    ]  # fmt: skip
+
+
+def _varied(axes: Sequence[str]) -> list[str]:
+    """The settings that a sweep varies, beside which methods; refuses those of which a study has one value."""
+    from runner.config import OUTSIDE
 
     varied = [axis for axis in axes if axis != "method" and not axis.startswith("hydra.")]
-    known = [axis for axis in varied if not axis.startswith("method.")]  # each makes comparisons of its own
-    for axis in known:
+    for axis in varied:
         if axis in OUTSIDE:
             raise Refusal(
                 f"{axis} has several values; a sweep has one, since no run's numbers depend on it ({axis}=...)"
@@ -59,34 +96,31 @@ def plan(
             raise Refusal(
                 f"{axis} has several choices; the methods of a study have one, so use a study for each ({axis}=...)"
             )
-    wanted = [_fitting(list(job)) for job in jobs]
-    used = {override for job in wanted for override in job}
-    for job in jobs:
-        for override in job:
-            if override.startswith("method.") and override not in used:
-                name = override.split("=")[0].split(".")[1]
-                raise Refusal(f"{override}: no job of this sweep has the method {name!r} (method=...)")
-    with_baselines = _unique([[*_without_method(job), "method=none"] for job in wanted] + wanted)
-    label = f"axes=[{','.join(sorted(varied))}]"
-    first = read(compose([*with_baselines[0], label]), with_baselines[0])
-    named = first.study or stamp("sweep")
-    folder = first.out / named
-    label = f"axes=[{','.join(sorted({*varied, *study.axes_of(folder)}))}]"
-    kept: dict[tuple[str, ...], tuple[list[str], Job]] = {}
-    for job in with_baselines:
-        overrides = [*_without(job, "study"), f"study={named}", label]
-        checked = read(compose(overrides), job)
-        if checked.marks:
-            raise Refusal("marks is 'show', which describes one model and trains nothing; leave -m out (marks=null)")
-        kept.setdefault(checked.identity, (overrides, study.as_there(checked, folder)))
-    admitted = [checked for _, checked in kept.values()]
-    study.admit(admitted, varied, folder)
-    study.begin(admitted, varied, folder, command)
-    trackers.begin(first.trackers, folder)
-    return folder, [
-        Planned(overrides, checked.name, checked.method, checked.trackers, study.granted(checked, folder).shares)
-        for overrides, checked in kept.values()
-    ]
+    return varied
+
+
+def _label(axes: Sequence[str]) -> str:
+    """The override that tells a job what names it."""
+    return f"axes=[{','.join(sorted(set(axes)))}]"
+
+
+def begin(jobs: Sequence[Job], axes: Sequence[str], folder: Path, command: Sequence[str], *, fresh: bool) -> Path:
+    """The folder of a study that is begun now, or goes on, once its jobs are admitted to it.
+
+    A `fresh` one must be no other study's. Its name is of the clock, and gets a number behind it where another process
+    that began in the same second was faster.
+    """
+    from runner import study, trackers
+
+    study.admit(jobs, axes, unused(folder) if fresh else folder)
+    if fresh:
+        try:
+            folder = claimed(folder)
+        except OSError as error:
+            raise Refusal(f"out is {str(folder.parent)!r}, which cannot be written to: {error} (out=...)") from error
+    study.begin(jobs, axes, folder, command)
+    trackers.begin(jobs[0].trackers, folder)
+    return folder
 
 
 def rounds(jobs: Sequence[Planned]) -> list[list[Launch]]:
@@ -150,6 +184,10 @@ def stamp(what: str) -> str:
     return f"{datetime.now().strftime('%Y-%m-%d_%H-%M-%S')}_{what}"
 
 
+def _study(name: str) -> str:
+    return f"study='{name}'"  # it may have a =, or be "true"
+
+
 def report(folder: Path, shown_in: Sequence[str]) -> int:
     """Make the study's tables and figures, show the table, and say how many of its jobs have failed."""
     from runner import trackers
@@ -171,24 +209,37 @@ def report(folder: Path, shown_in: Sequence[str]) -> int:
     return len(made.failed)
 
 
-def _fitting(job: list[str]) -> list[str]:
+def _fitting(job: list[str], methods: Callable[[Sequence[str]], Collection[str]]) -> list[str]:
     """The job's overrides without the strengths of methods that it does not stack."""
-    stacked = _stacked(job)
-    return [o for o in job if not o.startswith("method.") or o.split("=")[0].split(".")[1] in stacked]
+    if all(_owner(o) is None for o in job):
+        return job
+    stacked = methods(job)
+    return [o for o in job if _owner(o) is None or _owner(o) in stacked]
 
 
-def _stacked(job: Sequence[str]) -> list[str]:
-    choices = [o.partition("=")[2] for o in job if o.startswith("method=")]
-    names = [name.strip() for name in choices[-1].strip("[]").split(",")] if choices else []
-    return [method for name in names for method in stacked(name)]
+def _methods(compose: Compose) -> Callable[[Sequence[str]], Collection[str]]:
+    """What gives the methods that a job stacks: as composed, wherever their files are; once for each choice of them."""
+
+    @cache
+    def chosen(choices: tuple[str, ...]) -> Collection[str]:
+        found = compose(choices).get("method")
+        return [str(name) for name in found] if isinstance(found, DictConfig) else ()
+
+    return lambda job: chosen(tuple(o for o in job if key_of(o) in ("experiment", "method")))
+
+
+def _owner(override: str) -> str | None:
+    """The method of which an override sets something; None for one that sets something else."""
+    group, _, within = key_of(override).partition(".")
+    return within.partition(".")[0] if group == "method" and within else None
 
 
 def _without_method(job: Sequence[str]) -> list[str]:
-    return [o for o in job if not o.startswith(("method=", "method."))]
+    return [o for o in _without(job, "method") if _owner(o) is None]
 
 
 def _without(job: Sequence[str], key: str) -> list[str]:
-    return [o for o in job if not o.startswith(f"{key}=")]
+    return [o for o in job if key_of(o) != key]
 
 
 def _unique(jobs: Sequence[list[str]]) -> list[list[str]]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import os
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -60,6 +63,33 @@ def regrun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
             code = left.code
         said = capsys.readouterr()
         return Told(code, said.out, said.err)
+
+    return call
+
+
+class Terminal(io.StringIO):
+    """A terminal that keeps what it was told."""
+
+    def isatty(self) -> bool:
+        """It is one."""
+        return True
+
+    @property
+    def shown(self) -> str:
+        """What was written, without colours and moves of the cursor."""
+        return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", self.getvalue())
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> Callable[[], Terminal]:
+    """Puts a terminal in place of stderr, once the test runs: before it does, pytest puts its own there."""
+
+    def call() -> Terminal:
+        terminal = Terminal()
+        monkeypatch.setattr(sys, "stderr", terminal)
+        monkeypatch.setenv("REGRUN_MAIN", str(os.getpid()))
+        monkeypatch.setenv("COLUMNS", "500")  # a wide one
+        return terminal
 
     return call
 

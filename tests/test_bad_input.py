@@ -33,8 +33,10 @@ CASES: list[tuple[str, list[str]]] = [
     ("protocol=tund", ["no protocol 'tund'", "did you mean 'tuned'?"]),
     ("protocol.name=other", ["no protocol 'other'", "fixed, search, smoke, tuned"]),
     ("experiment=breif", ["no experiment 'breif'", "did you mean 'brief'?"]),
+    (f"experiment={'x' * 300}", ["no experiment 'xxx"]),
     ("data=null", ["no data 'null'", "digits"]),
     ("model=3", ["no model '3'", "mlp"]),
+    ("++data=null", ["no data 'null'", "digits"]),
     ("-m data=digits,null", ["no data 'null'"]),
     ("data=[digits,mnist1d]", ["data is [digits,mnist1d]", "one of breast_cancer, "]),
     # misspelt settings
@@ -77,6 +79,8 @@ CASES: list[tuple[str, list[str]]] = [
     ("epochs=1,2", ["epochs=1,2", "add -m"]),
     ("-m study=a,b", ["study has several values"]),
     ("-m seeds=2,3", ["seeds has several values"]),
+    ("-m ++seeds=2,3", ["seeds has several values"]),
+    ("-m method=l1 ++method.l2.rate=1,2", ["++method.l2.rate=1", "no job of this sweep has the method 'l2'"]),
     ("-m optimizer=adam,sgd", ["optimizer has several choices", "a study for each"]),
     ("-m protocol=fixed,tuned", ["protocol has several choices"]),
     ("-m epochs=1,x", ["epochs is 'x'"]),
@@ -89,6 +93,9 @@ CASES: list[tuple[str, list[str]]] = [
     ("-m method=l2 epochs=range(1,1000000000)", ["a sweep of 999999999 jobs", "the most is 100000"]),
     ("-m method=l2 epochs=range(1,9,1e-9)", ["a sweep of 800000000"]),
     ("-m method=l2 epochs=range(1,9,0)", ["epochs=range(1,9,0)"]),
+    ("-m method=l2 seed0=range(3,3)", ["seed0=range(3,3) has no values", "(seed0=...)"]),
+    ("-m method=l2,l1 epochs=range(9,1)", ["epochs=range(9,1) has no values"]),
+    ("-m 'method=glob(zzz*)'", ["method=glob(zzz*) has no values", "(method=...)"]),
     ("protocol=search method=l2 protocol.trials=1000000000", ["protocol.trials is 1000000000"]),
     ("seed0=-1", ["seed0 is -1", "whole number from 0"]),
     ("seed0=abc", ["seed0 is 'abc'"]),
@@ -320,7 +327,7 @@ def test_interpolations_that_would_fill_the_memory_are_refused(regrun: Regrun, t
 
 
 def test_lists_that_multiply_are_refused(regrun: Regrun, tmp_path: Path) -> None:
-    many = ",".join(f"{n / 200}" for n in range(101))
+    many = ",".join(f"{n / 200}" for n in range(1, 102))
     each = [f"{key}=[{many}]" for key in ("method.l1.rate", "method.l2.rate", "optimizer.lr")]
     told = regrun("method=[l1,l2]", "data=digits", *each)
     assert (told.code, told.err.count("\n")) == (2, 1)

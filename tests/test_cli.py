@@ -8,20 +8,23 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import Regrun
+from conftest import Regrun, Terminal
 from hydra import initialize_config_dir
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.utils import JobReturn
 from hydra.types import RunMode
 from omegaconf import OmegaConf
+from test_conf import composed
 from test_study import SMALL, job_of, rows_of
 
 from runner.cli import GROUPS
 from runner.paths import conf_dir, options
+from runner.progress import progress_of
 
 UNNAMED = [argument for argument in SMALL if not argument.startswith("study=")]
 HELP = (conf_dir() / "config.yaml").read_text(encoding="utf-8")
@@ -161,6 +164,31 @@ def test_a_study_without_a_name_gets_a_readable_one(regrun: Regrun, tmp_path: Pa
     assert methods(tmp_path / "outputs" / second) == {"none", "l2"}  # in one folder
 
 
+@pytest.mark.usefixtures("unreported")
+def test_studies_without_a_name_that_begin_in_one_second_are_two(
+    regrun: Regrun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runner.sweep.stamp", lambda what: f"now_{what}")
+    for command in (["-m", "method=l2"], ["method=l2"]):
+        for more in (["seeds=1"], ["seeds=1", "epochs=3"]):  # which one study would refuse
+            told = regrun(*command, *UNNAMED, *more)
+            assert told.code == 0, told.err
+    studies = tmp_path / "outputs"
+    assert sorted(path.name for path in studies.iterdir()) == ["now_l2", "now_l2-2", "now_sweep", "now_sweep-2"]
+    assert methods(studies / "now_sweep") == methods(studies / "now_sweep-2") == {"none", "l2"}
+    assert {row["epochs"] for row in rows_of(studies / "now_sweep-2")} == {"3"}
+
+
+@pytest.mark.parametrize("name", ["a=b", "été", "true", "7"])
+@pytest.mark.usefixtures("unreported")
+def test_a_sweep_may_have_any_name_that_a_job_may_have(regrun: Regrun, tmp_path: Path, name: str) -> None:
+    for command in (["method=l2"], ["-m", "method=l2"]):
+        told = regrun(*command, "seeds=1", f'study="{name}"', *UNNAMED)
+        assert told.code == 0, told.err
+    assert [path.name for path in (tmp_path / "outputs").iterdir()] == [name]
+    assert methods(tmp_path / "outputs" / name) == {"none", "l2"}
+
+
 @pytest.mark.parametrize("baseline", ["method=none", "method=[]", "epochs=2"])
 @pytest.mark.usefixtures("undrawn")
 def test_the_baseline_by_any_name_is_one_job(regrun: Regrun, tmp_path: Path, baseline: str) -> None:
@@ -227,6 +255,53 @@ def test_a_swept_setting_has_its_own_baseline_and_name(regrun: Regrun, tmp_path:
     }
 
 
+MINE = {
+    "method/pair": "defaults: [dropout, l2]\nstacks:\n  pair: [dropout, l2]\n",
+    "method/mild": "defaults: [l2]\nl2:\n  biases: true\n",  # whose name is not that of its method
+    "experiment/my": "# @package _global_\nhydra: {mode: MULTIRUN, sweeper: {params: {method: 'pair,dropout'}}}\n",
+    "experiment/one": "# @package _global_\ndefaults: [override /method: pair]\n",
+}
+
+
+@pytest.mark.parametrize(
+    ("command", "expected"),
+    [
+        ("-m method=pair method.dropout.rate=0.125", {"none": [""], "pair": ["dropout.rate=0.125 l2.rate=0.001"]}),
+        ("-m method=mild,dropout method.l2.rate=0.5", {"l2": ["l2.rate=0.5"], "dropout": ["dropout.rate=0.3"]}),
+        (
+            "experiment=my method.l2.rate=0.5",
+            {"none": [""], "pair": ["dropout.rate=0.3 l2.rate=0.5"], "dropout": ["dropout.rate=0.3"]},
+        ),
+        ("-m experiment=one method.l2.rate=0.5", {"none": [""], "pair": ["dropout.rate=0.3 l2.rate=0.5"]}),
+        ("experiment=my method=l2 method.l2.rate=0.5", {"none": [""], "l2": ["l2.rate=0.5"]}),
+    ],
+)
+@pytest.mark.usefixtures("unreported")
+def test_stacks_and_experiments_in_a_folder_of_ones_own_are_seen(
+    regrun: Regrun, tmp_path: Path, command: str, expected: dict[str, list[str]]
+) -> None:
+    for name, text in MINE.items():
+        path = tmp_path / "mine" / f"{name}.yaml"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    told = regrun(*command.split(), "--config-dir", "mine", "seeds=1", *SMALL)
+    assert told.code == 0, told.err
+    for method, points in expected.items():
+        assert strengths(tmp_path / "outputs" / "first", method) == points
+
+
+@pytest.mark.usefixtures("unreported")
+def test_a_plus_before_a_swept_key_changes_nothing(regrun: Regrun, tmp_path: Path) -> None:
+    few = ["seeds=1", *[a for a in SMALL if a != "epochs=2"]]
+    told = regrun("-m", "method=l2,l1", "++method.l1.form=proximal,subgradient", "++epochs=1,2", *few)
+    assert told.code == 0, told.err
+    rows = rows_of(tmp_path / "outputs" / "first")
+    names = ("none", "l2", "l1.form=proximal", "l1.form=subgradient")
+    assert sorted((row["method"], row["setting"]) for row in rows) == sorted(
+        (name, f"epochs={epochs}") for name in names for epochs in (1, 2)
+    )
+
+
 def test_what_is_shown_at_the_end_holds_the_figures_and_the_folder(regrun: Regrun, tmp_path: Path) -> None:
     told = regrun("method=l2", "seeds=2", *SMALL)
     accuracy = [100 * float(row["last_test_acc"]) for row in rows_of(tmp_path / "outputs" / "first")]
@@ -234,6 +309,24 @@ def test_what_is_shown_at_the_end_holds_the_figures_and_the_folder(regrun: Regru
     assert told.out.splitlines()[-1] == str(Path("outputs/first"))
     assert told.err == ""  # progress=false
     assert job_of(tmp_path / "outputs" / "first", "l2").is_dir()
+
+
+def test_names_are_shown_as_they_are_and_not_as_markup(regrun: Regrun, tmp_path: Path) -> None:
+    told = regrun("method=l2", "seeds=1", 'out="[lane] :warning:"', 'data.name="[/a] [bold]"', *SMALL)
+    assert told.code == 0, told.err
+    assert "l2 on [/a] [bold], mlp: accuracy" in told.out
+    assert told.out.splitlines()[-1] == str(Path("[lane] :warning:/first"))
+    told = regrun("marks=show", 'data.name="[/a] [bold]"', *SMALL)
+    assert "mlp on [/a] [bold], none" in told.out
+
+
+def test_what_is_said_on_a_terminal_is_no_markup(opened: Callable[[], Terminal]) -> None:
+    terminal = opened()
+    said = "[lane] of [/a] at :warning:"
+    with progress_of(composed("method=l2", *SMALL, "progress=true")) as (say, _):
+        say(said)
+    assert said in terminal.shown
+    assert "epoch 0/2" in terminal.shown  # it was a bar
 
 
 @pytest.mark.slow

@@ -9,14 +9,16 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 from conftest import Regrun, Told
 from test_study import SMALL, figures, job_of, rows_of
 
 from runner import records
-from runner.files import held, read_csv, write_atomic
+from runner.files import claimed, held, read_csv, write_atomic
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts" / "stress"))
 from kill import command, stress
@@ -46,6 +48,19 @@ def test_a_table_torn_at_any_byte_of_its_last_line_keeps_the_rest(tmp_path: Path
         assert read_csv(path, said.append)[1] == whole[:2]
         assert len(said) == (end > last)  # cut off between two lines it is no different from a shorter table
         assert all("\n" not in line and "torn" in line for line in said)
+
+
+def test_of_those_who_claim_a_folder_at_once_each_has_its_own(tmp_path: Path) -> None:
+    together = Barrier(8)
+
+    def claim(number: int) -> Path:
+        together.wait()
+        return claimed(tmp_path / "outputs" / "sweep")
+
+    with ThreadPoolExecutor(8) as pool:
+        got = {path.name for path in pool.map(claim, range(8))}
+    assert got == {"sweep", *(f"sweep-{number}" for number in range(2, 9))}
+    assert {path.name for path in (tmp_path / "outputs").iterdir()} == got
 
 
 def test_what_has_ended_is_kept_but_for_a_torn_line(tmp_path: Path) -> None:

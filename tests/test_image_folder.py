@@ -7,13 +7,14 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import Regrun
+from conftest import Regrun, Terminal
 from PIL import Image
 
 from runner.data import image_folder as folders
@@ -61,6 +62,13 @@ def test_train_and_val_make_the_pool_and_test_the_test_set(tmp_path: Path) -> No
     assert sorted(red[data.official_test].tolist()) == [4, 104]
     assert torch.equal(data.y, (red >= 100).long())
     assert data.x[:, 0].float().std((1, 2)).max() == 0
+
+
+def test_a_folder_is_named_on_a_terminal_as_it_is(tmp_path: Path, opened: Callable[[], Terminal]) -> None:
+    split_folder(tmp_path / "x[" / "a]")  # rich would take [/a] for the end of something
+    terminal = opened()
+    load(tmp_path / "x[" / "a]")
+    assert f"decoding {tmp_path}/x[/a]" in terminal.shown
 
 
 def test_one_folder_of_classes_has_no_test_set_of_its_own(tmp_path: Path) -> None:

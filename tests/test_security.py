@@ -25,7 +25,8 @@ TARGETS = [
     ("runner.data.base.os.system", "not there"),
     ("runner.data.fetch.redirect_stdout", "it must be what runner.data.fetch defines"),
     ("runner.methodsx.Evil", "must begin with"),
-    ("runner.nets.foreign.import_module", "runner.nets.foreign.import_module"),
+    ("runner.building.import_module", "must begin with"),
+    ("runner.nets.foreign.partial", "which is of functools; it must be what runner.nets.foreign defines"),
     ("timm.models._helpers.load_state_dict", "must begin with"),
     ("torch.nn.utils.clip_grad_norm_", "it must be a class of modules"),
     ("torch.nn.init.eye_", "it must be a class of modules"),
@@ -53,14 +54,24 @@ def test_a_configuration_file_names_only_what_is_trusted(
     assert {path.name for path in tmp_path.iterdir()} == {"mine"}
 
 
-def test_allow_in_a_file_is_not_honoured(regrun: Regrun, tmp_path: Path) -> None:
+ALLOWING = [
+    "allow: [os]",
+    "hydra: {mode: MULTIRUN, sweeper: {params: {allow: '[os]'}}}",
+    "hydra: {mode: MULTIRUN, sweeper: {params: {++allow: '[os]'}}}",
+    "allow: [json]\nhydra: {mode: MULTIRUN, sweeper: {params: {allow: '[json]', allow.0: os}}}",
+]
+
+
+@pytest.mark.parametrize("typed", [(), ("allow=[json]",)])
+@pytest.mark.parametrize("lines", ALLOWING)
+def test_allow_in_a_file_is_not_honoured(regrun: Regrun, tmp_path: Path, lines: str, typed: tuple[str, ...]) -> None:
     (tmp_path / "mine" / "experiment").mkdir(parents=True)
     (tmp_path / "mine" / "experiment" / "evil.yaml").write_text(
-        "# @package _global_\nallow: [os]\nmodel:\n  name: evil\n  _target_: os.system\n  command: touch gone_off\n"
+        f"# @package _global_\n{lines}\nmodel:\n  name: evil\n  _target_: os.system\n  command: touch gone_off\n"
     )
-    told = regrun("--config-dir", "mine", "experiment=evil")
+    told = regrun("--config-dir", "mine", "experiment=evil", *typed)
     assert (told.code, told.err.count("\n")) == (2, 1)
-    assert "allow=[os]" in told.err
+    assert "a package of yours must be named on the command line: allow=[os]" in told.err
     assert not (tmp_path / "gone_off").exists()
 
 
@@ -121,14 +132,32 @@ def test_names_stay_names_in_a_report(
     assert "\x07" not in shown
 
 
-@pytest.mark.parametrize(
-    "name", ["../up", "a/b", "a b", "<script>", "\x1b[31m", "a\nb", "📈", "", ".hidden", "x" * 101]
-)
+UNFIT = [
+    "../up", "../../up", "a/b", "a b", "<script>", "\x1b[31m", "a\nb", "📈", "", ".hidden", "-led", "my.l1", "l1+l2",
+    "l1=l2", "x" * 101,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", UNFIT)
 def test_a_method_has_a_name_that_may_be_a_folder(regrun: Regrun, tmp_path: Path, name: str) -> None:
     (tmp_path / "mine" / "method").mkdir(parents=True)
-    node = {name: {"_target_": "runner.methods.penalties.L2", "rate": 0.1, "biases": False}}
+    node = {name: {"_target_": "runner.methods.weight_penalties.L2", "rate": 0.1, "biases": False}}
     (tmp_path / "mine" / "method" / "evil.yaml").write_text(json.dumps(node))
     told = regrun("--config-dir", "mine", "method=evil", *SMALL)
     assert (told.code, told.out, told.err.count("\n")) == (2, "", 1), told.err
+    assert "method has" in told.err
+    assert "a name must be at most 100 letters, digits, _ and -" in told.err
     assert told.err.strip().isprintable() or name == "📈"
+    assert {path.name for path in tmp_path.iterdir()} == {"mine"}
+
+
+@pytest.mark.parametrize("name", UNFIT)
+def test_a_named_stack_has_a_name_that_may_be_a_folder(regrun: Regrun, tmp_path: Path, name: str) -> None:
+    (tmp_path / "mine" / "method").mkdir(parents=True)
+    node = {"defaults": ["dropout"], "stacks": {name: ["dropout"]}}
+    (tmp_path / "mine" / "method" / "evil.yaml").write_text(json.dumps(node))
+    told = regrun("--config-dir", "mine", "method=evil", *SMALL)
+    assert (told.code, told.out, told.err.count("\n")) == (2, "", 1), told.err
+    assert "method.stacks has" in told.err
+    assert "a name must be at most 100 letters, digits, _ and -" in told.err
     assert {path.name for path in tmp_path.iterdir()} == {"mine"}

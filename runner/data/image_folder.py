@@ -207,6 +207,7 @@ def _prints(raw: bytes) -> list[bytes]:
 def _decode_all(folder: Path, found: Sequence[Listed], size: int, channels: int, skip: bool, into: IO[bytes]) -> None:
     """Write the pixels of all images that can be read, the fingerprints of all, and a digest of this and the names."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.progress import track
 
     def one(image: Listed) -> bytes:
@@ -222,7 +223,7 @@ def _decode_all(folder: Path, found: Sequence[Listed], size: int, channels: int,
     chunks = [found[i : i + CHUNK] for i in range(0, len(found), CHUNK)]
     console = Console(stderr=True)
     with ThreadPoolExecutor(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None) as pool:
-        for chunk in track(chunks, f"decoding {folder}", console=console, disable=not sys.stderr.isatty()):
+        for chunk in track(chunks, f"decoding {escape(str(folder))}", console=console, disable=not sys.stderr.isatty()):
             for pixels in pool.map(one, chunk):
                 into.write(pixels)
                 digest.update(pixels)

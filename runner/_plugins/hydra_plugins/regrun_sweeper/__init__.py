@@ -126,12 +126,22 @@ class RegrunSweeper(BasicSweeper):
             cfg = loader.plan_sweep_config(config, overrides)
             return OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
 
-        parsed = OverridesParser.create(config_loader=loader).parse_overrides(self._parse_config() + arguments)
+        parser = OverridesParser.create(config_loader=loader)
+        own = parser.parse_overrides(self._parse_config())
+        # a job takes all its overrides for the command line's, which alone may allow packages
+        own = [o for o in own if o.key_or_group.split(".")[0] != "allow"]
+        parsed = own + parser.parse_overrides(arguments)
+        for override in parsed:
+            if _values(override) == 0:
+                raise Refusal(
+                    f"{override.input_line} has no values, so that there is no job; a sweep has at least one "
+                    f"({override.key_or_group}=...)"
+                )
         count = math.prod(_values(o) for o in parsed)
         if count > MOST_JOBS:
             raise Refusal(f"{' '.join(arguments)} is a sweep of {count:.0f} jobs; the most is {MOST_JOBS}")
         swept = [o for o in parsed if o.is_sweep_override() and len(list(o.sweep_string_iterator())) > 1]
-        axes = [o.get_key_element() for o in swept]
+        axes = [o.key_or_group for o in swept]
         batches = self.split_arguments(parsed, self.max_batch_size)
         every = [job for batch in batches for job in batch]
         folder, jobs = sweep.plan(compose, every, axes, ["regrun", *sys.argv[1:]])
