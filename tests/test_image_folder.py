@@ -75,6 +75,50 @@ def test_one_folder_of_classes_has_no_test_set_of_its_own(tmp_path: Path) -> Non
     assert data.x[:, 0, 0, 0].tolist() == [50, 100, 0]
 
 
+def test_the_parts_may_be_written_in_any_case(tmp_path: Path) -> None:
+    split_folder(tmp_path / "pets")
+    small = load(tmp_path / "pets")
+    for part, name in (("train", "Train"), ("val", "VAL"), ("test", "Test")):
+        (tmp_path / "pets" / part).rename(tmp_path / "pets" / name)
+    data = load(tmp_path / "pets")
+    assert data.classes == 2
+    assert data.official_test is not None
+    red = data.x[:, 0, 0, 0]
+    assert sorted(red[data.official_test].tolist()) == [4, 104]
+    assert torch.equal(data.y, (red >= 100).long())
+    assert len(data.y) == len(small.y)
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (("Testing", "Training"), "a folder 'Testing' beside Training"),
+        (("train", "Validation"), "a folder 'Validation' beside train"),
+        (("test", "val"), "a folder 'val' beside test"),
+        (("Train", "train"), "a folder 'train' beside Train"),
+        (("Test", "Train", "cat"), "a folder 'cat' beside Test"),
+        (("day", "night"), r"'day' and 'night', which would be classes, .* the same folders \(cat, dog, \.\.\.\)"),
+    ],
+)
+def test_parts_by_other_names_are_no_classes(tmp_path: Path, names: tuple[str, ...], said: str) -> None:
+    for part in names:
+        for label in ("cat", "dog"):
+            picture(tmp_path / "pets" / part / label / "0.png", 9)
+    with pytest.raises(Refusal, match=said) as refused:
+        load(tmp_path / "pets")
+    assert "pets" in str(refused.value)
+    assert "train" in str(refused.value)
+
+
+def test_folders_inside_the_classes_may_be_alike_beside_images_or_single(tmp_path: Path) -> None:
+    for label in ("cat", "dog"):
+        picture(tmp_path / "single" / label / "images" / "0.png", 9)  # as Tiny ImageNet has them
+        for name in ("0.png", "old/0.png", "new/0.png"):
+            picture(tmp_path / "beside" / label / name, 9)
+    assert load(tmp_path / "single").y.tolist() == [0, 1]
+    assert load(tmp_path / "beside").y.tolist() == [0, 0, 0, 1, 1, 1]
+
+
 def gradient(height: int, width: int) -> np.ndarray:
     return np.tile(np.linspace(0, 255, width).astype(np.uint8), (height, 1))
 

@@ -33,7 +33,7 @@ from runner.paths import cache_dir
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")
 PARTS = ("train", "val", "test")
-LIKE_VAL = ("valid", "validation", "dev")  # what others call val; as classes they would be a mistake
+LIKE_PARTS = ("training", "valid", "validation", "dev", "testing")  # what others call them; no names of classes
 MODES = {1: "L", 3: "RGB"}  # of Pillow, by the number of channels
 FORM = 2  # of the cache file; another number makes it anew
 DIGEST = 32  # bytes at its end that tell its content
@@ -54,10 +54,10 @@ class Listed(NamedTuple):
 def image_folder(path: str, size: int, channels: int, on_error: str) -> Data:
     """The images below `path` as uint8 [N, channels, size, size]: the middle square of each, at that size.
 
-    `path` has the folders train and test (and val, whose images join those of train: each seed draws its validation set
-    from both), or one folder for each class, from which each seed draws its test set too. Refuses a folder without
-    classes, links to folders, and an image that cannot be decoded, which it names; with `on_error` "skip" such images
-    are left out, and counted in the notes.
+    `path` has the folders train and test in any case (and val, whose images join those of train: each seed draws its
+    validation set from both), or one folder for each class, from which each seed draws its test set too. Refuses a
+    folder without classes, links to folders, and an image that cannot be decoded, which it names; with `on_error`
+    "skip" such images are left out, and counted in the notes.
     """
     if on_error not in ("refuse", "skip"):
         raise Refusal(f"data.on_error is {on_error!r}; it must be refuse or skip (data.on_error=...)")
@@ -101,29 +101,52 @@ def _load(folder: Path, found: Sequence[Listed], size: int, channels: int, skip:
 
 def _listed(folder: Path) -> Iterator[Listed]:
     """All images below the folder, in the order of their names."""
-    parts = _folders(folder)
-    others = sorted(set(parts) - set(PARTS))
-    if "train" in parts and others and ("test" in parts or others[0] in LIKE_VAL):
-        raise Refusal(
-            f"{folder} has a folder {others[0]!r} beside train; it must have {', '.join(PARTS)} and no other, or the "
-            "classes' folders themselves"
-        )
-    split = "train" in parts and not others
-    for part in parts if split else ("",):
-        labels = _folders(folder / part)
+    parts = _parts(folder)
+    for there in parts or ("",):
+        labels = _folders(folder / there)
         if not labels:
-            raise Refusal(f"{folder / part} has no folder inside it; it must have one for each class")
+            raise Refusal(f"{folder / there} has no folder inside it; it must have one for each class")
+        _are_classes(folder / there, labels)
         for label in labels:
             empty = True
-            for file in _images(folder / part / label):
+            for file in _images(folder / there / label):
                 empty, about = False, file.stat()
                 where = file.relative_to(folder).as_posix()
                 changed = about.st_mtime_ns, about.st_ctime_ns
-                yield Listed(where, part or "train", label, about.st_size, changed)
+                yield Listed(where, parts.get(there, "train"), label, about.st_size, changed)
             if empty:
                 raise Refusal(
-                    f"{folder / part / label} has no image in it ({' '.join(SUFFIXES)}); every folder there is a class"
+                    f"{folder / there / label} has no image in it ({' '.join(SUFFIXES)}); every folder there is a class"
                 )
+
+
+def _parts(folder: Path) -> dict[str, str]:
+    """Which of PARTS each folder in it is, in any case of its letters; nothing where they are the classes' folders."""
+    names = _folders(folder)
+    parts = {name: name.lower() for name in names if name.lower() in PARTS + LIKE_PARTS}
+    known = sorted(parts.values())
+    if len(parts) == len(names) and "train" in known and known == sorted({*known} & {*PARTS}):
+        return parts
+    if len(parts) > 1:
+        odd = next((name for name in names if name.lower() not in PARTS), names[-1])
+        beside = next(name for name in parts if name != odd)
+        raise Refusal(
+            f"{folder} has a folder {odd!r} beside {beside}; it must have train (and val and test) and no "
+            "other, or the classes' folders themselves"
+        )
+    return {}
+
+
+def _are_classes(folder: Path, labels: Sequence[str]) -> None:
+    """Refuses folders that all hold the same folders and no image: the classes are one level further down."""
+    inside = [_folders(folder / label) for label in labels]
+    alike = len(labels) > 1 and len(inside[0]) > 1 and all(names == inside[0] for names in inside)
+    if alike and not any(path.suffix.lower() in SUFFIXES for label in labels for path in (folder / label).iterdir()):
+        raise Refusal(
+            f"{folder} has the folders {labels[0]!r} and {labels[1]!r}, which would be classes, but all of them hold "
+            f"the same folders ({inside[0][0]}, {inside[0][1]}, ...) and no image; put a folder for each class there, "
+            "or train and test with such folders in them"
+        )
 
 
 def _folders(folder: Path) -> list[str]:
