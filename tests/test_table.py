@@ -111,6 +111,37 @@ def test_a_second_file_is_the_test_set_and_teaches_the_encoders_nothing(tmp_path
     assert data.x[43, 2:6].tolist() == [0, 0, 0, 0]  # a city that training has not
 
 
+def test_texts_of_the_test_file_are_texts_as_the_training_file_has_them(tmp_path: Path) -> None:
+    """Columns that hold texts in one file and, by themselves, numbers, flags or nothing in the other."""
+    train = written(tmp_path, "size,code,flag,y\n" + "1,01,true,01\n2,1,false,1\nx,x,,x\n" * 3)
+    test = written(tmp_path, "size,code,flag,y\n1,01,true,01\n2,1,false,1\n,01,,01\n", "test.csv")
+    data = read(train, "y", test=test)
+    assert data.official_test is not None
+    # sizes 1, 2, x; codes 01, 1, x; flags False, True and none
+    assert data.x[data.official_test].tolist() == [
+        [1, 0, 0, 1, 0, 0, 0, 1, 0], [0, 1, 0, 0, 1, 0, 1, 0, 0], [0, 0, 0, 1, 0, 0, 0, 0, 1],
+    ]  # fmt: skip
+    assert data.x[:2].tolist() == data.x[data.official_test][:2].tolist()
+    assert data.y[data.official_test].tolist() == [0, 1, 0]
+
+
+def test_whole_numbers_of_a_parquet_file_are_texts_without_decimals(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    pd.DataFrame({"size": ["1", "2", "x"] * 4, "y": [0, 1] * 6}).to_parquet(tmp_path / "train.parquet")
+    pd.DataFrame({"size": [1, None, 2], "y": [0, 1, 0]}).to_parquet(tmp_path / "test.parquet")
+    data = read(tmp_path / "train.parquet", "y", test=tmp_path / "test.parquet")
+    assert data.x[12:].tolist() == [[1, 0, 0], [0, 0, 0], [0, 1, 0]]
+
+
+def test_dates_where_the_training_file_has_numbers_are_refused(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    pd.DataFrame({"a": range(12), "y": [0, 1] * 6}).to_parquet(tmp_path / "train.parquet")
+    dates = pd.DataFrame({"a": pd.to_datetime(["2024-01-01"] * 2), "y": [0, 1]})
+    dates.to_parquet(tmp_path / "test.parquet")
+    with pytest.raises(Refusal, match=r"'a' of .*test\.parquet is not all numbers, .*: dates or times"):
+        read(tmp_path / "train.parquet", "y", test=tmp_path / "test.parquet")
+
+
 def test_constant_and_empty_columns_and_a_class_with_one_row_are_results(tmp_path: Path) -> None:
     frame = people().assign(same=3.0, nothing=None, word="x")
     frame.loc[0, "kind"] = "perhaps"

@@ -57,7 +57,8 @@ def _stamped(key: str, path: str) -> tuple[str, str]:
 @lru_cache(maxsize=2)
 def _load(files: Sequence[tuple[str, str]], target: str, drop: Sequence[str], most_categories: int, task: str) -> Data:
     path = files[0][0]
-    frames = [_read(file) for file, _ in files]
+    frames = [_read(path)]
+    frames += [_read(file, _text_columns(frames[0])) for file, _ in files[1:]]
     known = [str(name) for name in frames[0].columns]
     for key, name in (("target", target), *(("drop", name) for name in drop)):
         if name not in known:
@@ -92,12 +93,25 @@ def _load(files: Sequence[tuple[str, str]], target: str, drop: Sequence[str], mo
     )
 
 
-def _read(path: str) -> pd.DataFrame:
-    """The file's rows; refuses one that cannot be read, has no rows, or two columns of one name."""
+def _text_columns(frame: pd.DataFrame) -> list[str]:
+    """The columns that hold texts: what pandas took for neither numbers, nor dates, nor true and false with gaps."""
+    return [
+        str(name)
+        for name in frame.columns
+        if frame[name].dtype.kind not in "buifcmM"
+        and not frame[name].dropna().map(lambda value: isinstance(value, bool)).all()
+    ]
+
+
+def _read(path: str, texts: Sequence[str] = ()) -> pd.DataFrame:
+    """The file's rows; refuses one that cannot be read, has no rows, or two columns of one name.
+
+    The columns `texts` are read as texts whatever is in them, since "01" is another text than "1".
+    """
     import pandas as pd
 
     try:
-        frame = _read_parquet(path) if path.endswith(PARQUET) else _read_csv(path)
+        frame = _read_parquet(path) if path.endswith(PARQUET) else _read_csv(path, texts)
     except UnicodeDecodeError as error:
         raise Refusal(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8") from error
     except (pd.errors.ParserError, pd.errors.ParserWarning, pd.errors.EmptyDataError, csv.Error) as error:
@@ -123,7 +137,7 @@ def _read_parquet(path: str) -> pd.DataFrame:
     return frame
 
 
-def _read_csv(path: str) -> pd.DataFrame:
+def _read_csv(path: str, texts: Sequence[str]) -> pd.DataFrame:
     """Separated by what gives the header the most names; in files with semicolons a number may have a decimal comma."""
     import pandas as pd
 
@@ -139,15 +153,15 @@ def _read_csv(path: str) -> pd.DataFrame:
         warnings.simplefilter("error", pd.errors.ParserWarning)  # rows longer than the header would be cut
         frame = pd.read_csv(
             path, sep=separator, encoding="utf-8-sig", skipinitialspace=True, na_values=[MISSING], low_memory=False,
-            index_col=False,
+            index_col=False, dtype={name: str for name in texts if name in names},
         )  # fmt: skip
     if separator == ";":
-        for name in frame.columns:
-            texts = frame[name].dropna()
-            if not pd.api.types.is_numeric_dtype(texts) and len(texts):
-                texts = texts.astype(str)
-                if texts.str.fullmatch(r"[-+]?\d+(,\d+)?").all():
-                    frame[name] = pd.to_numeric(texts.str.replace(",", ".")).reindex(frame.index)
+        for name in set(frame.columns) - set(texts):
+            cells = frame[name].dropna()
+            if not pd.api.types.is_numeric_dtype(cells) and len(cells):
+                cells = cells.astype(str)
+                if cells.str.fullmatch(r"[-+]?\d+(,\d+)?").all():
+                    frame[name] = pd.to_numeric(cells.str.replace(",", ".")).reindex(frame.index)
     return frame
 
 
@@ -180,7 +194,7 @@ def _encoded(
         raise Refusal(f"{where} is a date or time; {leave} or make numbers of it")
     if types.is_numeric_dtype(first):
         return [_numbers(part, name, file, files[0]) for part, file in zip(parts, files, strict=True)], False
-    texts = [part.astype(object).where(part.notna(), None).map(str, na_action="ignore") for part in parts]
+    texts = [_texts(part) for part in parts]
     values = sorted(texts[0].dropna().unique())
     if values and texts[0].dropna().str.fullmatch(DATE).all():
         raise Refusal(f"{where} is a date or time; {leave} or make numbers of it")
@@ -196,11 +210,21 @@ def _encoded(
     ], True
 
 
+def _texts(part: pd.Series) -> pd.Series:
+    """The column as texts, None where one is missing; whole numbers that gaps have made floating ones without ".0"."""
+    given = part.dropna()
+    if part.dtype.kind == "f" and (given == given.round()).all():
+        part = part.astype("Int64")
+    return part.astype(object).where(part.notna(), None).map(str, na_action="ignore")
+
+
 def _numbers(part: pd.Series, name: str, file: str, path: str) -> NDArray[np.float32]:
     """A column of numbers, NaN where one is missing: float32 [rows, 1]."""
     import pandas as pd
 
     try:
+        if part.dtype.kind in "mM":
+            raise TypeError("dates or times")
         numbers = pd.to_numeric(part).to_numpy(np.float64, na_value=np.nan)
     except (ValueError, TypeError) as error:
         raise Refusal(f"column {name!r} of {file} is not all numbers, as it is in {path}: {error}") from error
@@ -241,7 +265,7 @@ def _classes(parts: Sequence[pd.Series], target: str, files: Sequence[str]) -> t
             raise Refusal(f"data.target {target!r} is missing in {part.isna().sum()} of {len(part)} rows of {file}")
     first = parts[0]
     numbers = all(pd.api.types.is_numeric_dtype(part) for part in parts)
-    labels = [part if numbers else part.astype(str) for part in parts]
+    labels = [part if numbers else _texts(part) for part in parts]
     values = sorted(labels[0].unique())
     if len(values) == 1:
         raise Refusal(
