@@ -71,6 +71,43 @@ def test_idx_files_are_read_where_torchvision_keeps_them_or_in_root(
     assert data.official_test.tolist() == [6, 7]
 
 
+def test_a_sets_own_folder_is_taken_before_root(tmp_path: Path) -> None:
+    idx_files(tmp_path / "data", idx.NAMES, np.arange(8))
+    idx_files(tmp_path / "data" / "KMNIST" / "raw", idx.NAMES, np.arange(8)[::-1])
+    assert idx.kmnist(str(tmp_path / "data")).y.tolist() == [7, 6, 5, 4, 3, 2, 1, 0]
+    assert idx.kmnist.__wrapped__(str(tmp_path / "data")).notes == ()
+    data = idx.mnist(str(tmp_path / "data"))
+    assert data.y.tolist() == list(range(8))
+    (note,) = data.notes
+    assert note.startswith(f"nothing says that the files in {tmp_path / 'data'} are of mnist")
+
+
+@pytest.mark.parametrize("packed", idx.NAMES)
+def test_files_in_root_that_are_published_for_another_set_are_not_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, packed: str
+) -> None:
+    root = tmp_path / "data"
+    idx_files(root, idx.NAMES, np.arange(8))
+    if (root / packed).is_file():
+        (root / f"{packed}.gz").write_bytes(gzip.compress((root / packed).read_bytes()))
+    number = idx.NAMES.index(packed)
+    known = [f"no{i}" for i in range(4)]
+    known[number] = md5(root / f"{packed}.gz")
+    monkeypatch.setitem(idx.PUBLISHED, "MNIST", tuple(known))
+    with pytest.raises(Refusal, match=r"kmnist is not in .*KMNIST/raw, .*no network"):
+        idx.kmnist(str(root))
+    monkeypatch.setattr(idx, "SYSTEM", tmp_path / "nowhere")
+    with pytest.raises(Refusal, match="fashion_mnist is not in"):
+        idx.fashion_mnist(str(root))
+    assert bool(idx.mnist(str(root)).notes) is (number > 0)  # the training images tell the set
+
+
+def test_checksums_are_torchvisions() -> None:
+    for known_as, digests in idx.PUBLISHED.items():
+        resources = getattr(datasets, known_as).resources
+        assert resources == [(f"{name}.gz", digest) for name, digest in zip(idx.NAMES, digests, strict=True)]
+
+
 @pytest.mark.parametrize(("split", "first", "classes"), [("letters", 1, 26), ("balanced", 0, 47)])
 def test_emnist_is_turned_upright_and_counts_from_zero(tmp_path: Path, split: str, first: int, classes: int) -> None:
     names = tuple(
