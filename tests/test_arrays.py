@@ -65,6 +65,22 @@ def test_labels_of_any_type_and_a_test_set(tmp_path: Path) -> None:
     assert load(tmp_path, x=gaps, y=Y).x.isnan().any()
 
 
+@pytest.mark.parametrize(("kind", "shape"), [("table", (12, 2)), ("signal", (12, 2, 1)), ("image", (12, 1, 1, 2))])
+def test_large_numbers_that_lie_close_together_stay_apart(tmp_path: Path, kind: str, shape: tuple[int, ...]) -> None:
+    x = np.stack([np.arange(12) + 1_700_000_000, np.arange(12) + (1_700_000_020 if kind == "image" else 0)], 1)
+    data = load(tmp_path, kind, x=x.reshape(shape), y=Y, x_test=x[:3].reshape(3, *shape[1:]), y_test=Y[:3])
+    columns = data.x.reshape(15, 2)
+    for column in columns.T:
+        assert (column[1:12] - column[:11]).tolist() == [1] * 11
+        assert column[12:].tolist() == column[:3].tolist()
+    apart = columns[0, 1] - columns[0, 0]
+    assert apart == {"image": 20, "table": 5, "signal": 5}[kind]  # the lower median of the first is 1_700_000_005
+    assert data.notes[0].startswith(f"{'column' if kind == 'table' else 'channel'} 0 of x has numbers near 17000000")
+    plain = load(tmp_path, kind, x=(x - x[0]).reshape(shape), y=Y)
+    assert torch.equal(plain.x, torch.from_numpy(x - x[0]).reshape(shape).float())
+    assert plain.notes == ()
+
+
 X = RNG.random((12, 2))
 BAD: dict[str, tuple[dict[str, NDArray[np.generic]], str]] = {
     "no labels": ({"x": X}, "no array 'y'; it has x and needs x, y"),

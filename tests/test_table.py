@@ -165,6 +165,38 @@ def test_a_file_that_changed_is_read_again_and_tells_itself_apart(tmp_path: Path
     assert before.content != after.content
 
 
+def test_large_numbers_that_lie_close_together_stay_apart(tmp_path: Path) -> None:
+    """Seconds and cents: float32 has steps of 128 at 1.7e9, and of 64 at 1e9."""
+    frame = pd.DataFrame({"s": [1_700_000_000 + i for i in range(100)], "a": range(100), "y": [0, 1] * 50})
+    frame.to_csv(tmp_path / "my.csv", index=False)
+    frame[40:50].assign(a=0).to_csv(tmp_path / "test.csv", index=False)
+    data = read(tmp_path / "my.csv", "y", test=tmp_path / "test.csv")
+    apart = data.x[1:, 0] - data.x[:-1, 0]
+    assert apart[:99].tolist() == [1.0] * 99
+    assert data.x[100:, 0].tolist() == data.x[40:50, 0].tolist()
+    assert data.x[:100, 1].tolist() == list(range(100))
+    assert data.notes == (
+        "column 's' has numbers near 1700000049 that float32 cannot tell apart; 1700000049 is taken from each of them",
+    )
+    frame["y"] = [1e9 + 0.3 * i for i in range(100)]
+    frame[["a", "y"]].to_csv(tmp_path / "my.csv", index=False)
+    target = table(str(tmp_path / "my.csv"), "y", None, (), 100, "regression")
+    assert (target.y[1:] - target.y[:-1]).tolist() == pytest.approx([0.3] * 99, rel=1e-5)
+    split = Splitter(None, 10, 10, "train_val", 0, True).split(target, 0)
+    # the sd of the training targets: 0.3 times that of their indices
+    assert split.unit.item() == pytest.approx(0.3 * split.train.double().std(unbiased=False).item(), rel=1e-5)
+    assert target.notes[0].startswith("data.target 'y' has numbers near 1000000015 ")
+
+
+def test_numbers_that_float32_rounds_by_little_stay_as_they_are(tmp_path: Path) -> None:
+    """Years are exact, and decimals of so many digits are rounded by 1e-7 of their spread, even where two are one."""
+    frame = pd.DataFrame({"year": range(1990, 2030), "x": [0.1 + 1e-12 * i + i // 2 for i in range(40)]})
+    frame.assign(y=[0, 1] * 20).to_csv(tmp_path / "my.csv", index=False)
+    data = read(tmp_path / "my.csv", "y")
+    assert torch.equal(data.x, torch.tensor(frame.to_numpy()).float())
+    assert data.notes == ()
+
+
 HEAD = "a,b,y\n"
 BODY = "".join(f"{i},{'uvw'[i % 3]},{i % 2}\n" for i in range(12))
 

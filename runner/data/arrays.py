@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from runner.data.base import KINDS, Data, overlap, prints
+from runner.data.precision import offset, told
 from runner.errors import Refusal
 
 NAMES = ("x", "y", "x_test", "y_test")
@@ -37,7 +38,9 @@ def npz(path: str, kind: str | None) -> Data:
 def _load(path: str, digest: str, kind: str | None) -> Data:
     arrays = _arrays(path)
     kind = kind or _kind(path, arrays["x"])
-    x = _inputs(path, "x", arrays["x"], kind)
+    x = _shaped(path, "x", arrays["x"], kind)
+    taken = _offsets(x, kind)
+    x = _single(path, "x", x, kind, taken)
     values, y = np.unique(_labels(path, "y", arrays["y"]), return_inverse=True)
     if len(values) < 2:
         raise Refusal(f"{path}: y has {len(values)} classes; there must be two at least")
@@ -45,7 +48,7 @@ def _load(path: str, digest: str, kind: str | None) -> Data:
         raise Refusal(f"{path}: y has {len(values)} different values for {len(y)} examples; it must hold a few classes")
     test = None
     if "x_test" in arrays:
-        x_test = _inputs(path, "x_test", arrays["x_test"], kind)
+        x_test = _single(path, "x_test", _shaped(path, "x_test", arrays["x_test"], kind), kind, taken)
         labels = _labels(path, "y_test", arrays["y_test"])
         if x_test.shape[1:] != x.shape[1:] or x_test.dtype != x.dtype:
             raise Refusal(
@@ -58,7 +61,9 @@ def _load(path: str, digest: str, kind: str | None) -> Data:
         test = torch.arange(len(x), len(x) + len(x_test))
         x, y = np.concatenate([x, x_test]), np.concatenate([y, np.searchsorted(values, labels)])
     inputs: torch.Tensor = torch.from_numpy(x)
-    notes = overlap(prints(inputs), test) if test is not None else ()
+    what = "column" if kind == "table" else "channel"
+    notes = tuple(told(f"{what} {i} of x", float(amount)) for i, amount in enumerate(taken.flat) if amount)
+    notes += overlap(prints(inputs), test) if test is not None else ()
     return Data(
         Path(path).stem,
         kind,
@@ -108,8 +113,8 @@ def _kind(path: str, x: NDArray[np.generic]) -> str:
     return "table" if x.ndim == 2 else "image"
 
 
-def _inputs(path: str, name: str, x: NDArray[np.generic], kind: str) -> NDArray[np.generic]:
-    """The examples as [N, F], [N, C, T] or [N, C, H, W]; numbers that are no numbers are refused but in a table."""
+def _shaped(path: str, name: str, x: NDArray[np.generic], kind: str) -> NDArray[np.generic]:
+    """The examples as [N, F], [N, C, T] or [N, C, H, W]."""
     if kind == "image":
         if x.ndim == 3:
             x = x[:, None]
@@ -121,10 +126,28 @@ def _inputs(path: str, name: str, x: NDArray[np.generic], kind: str) -> NDArray[
         raise Refusal(f"{path}: {name} is {x.shape}, which is no {kind}s (data.kind=...)")
     if x.dtype.kind not in "buif":
         raise Refusal(f"{path}: {name} holds {x.dtype}; it must hold numbers")
+    return x
+
+
+def _offsets(x: NDArray[np.generic], kind: str) -> NDArray[np.float64]:
+    """What is taken from each column or channel before it becomes float32, mostly 0: [F], or [C, 1, ...].
+
+    The channels of an image keep their differences: nothing is taken from any but what suits them all.
+    """
+    shape = (x.shape[1],) + (1,) * (x.ndim - 2)
+    if x.dtype.itemsize < 4 or x.dtype == np.float32:  # all their numbers are different in float32
+        return np.zeros(shape)
+    if kind == "image":
+        return np.full(shape, offset(x.astype(np.float64).reshape(-1)))
+    return np.array([offset(x[:, i].astype(np.float64).reshape(-1)) for i in range(x.shape[1])]).reshape(shape)
+
+
+def _single(path: str, name: str, x: NDArray[np.generic], kind: str, taken: NDArray[np.float64]) -> NDArray[np.generic]:
+    """The examples as float32, or bytes of images as they are; what is no number is refused but in a table."""
     if kind == "image" and x.dtype == np.uint8:
         return np.ascontiguousarray(x)
     with np.errstate(over="ignore"):
-        numbers = np.ascontiguousarray(x, dtype=np.float32)
+        numbers = np.ascontiguousarray(x.astype(np.float64) - taken if taken.any() else x, dtype=np.float32)
     if np.isinf(numbers).any() or (kind != "table" and np.isnan(numbers).any()):
         raise Refusal(
             f"{path}: {name} has numbers that are infinite, above 3e38, or missing (a table may miss some: NaN)"

@@ -34,7 +34,7 @@ class Data:
     name: str
     kind: str  # one of KINDS: x is [N, C, T], [N, C, H, W] or [N, F]
     x: Tensor  # float32, NaN where a table's number is missing; or uint8 for images
-    y: Tensor  # int64 [N], in 0..classes-1; of a regression float32 [N], in its own units
+    y: Tensor  # int64 [N], in 0..classes-1; of a regression float32 [N], in its own units, less an offset at most
     classes: int  # outputs of a net: 1 of a regression
     official_test: Tensor | None  # int64 rows that are the official test set; None: drawn per seed
     indicators: Tensor | None = None  # bool [F]: the columns that are 1 for one category and 0 for the others

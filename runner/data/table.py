@@ -12,13 +12,14 @@ import warnings
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from runner.data.base import Data, overlap, prints, tasked
+from runner.data.precision import offset, told
 from runner.errors import Refusal, unknown
 
 if TYPE_CHECKING:
@@ -28,6 +29,14 @@ PARQUET = (".parquet", ".pq")
 SEPARATORS = ",;\t|"
 MISSING = "?"  # beside what pandas takes for missing: how the tables of the UCI repository say it
 DATE = r"\d{4}-\d{2}-\d{2}.*"
+
+
+class Column(NamedTuple):
+    """A feature as numbers."""
+
+    parts: list[NDArray[np.float32]]  # [rows, its columns] of each file
+    indicates: bool  # whether its columns are 1 for one value and 0 for the others
+    note: str  # what its user should know of it, or ""
 
 
 def table(path: str, target: str, test_path: str | None, drop: Sequence[str], most_categories: int, task: str) -> Data:
@@ -68,15 +77,14 @@ def _load(files: Sequence[tuple[str, str]], target: str, drop: Sequence[str], mo
         raise Refusal(f"{path} has no column besides {', '.join((target, *drop))}; nothing is left to learn from")
     for (file, _), frame in zip(files, frames, strict=True):
         _fits(file, frame, (target, *features), path)
-    columns: list[list[NDArray[np.float32]]] = []  # of each feature, one array [rows, its columns] per file
-    indicators: list[bool] = []
-    for name in features:
-        encoded = _encoded([frame[name] for frame in frames], name, [file for file, _ in files], most_categories)
-        columns.append(encoded[0])
-        indicators += [encoded[1]] * encoded[0][0].shape[1]
-    x = np.concatenate([np.concatenate(parts, 1) for parts in zip(*columns, strict=True)])
+    columns = [
+        _encoded([frame[name] for frame in frames], name, [file for file, _ in files], most_categories)
+        for name in features
+    ]
+    x = np.concatenate([np.concatenate(parts, 1) for parts in zip(*(column.parts for column in columns), strict=True)])
+    indicators = [column.indicates for column in columns for _ in range(column.parts[0].shape[1])]
     read = _classes if task == "classification" else _targets
-    y, classes = read([frame[target] for frame in frames], target, [file for file, _ in files])
+    y, classes, note = read([frame[target] for frame in frames], target, [file for file, _ in files])
     first = len(frames[0])
     test = torch.arange(first, len(y)) if len(files) > 1 else None
     return Data(
@@ -89,7 +97,10 @@ def _load(files: Sequence[tuple[str, str]], target: str, drop: Sequence[str], mo
         indicators=torch.tensor(indicators),
         content="-".join(digest for _, digest in files),
         task=task,
-        notes=overlap(prints(torch.from_numpy(x)), test) if test is not None else (),
+        notes=(
+            *(line for line in (*(column.note for column in columns), note) if line),
+            *(overlap(prints(torch.from_numpy(x)), test) if test is not None else ()),
+        ),
     )
 
 
@@ -181,10 +192,8 @@ def _fits(file: str, frame: pd.DataFrame, needed: Sequence[str], path: str) -> N
             )
 
 
-def _encoded(
-    parts: Sequence[pd.Series], name: str, files: Sequence[str], most: int
-) -> tuple[list[NDArray[np.float32]], bool]:
-    """A column of each file as numbers [rows, columns], and whether these are indicators of its values."""
+def _encoded(parts: Sequence[pd.Series], name: str, files: Sequence[str], most: int) -> Column:
+    """A column of each file as numbers."""
     import pandas as pd
 
     first, types = parts[0], pd.api.types
@@ -193,7 +202,10 @@ def _encoded(
     if types.is_datetime64_any_dtype(first) or types.is_timedelta64_dtype(first):
         raise Refusal(f"{where} is a date or time; {leave} or make numbers of it")
     if types.is_numeric_dtype(first):
-        return [_numbers(part, name, file, files[0]) for part, file in zip(parts, files, strict=True)], False
+        single, note = _single(
+            f"column {name!r}", [_numbers(part, name, file, files[0]) for part, file in zip(parts, files, strict=True)]
+        )
+        return Column([numbers[:, None] for numbers in single], False, note)
     texts = [_texts(part) for part in parts]
     values = sorted(texts[0].dropna().unique())
     if values and texts[0].dropna().str.fullmatch(DATE).all():
@@ -204,10 +216,11 @@ def _encoded(
             "(data.most_categories=...)"
         )
     present: list[str | None] = [*values, *([None] if texts[0].isna().any() else [])]
-    return [
+    indicators = [
         np.stack([(text.isna() if value is None else text == value).to_numpy(np.float32) for value in present], 1)
         for text in texts
-    ], True
+    ]
+    return Column(indicators, True, "")
 
 
 def _texts(part: pd.Series) -> pd.Series:
@@ -218,8 +231,8 @@ def _texts(part: pd.Series) -> pd.Series:
     return part.astype(object).where(part.notna(), None).map(str, na_action="ignore")
 
 
-def _numbers(part: pd.Series, name: str, file: str, path: str) -> NDArray[np.float32]:
-    """A column of numbers, NaN where one is missing: float32 [rows, 1]."""
+def _numbers(part: pd.Series, name: str, file: str, path: str) -> NDArray[np.float64]:
+    """A column of numbers, NaN where one is missing: float64 [rows]."""
     import pandas as pd
 
     try:
@@ -232,18 +245,27 @@ def _numbers(part: pd.Series, name: str, file: str, path: str) -> NDArray[np.flo
         raise Refusal(
             f"column {name!r} of {file} has numbers that are infinite or above 3e38; mend or leave them blank"
         )
-    return numbers.astype(np.float32)[:, None]
+    return numbers
 
 
-def _targets(parts: Sequence[pd.Series], target: str, files: Sequence[str]) -> tuple[NDArray[np.float32], int]:
-    """The numbers to predict of all files, and 1, the outputs of a net; refuses what is missing or no number."""
+def _single(what: str, parts: Sequence[NDArray[np.float64]]) -> tuple[list[NDArray[np.float32]], str]:
+    """The numbers of each file as float32, less an offset where it would make different ones of the first the same.
+
+    And a line that says so, or "".
+    """
+    taken = offset(parts[0])
+    return [(part - taken).astype(np.float32) for part in parts], told(what, taken) if taken else ""
+
+
+def _targets(parts: Sequence[pd.Series], target: str, files: Sequence[str]) -> tuple[NDArray[np.float32], int, str]:
+    """The numbers to predict of all files, 1 output of a net, and a note; refuses what is missing or no number."""
     import pandas as pd
 
     read = []
     for part, file in zip(parts, files, strict=True):
         if not pd.api.types.is_numeric_dtype(part):
             raise Refusal(f"data.target {target!r} of {file} is not all numbers, which data.task=regression predicts")
-        numbers = _numbers(part, target, file, files[0])[:, 0]
+        numbers = _numbers(part, target, file, files[0])
         if np.isnan(numbers).any():
             raise Refusal(
                 f"data.target {target!r} is missing in {np.isnan(numbers).sum()} of {len(part)} rows of {file}"
@@ -253,11 +275,12 @@ def _targets(parts: Sequence[pd.Series], target: str, files: Sequence[str]) -> t
         raise Refusal(
             f"data.target {target!r} is {read[0][0]:g} in every row of {files[0]}; nothing is to be predicted"
         )
-    return np.concatenate(read), 1
+    single, note = _single(f"data.target {target!r}", read)
+    return np.concatenate(single), 1, note
 
 
-def _classes(parts: Sequence[pd.Series], target: str, files: Sequence[str]) -> tuple[NDArray[np.int64], int]:
-    """The labels of all files as numbers in 0..classes-1, in the order of their values, and how many classes are."""
+def _classes(parts: Sequence[pd.Series], target: str, files: Sequence[str]) -> tuple[NDArray[np.int64], int, str]:
+    """The labels of all files as numbers in 0..classes-1, in the order of their values, how many classes, and ""."""
     import pandas as pd
 
     for part, file in zip(parts, files, strict=True):
@@ -283,4 +306,4 @@ def _classes(parts: Sequence[pd.Series], target: str, files: Sequence[str]) -> t
                 raise Refusal(
                     f"data.target {target!r} has the class {str(value)!r} in {file}, which {files[0]} has not"
                 )
-    return np.concatenate([part.map(number).to_numpy(np.int64) for part in labels]), len(values)
+    return np.concatenate([part.map(number).to_numpy(np.int64) for part in labels]), len(values), ""
