@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import struct
 import subprocess
 import sys
 import zipfile
@@ -332,6 +333,38 @@ def test_floating_point_pixels_are_refused(tmp_path: Path) -> None:
     Image.fromarray(np.ones((4, 4), np.float32)).save(tmp_path / "f.tif")
     with pytest.raises(Refusal, match=r"f\.tif has floating-point pixels"):
         decoded(tmp_path / "f.tif", 4, 1)
+
+
+def twelve_bits(path: Path, values: tuple[int, int]) -> None:
+    """A grey TIFF file of two pixels of 12 bits each, in three bytes, which Pillow reads but does not write."""
+    one, other = values
+    tags = ((256, 2), (257, 1), (258, 12), (259, 1), (262, 1), (273, 8), (277, 1), (278, 1), (279, 3))
+    entries = b"".join(struct.pack("<HHII", tag, 4 if tag in (273, 279) else 3, 1, value) for tag, value in tags)
+    pixels = ((one << 12) | other).to_bytes(3, "big") + b"\0"
+    directory = struct.pack("<H", len(tags)) + entries + struct.pack("<I", 0)
+    path.write_bytes(b"II*\0" + struct.pack("<I", 8 + len(pixels)) + pixels + directory)
+
+
+def test_integers_are_scaled_by_the_bits_that_their_file_has(tmp_path: Path) -> None:
+    twelve_bits(tmp_path / "12.tif", (4095, 0x123))
+    Image.fromarray(np.array([[65535, 0x1234]], np.uint16)).save(tmp_path / "16.tif")
+    (tmp_path / "16.pgm").write_bytes(b"P5 2 1 4095 " + bytes([15, 255, 1, 0x23]))  # its own white: Pillow scales it
+    for name, grey in (("12.tif", 0x12), ("16.tif", 0x12), ("16.pgm", 0x12)):
+        with Image.open(tmp_path / name) as image:
+            bits = folders._bits(image)
+            assert np.asarray(folders._eight_bits(image, tmp_path / name, bits)).tolist() == [[255, grey]], name
+    Image.fromarray(np.full((4, 4), 255, np.int32)).save(tmp_path / "32.tif")
+    with pytest.raises(Refusal, match=r"32\.tif has integers of Pillow's mode I, whose white is unknown"):
+        decoded(tmp_path / "32.tif", 4, 1)
+
+
+@pytest.mark.parametrize(("white", "dark"), [(4095, True), (65535, False)])
+def test_images_that_are_all_dark_are_said(tmp_path: Path, white: int, dark: bool) -> None:
+    for c, label in enumerate(("cat", "dog")):
+        (tmp_path / "pets" / label).mkdir(parents=True)
+        Image.fromarray(np.full((4, 4), white * c, np.uint16)).save(tmp_path / "pets" / label / "0.png")
+    notes = load(tmp_path / "pets", 4, 1).notes
+    assert [note[:55] for note in notes] == ["the brightest pixel of all images is 15 of 255; if they"] * dark
 
 
 @pytest.mark.skipif(not CIFAR.is_file(), reason="the JPEG images of CIFAR-10 are not on this machine")

@@ -35,9 +35,11 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", "
 PARTS = ("train", "val", "test")
 LIKE_PARTS = ("training", "valid", "validation", "dev", "testing")  # what others call them; no names of classes
 MODES = {1: "L", 3: "RGB"}  # of Pillow, by the number of channels
-FORM = 2  # of the cache file; another number makes it anew
+FORM = 3  # of the cache file; another number makes it anew
 DIGEST = 32  # bytes at its end that tell its content
 BROKEN = bytes(16)  # in the place of the fingerprint of an image that cannot be read
+DARK = 64  # of 255: where no pixel of any image is as bright, they were hardly meant so
+BITS_PER_SAMPLE = 258  # a tag of TIFF
 CHUNK = 500  # images decoded before they are written
 
 
@@ -84,6 +86,11 @@ def _load(folder: Path, found: Sequence[Listed], size: int, channels: int, skip:
             raise Refusal(f"{folder / image.file} is of the class {image.label!r}, which {folder / 'train'} has not")
     if len(classes) < 2:
         raise Refusal(f"{folder} has images of one class only, {classes[0]!r}; there must be two")
+    if (brightest := int(pixels.max())) < DARK:
+        notes.append(
+            f"the brightest pixel of all images is {brightest} of 255; if they hold fewer bits than their files have "
+            "room for, save them with 8 or 16 bits that are used in full"
+        )
     number = {label: i for i, label in enumerate(classes)}
     test = torch.tensor([row for row, image in enumerate(found) if image.part == "test"], dtype=torch.int64)
     x = torch.from_numpy(pixels)
@@ -261,7 +268,7 @@ def decoded(file: Path, size: int, channels: int) -> bytes:
     try:
         with Image.open(file) as image:
             upright = ImageOps.exif_transpose(image)
-            square = ImageOps.fit(_eight_bits(upright, file), (size, size), Image.Resampling.BILINEAR)
+            square = ImageOps.fit(_eight_bits(upright, file, _bits(image)), (size, size), Image.Resampling.BILINEAR)
     except (
         OSError,
         SyntaxError,
@@ -278,12 +285,23 @@ def decoded(file: Path, size: int, channels: int) -> bytes:
     return (pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)).tobytes()
 
 
-def _eight_bits(image: Image.Image, file: Path) -> Image.Image:
-    """The image in a mode of 8 bits without transparency."""
-    if image.mode == "F":
-        raise Refusal(f"{file} has floating-point pixels, whose white is unknown; save it with 8 or 16 bits")
-    if image.mode.startswith("I"):  # 16 bits, which Pillow would cut off at 255
-        return Image.fromarray((np.asarray(image).astype(np.int64) // 256).clip(0, 255).astype(np.uint8))
+def _bits(image: Image.Image) -> int:
+    """How many bits the white of an image as it was opened has: 8, or of integers what the file says; 0: unknown."""
+    if not image.mode.startswith("I"):
+        return 8
+    if image.mode == "I" and image.format not in ("PNG", "PPM"):  # which have 16 bits there, whatever Pillow's version
+        return 0
+    bits = getattr(image, "tag_v2", {}).get(BITS_PER_SAMPLE, (16,))
+    return int(bits[0])
+
+
+def _eight_bits(image: Image.Image, file: Path, bits: int) -> Image.Image:
+    """The image, whose white has so many bits, in a mode of 8 bits without transparency."""
+    if image.mode == "F" or not bits:
+        what = "floating-point pixels" if image.mode == "F" else f"integers of Pillow's mode {image.mode}"
+        raise Refusal(f"{file} has {what}, whose white is unknown; save it with 8 or 16 bits")
+    if image.mode.startswith("I"):  # which Pillow would cut off at 255
+        return Image.fromarray((np.asarray(image).astype(np.int64) // 2 ** (bits - 8)).clip(0, 255).astype(np.uint8))
     if image.has_transparency_data:
         clear = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", clear.size, (0, 0, 0, 255)), clear).convert("RGB")
