@@ -136,7 +136,8 @@ def test_every_mode_becomes_the_channels_asked_for(tmp_path: Path) -> None:
         "palette.gif": Image.fromarray(grey).convert("P"),
         "CMYK.tif": Image.fromarray(rgb).convert("CMYK"),
         "LA.png": Image.fromarray(grey).convert("LA"),
-        "clear.png": Image.new("RGBA", (8, 8), (255, 255, 255, 0)),
+        "clear.png": Image.new("RGBA", (8, 8), (0, 0, 0, 0)),
+        "drawing.png": Image.merge("LA", (Image.new("L", (8, 8), 0), Image.fromarray(255 - grey))),
     }
     for name, image in made.items():
         image.save(tmp_path / name)
@@ -151,7 +152,8 @@ def test_every_mode_becomes_the_channels_asked_for(tmp_path: Path) -> None:
     assert np.abs(seen["palette.gif"][1].astype(int) - grey).max() <= 1
     assert np.abs(seen["CMYK.tif"][1].astype(int) - rgb.transpose(2, 0, 1)).max() <= 1
     assert set(seen["bit.png"][0].flat) == {0, 255}
-    assert seen["clear.png"][1].max() == 0
+    assert seen["clear.png"][1].min() == 255
+    np.testing.assert_array_equal(seen["drawing.png"][0][0], grey)  # in black on a ground that is clear
 
 
 def test_the_middle_square_is_taken_and_the_camera_obeyed(tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", "
 PARTS = ("train", "val", "test")
 LIKE_PARTS = ("training", "valid", "validation", "dev", "testing")  # what others call them; no names of classes
 MODES = {1: "L", 3: "RGB"}  # of Pillow, by the number of channels
-FORM = 3  # of the cache file; another number makes it anew
+FORM = 4  # of the cache file; another number makes it anew
 DIGEST = 32  # bytes at its end that tell its content
 BROKEN = bytes(16)  # in the place of the fingerprint of an image that cannot be read
 DARK = 64  # of 255: where no pixel of any image is as bright, they were hardly meant so
@@ -264,7 +264,7 @@ def _decode_all(folder: Path, found: Sequence[Listed], size: int, channels: int,
 
 
 def decoded(file: Path, size: int, channels: int) -> bytes:
-    """One image's middle square as bytes [channels, size, size], turned as its camera says, black where it is clear."""
+    """One image's middle square as bytes [channels, size, size], turned as its camera says, white where it is clear."""
     try:
         with Image.open(file) as image:
             upright = ImageOps.exif_transpose(image)
@@ -304,5 +304,5 @@ def _eight_bits(image: Image.Image, file: Path, bits: int) -> Image.Image:
         return Image.fromarray((np.asarray(image).astype(np.int64) // 2 ** (bits - 8)).clip(0, 255).astype(np.uint8))
     if image.has_transparency_data:
         clear = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", clear.size, (0, 0, 0, 255)), clear).convert("RGB")
+        return Image.alpha_composite(Image.new("RGBA", clear.size, "white"), clear).convert("RGB")
     return image if image.mode in ("L", "RGB") else image.convert("L" if image.mode == "1" else "RGB")
