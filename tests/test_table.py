@@ -197,6 +197,19 @@ def test_numbers_that_float32_rounds_by_little_stay_as_they_are(tmp_path: Path) 
     assert data.notes == ()
 
 
+def test_a_column_of_numbers_that_a_cell_makes_one_of_texts_is_said(tmp_path: Path) -> None:
+    numbers = "".join(f"{i},{i},{i % 2}\n" for i in range(19))
+    data = read(written(tmp_path, "a,b,y\n" + numbers + '"1,234",7,1\n'), "y")
+    assert data.notes == (
+        "column 'a' is taken for texts, though 95 % are numbers and '1,234' is the first that is not; mend or leave "
+        "these cells blank",
+    )  # 19 of 20
+    assert data.shape == (21,)
+    assert read(written(tmp_path, "a,b,y\n" + numbers + ",7,1\n" + "x,1,0\n" * 3), "y").notes == ()  # 3 of 22
+    with pytest.raises(Refusal, match=r"20 different texts \(95 % are numbers and 'none of it' is the first"):
+        read(written(tmp_path, "a,b,y\n" + numbers + "none of it,7,1\n"), "y", most=19)
+
+
 HEAD = "a,b,y\n"
 BODY = "".join(f"{i},{'uvw'[i % 3]},{i % 2}\n" for i in range(12))
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 PARQUET = (".parquet", ".pq")
 SEPARATORS = ",;\t|"
 MISSING = "?"  # beside what pandas takes for missing: how the tables of the UCI repository say it
+NEARLY = 0.9  # the share of numbers from which on a column of texts was hardly meant as such
 DATE = r"\d{4}-\d{2}-\d{2}.*"
 
 
@@ -210,9 +211,10 @@ def _encoded(parts: Sequence[pd.Series], name: str, files: Sequence[str], most: 
     values = sorted(texts[0].dropna().unique())
     if values and texts[0].dropna().str.fullmatch(DATE).all():
         raise Refusal(f"{where} is a date or time; {leave} or make numbers of it")
+    spoiled = _spoiled(texts[0])
     if len(values) > most:
         raise Refusal(
-            f"{where} has {len(values)} different texts (an id or free text?); {leave}, or allow more "
+            f"{where} has {len(values)} different texts ({spoiled or 'an id or free text?'}); {leave}, or allow more "
             "(data.most_categories=...)"
         )
     present: list[str | None] = [*values, *([None] if texts[0].isna().any() else [])]
@@ -220,7 +222,20 @@ def _encoded(parts: Sequence[pd.Series], name: str, files: Sequence[str], most: 
         np.stack([(text.isna() if value is None else text == value).to_numpy(np.float32) for value in present], 1)
         for text in texts
     ]
-    return Column(indicators, True, "")
+    note = spoiled and f"column {name!r} is taken for texts, though {spoiled}; mend or leave these cells blank"
+    return Column(indicators, True, note)
+
+
+def _spoiled(texts: pd.Series) -> str:
+    """What keeps a column of texts from being one of numbers, where it is little; else ""."""
+    import pandas as pd
+
+    there = texts.dropna()
+    odd = there[pd.to_numeric(there, errors="coerce").isna()]
+    if not len(odd) or len(odd) > (1 - NEARLY) * len(there):
+        return ""
+    share = 100 * (1 - len(odd) / len(there))
+    return f"{share:.3g} % are numbers and {odd.iloc[0]!r} is the first that is not"
 
 
 def _texts(part: pd.Series) -> pd.Series:
