@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import struct
@@ -321,6 +322,63 @@ def test_corrupt_images_are_left_out_and_counted_if_asked(tmp_path: Path, cache:
         assert sorted(data.x[:, 0, 0, 0].tolist()) == [0, 1, 2, 3, 100, 102, 103, 104]
     with pytest.raises(Refusal, match=r"data\.on_error is 'ignore'"):
         load(tmp_path / "pets", on_error="ignore")
+
+
+@pytest.mark.parametrize(
+    ("broken", "said"),
+    [
+        ("*/dog/*", r"none of the 4 images of the class 'dog' of .*pets can be read, the first train/dog/0\.png"),
+        ("test/*/*", r"none of the 2 images of the test set of .*pets can be read, the first test/cat/4\.png"),
+        ("*/*/*", "none of the 4 images of the class 'cat' of"),
+    ],
+)
+def test_a_class_or_a_test_set_without_an_image_that_can_be_read_is_refused(
+    tmp_path: Path, broken: str, said: str
+) -> None:
+    split_folder(tmp_path / "pets")
+    for path in (tmp_path / "pets").glob(broken):
+        path.write_bytes(b"no image")
+    if broken == "*/dog/*":
+        picture(tmp_path / "pets" / "train" / "emu" / "0.png", 1)  # two classes are left
+    for _ in range(2):  # decoded, and then from the cache
+        with pytest.raises(Refusal, match=said):
+            load(tmp_path / "pets", on_error="skip")
+
+
+@pytest.mark.parametrize("kind", [TypeError, KeyError, IndexError, OverflowError, OSError])
+def test_whatever_pillow_raises_at_an_image_makes_it_one_that_cannot_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type[Exception]
+) -> None:
+    split_folder(tmp_path / "pets")
+    taken = folders.ImageOps.exif_transpose
+
+    def spoiled(image: Image.Image) -> Image.Image:
+        if str(getattr(image, "filename", "")).endswith("train/cat/1.png"):
+            raise kind("of a library\n within")
+        return taken(image)
+
+    monkeypatch.setattr(folders.ImageOps, "exif_transpose", spoiled)
+    with pytest.raises(Refusal, match=r"1\.png cannot be read as an image \(.*of a library") as refused:
+        load(tmp_path / "pets")
+    assert "\n" not in str(refused.value)
+    assert load(tmp_path / "pets", on_error="skip").notes[0].startswith("1 of 10 images cannot be read")
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.EMFILE])
+def test_an_image_that_cannot_be_read_now_is_neither_left_out_nor_remembered(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    split_folder(tmp_path / "pets")
+
+    def fail(*_: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(folders.ImageOps, "exif_transpose", fail)
+        with pytest.raises(Refusal, match=r"\.png cannot be read now \(.*; try again"):
+            load(tmp_path / "pets", on_error="skip")
+    assert not list(cache.glob("*.bin"))
+    assert load(tmp_path / "pets", on_error="skip").notes == ()
 
 
 def test_test_images_that_are_also_trained_on_are_counted(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ no link leads in a circle.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import json
@@ -35,12 +36,20 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", "
 PARTS = ("train", "val", "test")
 LIKE_PARTS = ("training", "valid", "validation", "dev", "testing")  # what others call them; no names of classes
 MODES = {1: "L", 3: "RGB"}  # of Pillow, by the number of channels
+UNREADABLE = (  # what Pillow raises at files that it cannot decode
+    OSError, SyntaxError, ValueError, EOFError, TypeError, LookupError, ArithmeticError, AttributeError, AssertionError,
+    NotImplementedError, struct.error, zlib.error, Image.DecompressionBombError,
+)  # fmt: skip
 FORM = 4  # of the cache file; another number makes it anew
 DIGEST = 32  # bytes at its end that tell its content
 BROKEN = bytes(16)  # in the place of the fingerprint of an image that cannot be read
 DARK = 64  # of 255: where no pixel of any image is as bright, they were hardly meant so
 BITS_PER_SAMPLE = 258  # a tag of TIFF
 CHUNK = 500  # images decoded before they are written
+
+
+class NoImage(Refusal):
+    """A file that cannot be read as an image, however often that is tried."""
 
 
 class Listed(NamedTuple):
@@ -78,7 +87,9 @@ def _load(folder: Path, found: Sequence[Listed], size: int, channels: int, skip:
     notes = []
     if broken := [image.file for image, example in zip(found, examples, strict=True) if example == BROKEN]:
         notes.append(f"{len(broken)} of {len(found)} images cannot be read and are left out, the first {broken[0]}")
-        found = [image for image, example in zip(found, examples, strict=True) if example != BROKEN]
+        left = [image for image, example in zip(found, examples, strict=True) if example != BROKEN]
+        _have_all(folder, found, left)
+        found = left
         examples = [example for example in examples if example != BROKEN]
     classes = sorted({image.label for image in found if image.part != "test"})
     for image in found:
@@ -104,6 +115,20 @@ def _load(folder: Path, found: Sequence[Listed], size: int, channels: int, skip:
         content=digest,
         notes=(*notes, *overlap(examples, test)),
     )
+
+
+def _have_all(folder: Path, found: Sequence[Listed], left: Sequence[Listed]) -> None:
+    """Refuses a class to train on, or a test set, that has lost all its images because they cannot be read."""
+
+    def owner(image: Listed) -> str:
+        return "the test set" if image.part == "test" else f"the class {image.label!r}"
+
+    for gone in sorted({owner(image) for image in found} - {owner(image) for image in left}):
+        files = [image.file for image in found if owner(image) == gone]
+        raise Refusal(
+            f"none of the {len(files)} images of {gone} of {folder} can be read, the first {files[0]}; mend them "
+            "(data.on_error=refuse says why)"
+        )
 
 
 def _listed(folder: Path) -> Iterator[Listed]:
@@ -242,7 +267,7 @@ def _decode_all(folder: Path, found: Sequence[Listed], size: int, channels: int,
     def one(image: Listed) -> bytes:
         try:
             return decoded(folder / image.file, size, channels)
-        except Refusal:
+        except NoImage:
             if not skip:
                 raise
             return b""
@@ -269,18 +294,13 @@ def decoded(file: Path, size: int, channels: int) -> bytes:
         with Image.open(file) as image:
             upright = ImageOps.exif_transpose(image)
             square = ImageOps.fit(_eight_bits(upright, file, _bits(image)), (size, size), Image.Resampling.BILINEAR)
-    except (
-        OSError,
-        SyntaxError,
-        ValueError,
-        EOFError,
-        struct.error,
-        zlib.error,
-        Image.DecompressionBombError,
-    ) as error:
+    except UNREADABLE as error:
         if isinstance(error, Refusal):
             raise
-        raise Refusal(f"{file} cannot be read as an image ({error}); mend or remove it") from error
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # EINVAL: it seeks before its begin
+            raise Refusal(f"{file} cannot be read now ({error}); try again, or mend or remove it") from error
+        why = " ".join(str(error).split()) or type(error).__name__
+        raise NoImage(f"{file} cannot be read as an image ({why}); mend or remove it") from error
     pixels = np.asarray(square.convert(MODES[channels]))
     return (pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)).tobytes()
 
@@ -299,7 +319,7 @@ def _eight_bits(image: Image.Image, file: Path, bits: int) -> Image.Image:
     """The image, whose white has so many bits, in a mode of 8 bits without transparency."""
     if image.mode == "F" or not bits:
         what = "floating-point pixels" if image.mode == "F" else f"integers of Pillow's mode {image.mode}"
-        raise Refusal(f"{file} has {what}, whose white is unknown; save it with 8 or 16 bits")
+        raise NoImage(f"{file} has {what}, whose white is unknown; save it with 8 or 16 bits")
     if image.mode.startswith("I"):  # which Pillow would cut off at 255
         return Image.fromarray((np.asarray(image).astype(np.int64) // 2 ** (bits - 8)).clip(0, 255).astype(np.uint8))
     if image.has_transparency_data:
