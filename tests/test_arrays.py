@@ -34,6 +34,12 @@ def load(folder: Path, kind: str | None = None, **arrays: NDArray[np.generic]) -
         ((12, 6, 5), np.uint8, None, "image", (1, 6, 5)),
         ((12, 3, 6, 5), np.uint8, None, "image", (3, 6, 5)),
         ((12, 6, 5, 3), np.uint8, None, "image", (3, 6, 5)),
+        ((12, 5, 6, 4), np.uint8, None, "image", (4, 5, 6)),
+        ((12, 4, 6, 6), np.uint8, None, "image", (4, 6, 6)),
+        ((12, 6, 6, 8), np.float64, None, "image", (8, 6, 6)),
+        ((12, 2, 6, 5), np.uint8, "image", "image", (2, 6, 5)),
+        ((12, 7, 7, 7), np.uint8, "image", "image", (7, 7, 7)),
+        ((12, 3, 6, 1), np.uint8, "image", "image", (3, 6, 1)),
         ((12, 6, 5), np.float32, "image", "image", (1, 6, 5)),
         ((12, 5), np.int16, "signal", "signal", (1, 5)),
     ],
@@ -45,7 +51,8 @@ def test_shapes_of_x(
     data = load(tmp_path, given, x=x, y=Y)
     assert (data.kind, data.shape, data.classes, data.official_test) == (kind, expected, 3, None)
     assert data.x.dtype == (torch.uint8 if dtype == np.uint8 else torch.float32)
-    straight = x.transpose(0, 3, 1, 2) if shape[-1:] == (3,) and len(shape) == 4 else x
+    behind = len(shape) == 4 and shape[1:] != expected
+    straight = x.transpose(0, 3, 1, 2) if behind else x
     np.testing.assert_array_equal(data.x.numpy().reshape(straight.shape), straight.astype(data.x.numpy().dtype))
 
 
@@ -94,6 +101,13 @@ BAD: dict[str, tuple[dict[str, NDArray[np.generic]], str]] = {
     "infinite": ({"x": np.where(X > 0.5, np.inf, X), "y": Y}, "infinite"),
     "gaps in signals": ({"x": np.full((12, 1, 5), np.nan), "y": Y}, "missing"),
     "five axes": ({"x": X.reshape(12, 2, 1, 1, 1), "y": Y}, "x is .12, 2, 1, 1, 1.; it must be"),
+    "unclear channels": (
+        {"x": np.zeros((12, 2, 6, 5)), "y": Y},
+        r"x is \[N, 2, 6, 5\], either 2 channels of 6 x 5 pixels or 5 of 2 x 6; say data\.kind=image",
+    ),
+    "a cube": ({"x": np.zeros((12, 7, 7, 7)), "y": Y}, "either 7 channels of 7 x 7 pixels or 7 of 7 x 7"),
+    "one and three": ({"x": np.zeros((12, 3, 6, 1)), "y": Y}, "either 3 channels of 6 x 1 pixels or 1 of 3 x 6"),
+    "infinite labels": ({"x": X, "y": np.where(Y > 1, np.inf, Y)}, "y holds float64, or is missing or infinite"),
     "other test shape": ({"x": X, "y": Y, "x_test": X[:, :1], "y_test": Y}, "both must hold the same"),
     "foreign class": ({"x": X, "y": Y, "x_test": X, "y_test": Y + 1}, "y_test has the class '3', which y has not"),
     "labels with gaps": ({"x": X, "y": np.where(Y > 1, np.nan, Y)}, "y holds float64, or is missing"),
