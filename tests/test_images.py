@@ -5,13 +5,17 @@ from __future__ import annotations
 import gzip
 import hashlib
 import pickle
+import shutil
+import time
 import urllib.error
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import Regrun
+from filelock import FileLock
 from scipy.io import savemat
 from torchvision import datasets
 from torchvision.datasets import utils
@@ -106,6 +110,36 @@ def test_checksums_are_torchvisions() -> None:
     for known_as, digests in idx.PUBLISHED.items():
         resources = getattr(datasets, known_as).resources
         assert resources == [(f"{name}.gz", digest) for name, digest in zip(idx.NAMES, digests, strict=True)]
+
+
+def test_two_jobs_that_begin_without_files_download_them_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    began: list[int] = []
+
+    def download(known_as: str, root: str, options: dict[str, str]) -> None:
+        began.append(1)
+        folder = Path(root) / known_as / "raw"
+        folder.mkdir(parents=True)
+        for name in idx.NAMES:  # there, as they are while they come, but not whole
+            (folder / name).write_bytes(b"")
+        time.sleep(0.3)
+        shutil.rmtree(folder)
+        idx_files(folder, idx.NAMES, np.arange(8))
+
+    monkeypatch.setattr(idx, "_download", download)
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(idx.mnist.__wrapped__, [str(tmp_path / "data")] * 2))
+    assert [data.y.tolist() for data in found] == [list(range(8))] * 2
+    assert len(began) == 1
+
+
+def test_files_are_read_where_nothing_can_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    idx_files(tmp_path / "MNIST" / "raw", idx.NAMES, np.arange(8))
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError("read-only")
+
+    monkeypatch.setattr(FileLock, "acquire", refuse)
+    assert idx.mnist(str(tmp_path)).y.tolist() == list(range(8))
 
 
 @pytest.mark.parametrize(("split", "first", "classes"), [("letters", 1, 26), ("balanced", 0, 47)])

@@ -3,15 +3,39 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
-from contextlib import redirect_stdout
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout, suppress
 from http.client import HTTPException
 from pathlib import Path
 from typing import TypeVar
 
+from filelock import FileLock
+
 from runner.errors import Refusal
 
 Found = TypeVar("Found")
+
+
+@contextmanager
+def alone(root: str) -> Iterator[None]:
+    """The folder, made if need be, for this process alone, so that no other one reads what is still being written.
+
+    Where it cannot be locked, as on a disk that is only read, nothing can be written there either. A folder that was
+    made here and into which nothing came is removed again.
+    """
+    folder = Path(root)
+    new = [path for path in (folder, *folder.parents) if not path.exists()]
+    lock = FileLock(folder / ".lock", mode=0o666)
+    with suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        if new and folder.is_dir() and all(path.name == ".lock" for path in folder.iterdir()):
+            Path(lock.lock_file).unlink(missing_ok=True)
+            _remove_empty(new)
+        lock.release()
 
 
 def fetched(what: str, get: Callable[[], Found], folder: Path, files: Sequence[str]) -> Found:
@@ -24,11 +48,15 @@ def fetched(what: str, get: Callable[[], Found], folder: Path, files: Sequence[s
         with redirect_stdout(io.StringIO()):  # torchvision prints each address there; its bar is on stderr
             return get()
     except (OSError, RuntimeError, HTTPException) as error:
-        for path in new:  # which torchvision makes before it has anything to put there
-            if path.is_dir() and not any(path.iterdir()):
-                path.rmdir()
+        _remove_empty(new)  # which torchvision makes before it has anything to put there
         why = " ".join(str(error).split()) or type(error).__name__
         raise Refusal(
             f"{what} is not in {folder}, or is damaged, and could not be downloaded ({why}); put {', '.join(files)} "
             "there (data.root=...)"
         ) from error
+
+
+def _remove_empty(folders: Sequence[Path]) -> None:
+    for path in folders:
+        if path.is_dir() and not any(path.iterdir()):
+            path.rmdir()

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from runner.data.base import Data
-from runner.data.fetch import fetched
+from runner.data.fetch import alone, fetched
 from runner.errors import Refusal, unknown
 
 SYSTEM = Path("/usr/share/datasets/fashion-mnist")  # where Debian's package dataset-fashion-mnist puts the files
@@ -84,23 +84,33 @@ def _data(
     first: int = 0, **options: str,
 ) -> Data:  # fmt: skip
     """The images and labels of four files; labels begin at `first`, and `options` are torchvision's."""
-    raw = Path(root) / known_as / "raw"
-    folders = [raw, Path(root), *([system] if system else [])]
-    there = [folder for folder in folders if all(_find(folder, name) for name in names)]
-    folder = next((folder for folder in there if folder != Path(root) or not _foreign(folder, known_as)), None)
-    notes: tuple[str, ...] = ()
-    if folder is None:
-        fetched(name, partial(_download, known_as, root, options), raw, names)
-        folder = raw
-    elif folder == Path(root) and known_as in PUBLISHED and not _published(folder, NAMES[0]):
-        notes = (
-            f"nothing says that the files in {root} are of {name}, since {', '.join(PUBLISHED)} give theirs the same "
-            f"names; those in {raw} are taken first",
-        )
+    folder, notes = _place(name, known_as, root, names, system, options)
     images, labels, test_images, test_labels = (_read(folder, name) for name in names)
     x = torch.cat([images, test_images])[:, None]
     y = torch.cat([labels, test_labels]).long() - first
     return Data(name, "image", x, y, classes, torch.arange(len(labels), len(y)), notes=notes)
+
+
+def _place(
+    name: str, known_as: str, root: str, names: tuple[str, ...], system: Path | None, options: dict[str, str]
+) -> tuple[Path, tuple[str, ...]]:
+    """The folder of the four files, which are fetched if need be, and a note where they may be another set's."""
+    if system and not Path(root).exists() and all(_find(system, file) for file in names):
+        return system, ()
+    raw = Path(root) / known_as / "raw"
+    with alone(root):
+        folders = [raw, Path(root), *([system] if system else [])]
+        there = [folder for folder in folders if all(_find(folder, file) for file in names)]
+        folder = next((folder for folder in there if folder != Path(root) or not _foreign(folder, known_as)), None)
+        if folder is None:
+            fetched(name, partial(_download, known_as, root, options), raw, names)
+            return raw, ()
+    if folder != Path(root) or known_as not in PUBLISHED or _published(folder, NAMES[0]):
+        return folder, ()
+    doubt = (
+        f"nothing says that the files in {root} are of {name}, since {', '.join(PUBLISHED)} give theirs the same names"
+    )
+    return folder, (f"{doubt}; those in {raw} are taken first",)
 
 
 def _foreign(folder: Path, known_as: str) -> bool:
