@@ -82,11 +82,25 @@ def test_an_official_test_set_is_never_pooled_with_the_rest(resplit: str) -> Non
         assert sorted(rest.tolist()) == [*range(100), *range(200, 300)]
 
 
-def test_the_cache_gives_the_same_and_is_written_whole(tmp_path: Path) -> None:
+def test_the_cache_gives_the_same_and_is_written_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = mnist1d.__wrapped__(60, 40, 4)
     (stored,) = (tmp_path / "cache" / "regrun").iterdir()
     assert stored.suffix == ".npz"
-    assert torch.equal(mnist1d.__wrapped__(60, 40, 4).x, first.x)
+    with monkeypatch.context() as patch:
+        patch.setattr(mnist1d_module, "_generate", None)  # nothing is made again
+        assert torch.equal(mnist1d.__wrapped__(60, 40, 4).x, first.x)
+    monkeypatch.setattr(mnist1d_module, "version", lambda package: "another")  # which may make other numbers
+    mnist1d.__wrapped__(60, 40, 4)
+    assert len(list(stored.parent.iterdir())) == 2
+
+
+def test_without_a_home_nothing_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(Path, "home", homeless)
+    assert torch.equal(mnist1d.__wrapped__(60, 40, 4).x, mnist1d.__wrapped__(60, 40, 4).x)
 
 
 @pytest.mark.parametrize("left", [0, 100, -30])

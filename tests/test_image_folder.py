@@ -192,10 +192,44 @@ def test_the_cache_is_used_until_the_folder_or_a_setting_changes(
     assert changed.content != first.content
     assert load(tmp_path / "pets", 3, 1).x.shape == (10, 1, 3, 3)
 
-    (path,) = made
-    path.write_bytes(path.read_bytes()[:-5])  # cut off: made again
     (tmp_path / "pets").rename(tmp_path / "other")
     assert load(tmp_path / "other").content == changed.content
+
+
+@pytest.mark.parametrize("place", ["cut off", "the first image", "the last image"])
+def test_a_damaged_cache_is_made_again_and_what_killed_processes_left_is_removed(
+    tmp_path: Path, cache: Path, place: str
+) -> None:
+    split_folder(tmp_path / "pets")
+    first = load(tmp_path / "pets")
+    (path,) = cache.glob("*.bin")
+    whole = path.read_bytes()
+    at = {"the first image": 5, "the last image": 10 * 3 * 36 - 5}.get(place)
+    path.unlink()  # another file, since the first one is in use
+    path.write_bytes(whole[:-5] if at is None else whole[:at] + b"\1\2\3" + whole[at + 3 :])
+    left, other = cache / f".{path.name}.abc.part", cache / ".images-of-another.bin.abc.part"
+    left.write_bytes(b"half of it")
+    other.write_bytes(b"half of it")
+    again = load(tmp_path / "pets")
+    assert torch.equal(again.x, first.x)
+    assert path.read_bytes() == whole
+    assert list(cache.glob("*.part")) == [other]
+
+
+def test_a_cache_is_on_the_disk_before_it_has_its_name(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    split_folder(tmp_path / "pets")
+    forced: list[int] = []
+
+    def force(handle: int) -> None:
+        assert not list(cache.glob("*.bin"))
+        forced.append(os.fstat(handle).st_size)
+
+    monkeypatch.setattr(folders.os, "fsync", force)
+    load(tmp_path / "pets")
+    (path,) = cache.glob("*.bin")
+    assert forced == [path.stat().st_size]
 
 
 def test_a_folder_that_differs_in_nothing_but_its_pixels_is_another(tmp_path: Path) -> None:
@@ -253,6 +287,13 @@ def test_without_a_cache_folder_it_works_too(tmp_path: Path, monkeypatch: pytest
     kept = load(tmp_path / "pets")
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert torch.equal(load(tmp_path / "pets").x, kept.x)
+
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(Path, "home", homeless)
     assert torch.equal(load(tmp_path / "pets").x, kept.x)
 
 

@@ -30,6 +30,7 @@ from PIL import Image, ImageOps
 
 from runner.data.base import Data, fingerprint, overlap
 from runner.errors import Refusal
+from runner.files import PART
 from runner.paths import cache_dir
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")
@@ -45,6 +46,7 @@ DIGEST = 32  # bytes at its end that tell its content
 BROKEN = bytes(16)  # in the place of the fingerprint of an image that cannot be read
 DARK = 64  # of 255: where no pixel of any image is as bright, they were hardly meant so
 BITS_PER_SAMPLE = 258  # a tag of TIFF
+SAMPLE = 16  # steps between the images of a cache file that are compared with their fingerprints
 CHUNK = 500  # images decoded before they are written
 
 
@@ -227,9 +229,13 @@ def _cached(
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{path}.lock"):
             if not _is_whole(path, len(found), each):
-                with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as part:
+                mark = f".{path.name}."
+                for left in path.parent.glob(f"{mark}*{PART}"):  # by a process that was killed: the lock is ours
+                    left.unlink()
+                with tempfile.NamedTemporaryFile(dir=path.parent, prefix=mark, suffix=PART, delete=False) as part:
                     try:
                         _decode_all(folder, found, size, channels, skip, part)
+                        os.fsync(part.fileno())
                         os.replace(part.name, path)
                     except BaseException:
                         Path(part.name).unlink()
@@ -245,14 +251,23 @@ def _cached(
 
 
 def _is_whole(path: Path, count: int, each: int) -> bool:
-    """Whether the cache file has as many images of `each` bytes as it says of `count` found."""
+    """Whether the cache file has as many images of `each` bytes as it says of `count` found, and a few are unspoiled.
+
+    These are compared with their fingerprints; to compare all would be to read all of the file.
+    """
     tail = count * len(BROKEN) + DIGEST
     if not path.is_file() or path.stat().st_size < tail:
         return False
     with path.open("rb") as file:
         file.seek(-tail, os.SEEK_END)
-        examples = _prints(file.read(tail - DIGEST))
-    return path.stat().st_size == (count - examples.count(BROKEN)) * each + tail
+        there = [example for example in _prints(file.read(tail - DIGEST)) if example != BROKEN]
+        if path.stat().st_size != len(there) * each + tail:
+            return False
+        for row in {round(i * (len(there) - 1) / SAMPLE) for i in range(SAMPLE + 1)} if there else ():
+            file.seek(row * each)
+            if fingerprint(file.read(each)) != there[row]:
+                return False
+    return True
 
 
 def _prints(raw: bytes) -> list[bytes]:

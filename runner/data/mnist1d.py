@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from functools import lru_cache
+from importlib.metadata import version
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ def mnist1d(pool: int, test: int, seed: int) -> Data:
     def make() -> dict[str, NDArray[np.generic]]:
         return _generate(pool + test, pool / (pool + test), seed)
 
-    arrays = cached(f"mnist1d-{pool}-{test}-{seed}", make)
+    arrays = cached(f"mnist1d-{version('mnist1d')}-{pool}-{test}-{seed}", make)
     x = torch.from_numpy(np.concatenate([arrays["x"], arrays["x_test"]]).astype(np.float32))[:, None]
     y = torch.from_numpy(np.concatenate([arrays["y"], arrays["y_test"]]).astype(np.int64))
     return Data("mnist1d", "signal", x, y, 10, torch.arange(len(arrays["y"]), len(y)))
