@@ -211,6 +211,17 @@ def test_sizes_that_the_data_cannot_give_are_refused(change: dict[str, float], k
         replace(SPLITTER, **change).split(small(), 0)  # type: ignore[arg-type]  # the dict's types are the fields'
 
 
+def test_shares_that_add_up_to_one_take_all_there_is() -> None:
+    table = Data("t", "table", torch.zeros(20, 1), torch.arange(20) % 2, 2, torch.arange(15, 20))
+    shares = Splitter(0.9, 0.1, None, "train_val", 0, True)
+    assert shares.sizes(table) == (13, 2, 5)  # of 15: 13.5 and 1.5, both of which are rounded up
+    assert [len(part) for part in shares.split(table, 0)[:3]] == [13, 2, 5]
+    assert replace(shares, train_size=0.7, val_size=0.3).sizes(table) == (10, 4, 5)  # 10.5 and 4.5, to even
+    for train, val in ((0.95, 0.1), (0.9, 2)):
+        with pytest.raises(Refusal, match=r"data\.train_size=14 and data\.val_size=2 need 16 examples; t has 15"):
+            replace(shares, train_size=train, val_size=val).sizes(table)
+
+
 def test_a_data_set_without_official_test_needs_a_size() -> None:
     with pytest.raises(Refusal, match=r"data\.test_size is null"):
         SPLITTER.sizes(digits())

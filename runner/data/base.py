@@ -180,6 +180,8 @@ class Splitter:
         pool = total - test
         val = _count("data.val_size", self.val_size, pool, least=0)
         train = pool - val if self.train_size is None else _count("data.train_size", self.train_size, pool)
+        if self.train_size is not None and self.train_size + self.val_size <= 1 + 1e-9:
+            train = min(train, pool - val)  # each share is rounded alone
         if train + val > pool or train < 1:
             raise Refusal(
                 f"data.train_size={train} and data.val_size={val} need {train + val} examples; {data.name} has {pool} "
