@@ -51,6 +51,16 @@ def test_mnist1d_is_the_packages_own() -> None:
     assert ours.official_test.tolist() == list(range(400, 500))
 
 
+def test_mnist1d_has_the_sizes_asked_for_or_is_refused() -> None:
+    for pool in (1, 58, 115):  # int(200 * (58 / 200)) is 57
+        data = mnist1d.__wrapped__(pool, 200 - pool, 1)
+        assert data.official_test is not None
+        assert (len(data.y), data.official_test.tolist()) == (200, list(range(pool, 200)))
+    for pool, test in ((95, 100), (100, 0), (0, 100)):
+        with pytest.raises(Refusal, match=rf"data\.pool is {pool} and data\.test {test}; .* a multiple of 10"):
+            mnist1d.__wrapped__(pool, test, 1)
+
+
 def test_making_mnist1d_leaves_the_global_generators_alone() -> None:
     def drawn() -> tuple[float, float, float]:
         return np.random.rand(), random.random(), torch.rand(()).item()
