@@ -265,13 +265,58 @@ def test_fashion_mnist_reads_idx_files_plain_and_gzipped(tmp_path: Path) -> None
     assert data.x[data.official_test].numpy().tobytes() == published
 
 
-@pytest.mark.parametrize("damage", [lambda b: b[:-7], lambda b: b"PK\x03\x04" + b[4:], lambda b: b""])
-def test_damaged_fashion_mnist_is_refused(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
+@pytest.mark.parametrize(
+    "damage", [lambda b: b[:-7], lambda b: b"PK\x03\x04" + b[4:], lambda b: b"", lambda b: b[:4], lambda b: b[:15]]
+)
+@pytest.mark.parametrize("packed", [False, True])
+def test_damaged_fashion_mnist_is_refused(tmp_path: Path, damage: Callable[[bytes], bytes], packed: bool) -> None:
     fashion_files(tmp_path)
-    path = tmp_path / idx.NAMES[0]
+    path = tmp_path / (f"{idx.NAMES[2]}.gz" if packed else idx.NAMES[0])
     path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(Refusal, match=idx.NAMES[0]):
+    with pytest.raises(Refusal, match=path.name):
         idx.fashion_mnist.__wrapped__(str(tmp_path))
+
+
+def test_a_packed_file_that_is_cut_off_within_its_header_is_refused(tmp_path: Path) -> None:
+    fashion_files(tmp_path)
+    path = tmp_path / f"{idx.NAMES[2]}.gz"
+    path.write_bytes(gzip.compress(b"\0\0\x08\3" + bytes(7)))
+    with pytest.raises(Refusal, match="is cut off within its header, at 11 bytes"):
+        idx.fashion_mnist.__wrapped__(str(tmp_path))
+
+
+def like(kind: str, value: float, test: torch.Tensor | None = None) -> Data:
+    """Twenty examples of zeros, the last with another number in it."""
+    x = torch.zeros(20, *{"table": (2,), "signal": (1, 3), "image": (1, 2, 2)}[kind])
+    x[19].view(-1)[1] = value
+    return Data("mine", kind, x, torch.arange(20) % 2, 2, test)
+
+
+@pytest.mark.parametrize("kind", ["table", "signal", "image"])
+def test_numbers_that_are_none_are_refused(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("runner.data.base.NUMBERS", 8)  # in pieces
+    assert like(kind, 1.0).kind == kind
+    for value in (torch.inf, -torch.inf, *([] if kind == "table" else [torch.nan])):
+        with pytest.raises(Refusal, match="mine has inputs that are infinite, or missing; only a table's"):
+            like(kind, value)
+    assert like("table", torch.nan).x.isnan().sum() == 1
+
+
+@pytest.mark.parametrize(
+    ("test", "said"),
+    [
+        (torch.arange(20) < 5, r"torch\.bool \[20\]; it must be the numbers of its rows, .*mask\.nonzero"),
+        (torch.arange(5.0), r"torch\.float32 \[5\]"),
+        (torch.arange(4).view(2, 2), r"torch\.int64 \[2, 2\]"),
+        (torch.tensor([3, 4, 3]), "2 different rows in 3, from 3 to 4; each must be there once, from 0 to 19"),
+        (torch.tensor([3, 20]), "from 3 to 20"),
+        (torch.tensor([-1, 3]), "from -1 to 3"),
+    ],
+)
+def test_an_official_test_set_that_is_no_rows_is_refused(test: torch.Tensor, said: str) -> None:
+    assert like("table", 1.0, torch.tensor([19, 3])).official_test is not None
+    with pytest.raises(Refusal, match="mine has an official test set of .*" + said):
+        like("table", 1.0, test)
 
 
 @pytest.mark.skipif(not idx.SYSTEM.is_dir(), reason="the Debian package dataset-fashion-mnist is not installed")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import zlib
 from functools import lru_cache, partial
 from pathlib import Path
 
@@ -142,9 +143,14 @@ def _read(folder: Path, name: str) -> Tensor:
     """An IDX file of unsigned bytes (LeCun et al. 1998): uint8 [N] or [N, H, W]."""
     path = _find(folder, name)
     assert path is not None  # the caller looked
-    raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    try:
+        raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise Refusal(f"{path} is cut off or damaged ({error}); put the original file there or remove it") from error
     if len(raw) < 4 or raw[:3] != b"\x00\x00\x08":
         raise Refusal(f"{path} is not an IDX file of bytes; put the original file there or remove it")
+    if len(raw) < 4 + 4 * raw[3]:
+        raise Refusal(f"{path} is cut off within its header, at {len(raw)} bytes; put the original file there")
     shape = np.frombuffer(raw, ">i4", count=raw[3], offset=4)
     values = np.frombuffer(raw, np.uint8, offset=4 + 4 * raw[3])
     if values.size != shape.prod():
