@@ -15,6 +15,7 @@ from runner.data.arrays import npz
 from runner.data.base import Data
 from runner.data.teacher import teacher
 from runner.errors import Refusal
+from runner.keys import Key
 from runner.records import read_table
 
 Y = np.arange(12) % 3
@@ -156,7 +157,28 @@ def test_the_teacher_errs_as_often_as_the_labels_are_wrong_and_no_class_is_rare(
     assert steps.tolist() == pytest.approx([0, 1 / 3, 1 / 3, 1 / 3], abs=0.03)
 
 
-def test_the_truth_is_a_function_of_the_relevant_inputs_and_the_same_at_every_noise() -> None:
+@pytest.mark.parametrize("task", ["classification", "regression"])
+def test_the_truth_is_a_function_of_the_relevant_inputs_only(task: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sign of one input of every example is changed after it is drawn; six of twelve are relevant."""
+    plain = teacher.__wrapped__(100, 400, 12, 6, 8, 4, 0.1, 0, task)
+    drawn = Key.normal
+    for column in range(12):
+
+        def changed(key: Key, *shape: int, column: int = column) -> torch.Tensor:
+            values = drawn(key, *shape)
+            if shape == (500, 12):
+                values[:, column] *= -1
+            return values
+
+        monkeypatch.setattr(Key, "normal", changed)
+        other = teacher.__wrapped__(100, 400, 12, 6, 8, 4, 0.1, 0, task)
+        assert torch.equal(other.x[:, column], -plain.x[:, column])
+        assert plain.truth is not None
+        assert other.truth is not None
+        assert torch.equal(other.truth, plain.truth) is (column >= 6)
+
+
+def test_the_truth_is_the_same_at_every_noise() -> None:
     clean, noisy = made(0.0), made(0.4)
     assert clean.truth is not None
     assert noisy.truth is not None
