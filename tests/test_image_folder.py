@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import Regrun
-from PIL import Image
+from PIL import Image, ImageOps
 
 from runner.data import image_folder as folders
 from runner.data.base import Data
@@ -226,7 +226,7 @@ def test_a_cache_is_on_the_disk_before_it_has_its_name(
         assert not list(cache.glob("*.bin"))
         forced.append(os.fstat(handle).st_size)
 
-    monkeypatch.setattr(folders.os, "fsync", force)
+    monkeypatch.setattr(os, "fsync", force)
     load(tmp_path / "pets")
     (path,) = cache.glob("*.bin")
     assert forced == [path.stat().st_size]
@@ -391,14 +391,13 @@ def test_whatever_pillow_raises_at_an_image_makes_it_one_that_cannot_be_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type[Exception]
 ) -> None:
     split_folder(tmp_path / "pets")
-    taken = folders.ImageOps.exif_transpose
 
     def spoiled(image: Image.Image) -> Image.Image:
         if str(getattr(image, "filename", "")).endswith("train/cat/1.png"):
             raise kind("of a library\n within")
-        return taken(image)
+        return image
 
-    monkeypatch.setattr(folders.ImageOps, "exif_transpose", spoiled)
+    monkeypatch.setattr(ImageOps, "exif_transpose", spoiled)
     with pytest.raises(Refusal, match=r"1\.png cannot be read as an image \(.*of a library") as refused:
         load(tmp_path / "pets")
     assert "\n" not in str(refused.value)
@@ -415,7 +414,7 @@ def test_an_image_that_cannot_be_read_now_is_neither_left_out_nor_remembered(
         raise OSError(code, os.strerror(code))
 
     with monkeypatch.context() as patch:
-        patch.setattr(folders.ImageOps, "exif_transpose", fail)
+        patch.setattr(ImageOps, "exif_transpose", fail)
         with pytest.raises(Refusal, match=r"\.png cannot be read now \(.*; try again"):
             load(tmp_path / "pets", on_error="skip")
     assert not list(cache.glob("*.bin"))

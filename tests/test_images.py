@@ -130,6 +130,7 @@ def test_two_jobs_that_begin_without_files_download_them_once(tmp_path: Path, mo
         found = list(pool.map(idx.mnist.__wrapped__, [str(tmp_path / "data")] * 2))
     assert [data.y.tolist() for data in found] == [list(range(8))] * 2
     assert len(began) == 1
+    assert [path.name for path in (tmp_path / "data").iterdir()] == ["MNIST"]
 
 
 def test_files_are_read_where_nothing_can_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,6 +139,7 @@ def test_files_are_read_where_nothing_can_be_written(tmp_path: Path, monkeypatch
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError("read-only")
 
+    (tmp_path / ".lock").touch()  # of a process that was killed, or that is at it
     monkeypatch.setattr(FileLock, "acquire", refuse)
     assert idx.mnist(str(tmp_path)).y.tolist() == list(range(8))
 

@@ -14,28 +14,29 @@ from filelock import FileLock
 from runner.errors import Refusal
 
 Found = TypeVar("Found")
+LOCK = ".lock"  # beside the data while one process looks for them or fetches them
 
 
 @contextmanager
 def alone(root: str) -> Iterator[None]:
     """The folder, made if need be, for this process alone, so that no other one reads what is still being written.
 
-    Where it cannot be locked, as on a disk that is only read, nothing can be written there either. A folder that was
-    made here and into which nothing came is removed again.
+    While it is held there is a file LOCK in it. Where that cannot be, as on a disk that is only read, nothing can be
+    written there either. A folder that was made here and into which nothing came is removed again.
     """
     folder = Path(root)
     new = [path for path in (folder, *folder.parents) if not path.exists()]
-    lock = FileLock(folder / ".lock", mode=0o666)
+    lock = FileLock(folder / LOCK, mode=0o666)
     with suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     try:
         yield
     finally:
-        if new and folder.is_dir() and all(path.name == ".lock" for path in folder.iterdir()):
-            Path(lock.lock_file).unlink(missing_ok=True)
-            _remove_empty(new)
+        if lock.is_locked:
+            (folder / LOCK).unlink(missing_ok=True)
         lock.release()
+        _remove_empty(new)
 
 
 def fetched(what: str, get: Callable[[], Found], folder: Path, files: Sequence[str]) -> Found:

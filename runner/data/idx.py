@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import zlib
+from collections.abc import Sequence
 from functools import lru_cache, partial
 from pathlib import Path
 
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor
 
 from runner.data.base import Data
-from runner.data.fetch import alone, fetched
+from runner.data.fetch import LOCK, alone, fetched
 from runner.errors import Refusal, unknown
 
 SYSTEM = Path("/usr/share/datasets/fashion-mnist")  # where Debian's package dataset-fashion-mnist puts the files
@@ -96,22 +97,27 @@ def _place(
     name: str, known_as: str, root: str, names: tuple[str, ...], system: Path | None, options: dict[str, str]
 ) -> tuple[Path, tuple[str, ...]]:
     """The folder of the four files, which are fetched if need be, and a note where they may be another set's."""
-    if system and not Path(root).exists() and all(_find(system, file) for file in names):
-        return system, ()
-    raw = Path(root) / known_as / "raw"
-    with alone(root):
-        folders = [raw, Path(root), *([system] if system else [])]
-        there = [folder for folder in folders if all(_find(folder, file) for file in names)]
-        folder = next((folder for folder in there if folder != Path(root) or not _foreign(folder, known_as)), None)
-        if folder is None:
-            fetched(name, partial(_download, known_as, root, options), raw, names)
-            return raw, ()
-    if folder != Path(root) or known_as not in PUBLISHED or _published(folder, NAMES[0]):
+    place = Path(root)
+    raw = place / known_as / "raw"
+    folder = _found(raw, place, system, names, known_as)
+    if folder is None or (place / LOCK).exists():  # which another process may be writing
+        with alone(root):
+            folder = _found(raw, place, system, names, known_as)
+            if folder is None:
+                fetched(name, partial(_download, known_as, root, options), raw, names)
+                return raw, ()
+    if folder != place or known_as not in PUBLISHED or _published(folder, NAMES[0]):
         return folder, ()
     doubt = (
         f"nothing says that the files in {root} are of {name}, since {', '.join(PUBLISHED)} give theirs the same names"
     )
     return folder, (f"{doubt}; those in {raw} are taken first",)
+
+
+def _found(raw: Path, root: Path, system: Path | None, names: Sequence[str], known_as: str) -> Path | None:
+    """The first of these folders that has all of the files, passed over if it is root and has another set's."""
+    there = [folder for folder in (raw, root, system) if folder and all(_find(folder, name) for name in names)]
+    return next((folder for folder in there if folder != root or not _foreign(folder, known_as)), None)
 
 
 def _foreign(folder: Path, known_as: str) -> bool:

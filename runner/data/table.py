@@ -218,7 +218,7 @@ def _encoded(parts: Sequence[pd.Series], name: str, files: Sequence[str], most: 
             "(data.most_categories=...)"
         )
     present: list[str | None] = [*values, *([None] if texts[0].isna().any() else [])]
-    indicators = [
+    indicators: list[NDArray[np.float32]] = [
         np.stack([(text.isna() if value is None else text == value).to_numpy(np.float32) for value in present], 1)
         for text in texts
     ]
