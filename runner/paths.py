@@ -9,8 +9,14 @@ import yaml
 
 
 def cache_dir() -> Path:
-    """The user's folder for what was decoded, measured or compiled here; it may be emptied at any time."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "regrun"
+    """The user's folder for what was decoded, measured or compiled here; it may be emptied at any time.
+
+    Of a user without a home, as some containers have, it is one that can be neither read nor made.
+    """
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "regrun"
+    except RuntimeError:  # no HOME, and nothing in /etc/passwd
+        return Path(os.devnull) / "regrun"
 
 
 def conf_dir() -> Path:

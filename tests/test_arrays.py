@@ -15,6 +15,7 @@ from runner.data.arrays import npz
 from runner.data.base import Data
 from runner.data.teacher import teacher
 from runner.errors import Refusal
+from runner.keys import Key
 from runner.records import read_table
 
 Y = np.arange(12) % 3
@@ -34,6 +35,12 @@ def load(folder: Path, kind: str | None = None, **arrays: NDArray[np.generic]) -
         ((12, 6, 5), np.uint8, None, "image", (1, 6, 5)),
         ((12, 3, 6, 5), np.uint8, None, "image", (3, 6, 5)),
         ((12, 6, 5, 3), np.uint8, None, "image", (3, 6, 5)),
+        ((12, 5, 6, 4), np.uint8, None, "image", (4, 5, 6)),
+        ((12, 4, 6, 6), np.uint8, None, "image", (4, 6, 6)),
+        ((12, 6, 6, 8), np.float64, None, "image", (8, 6, 6)),
+        ((12, 2, 6, 5), np.uint8, "image", "image", (2, 6, 5)),
+        ((12, 7, 7, 7), np.uint8, "image", "image", (7, 7, 7)),
+        ((12, 3, 6, 1), np.uint8, "image", "image", (3, 6, 1)),
         ((12, 6, 5), np.float32, "image", "image", (1, 6, 5)),
         ((12, 5), np.int16, "signal", "signal", (1, 5)),
     ],
@@ -45,7 +52,8 @@ def test_shapes_of_x(
     data = load(tmp_path, given, x=x, y=Y)
     assert (data.kind, data.shape, data.classes, data.official_test) == (kind, expected, 3, None)
     assert data.x.dtype == (torch.uint8 if dtype == np.uint8 else torch.float32)
-    straight = x.transpose(0, 3, 1, 2) if shape[-1:] == (3,) and len(shape) == 4 else x
+    behind = len(shape) == 4 and shape[1:] != expected
+    straight = x.transpose(0, 3, 1, 2) if behind else x
     np.testing.assert_array_equal(data.x.numpy().reshape(straight.shape), straight.astype(data.x.numpy().dtype))
 
 
@@ -65,6 +73,22 @@ def test_labels_of_any_type_and_a_test_set(tmp_path: Path) -> None:
     assert load(tmp_path, x=gaps, y=Y).x.isnan().any()
 
 
+@pytest.mark.parametrize(("kind", "shape"), [("table", (12, 2)), ("signal", (12, 2, 1)), ("image", (12, 1, 1, 2))])
+def test_large_numbers_that_lie_close_together_stay_apart(tmp_path: Path, kind: str, shape: tuple[int, ...]) -> None:
+    x = np.stack([np.arange(12) + 1_700_000_000, np.arange(12) + (1_700_000_020 if kind == "image" else 0)], 1)
+    data = load(tmp_path, kind, x=x.reshape(shape), y=Y, x_test=x[:3].reshape(3, *shape[1:]), y_test=Y[:3])
+    columns = data.x.reshape(15, 2)
+    for column in columns.T:
+        assert (column[1:12] - column[:11]).tolist() == [1] * 11
+        assert column[12:].tolist() == column[:3].tolist()
+    apart = columns[0, 1] - columns[0, 0]
+    assert apart == {"image": 20, "table": 5, "signal": 5}[kind]  # the lower median of the first is 1_700_000_005
+    assert data.notes[0].startswith(f"{'column' if kind == 'table' else 'channel'} 0 of x has numbers near 17000000")
+    plain = load(tmp_path, kind, x=(x - x[0]).reshape(shape), y=Y)
+    assert torch.equal(plain.x, torch.from_numpy(x - x[0]).reshape(shape).float())
+    assert plain.notes == ()
+
+
 X = RNG.random((12, 2))
 BAD: dict[str, tuple[dict[str, NDArray[np.generic]], str]] = {
     "no labels": ({"x": X}, "no array 'y'; it has x and needs x, y"),
@@ -78,6 +102,13 @@ BAD: dict[str, tuple[dict[str, NDArray[np.generic]], str]] = {
     "infinite": ({"x": np.where(X > 0.5, np.inf, X), "y": Y}, "infinite"),
     "gaps in signals": ({"x": np.full((12, 1, 5), np.nan), "y": Y}, "missing"),
     "five axes": ({"x": X.reshape(12, 2, 1, 1, 1), "y": Y}, "x is .12, 2, 1, 1, 1.; it must be"),
+    "unclear channels": (
+        {"x": np.zeros((12, 2, 6, 5)), "y": Y},
+        r"x is \[N, 2, 6, 5\], either 2 channels of 6 x 5 pixels or 5 of 2 x 6; say data\.kind=image",
+    ),
+    "a cube": ({"x": np.zeros((12, 7, 7, 7)), "y": Y}, "either 7 channels of 7 x 7 pixels or 7 of 7 x 7"),
+    "one and three": ({"x": np.zeros((12, 3, 6, 1)), "y": Y}, "either 3 channels of 6 x 1 pixels or 1 of 3 x 6"),
+    "infinite labels": ({"x": X, "y": np.where(Y > 1, np.inf, Y)}, "y holds float64, or is missing or infinite"),
     "other test shape": ({"x": X, "y": Y, "x_test": X[:, :1], "y_test": Y}, "both must hold the same"),
     "foreign class": ({"x": X, "y": Y, "x_test": X, "y_test": Y + 1}, "y_test has the class '3', which y has not"),
     "labels with gaps": ({"x": X, "y": np.where(Y > 1, np.nan, Y)}, "y holds float64, or is missing"),
@@ -126,7 +157,28 @@ def test_the_teacher_errs_as_often_as_the_labels_are_wrong_and_no_class_is_rare(
     assert steps.tolist() == pytest.approx([0, 1 / 3, 1 / 3, 1 / 3], abs=0.03)
 
 
-def test_the_truth_is_a_function_of_the_relevant_inputs_and_the_same_at_every_noise() -> None:
+@pytest.mark.parametrize("task", ["classification", "regression"])
+def test_the_truth_is_a_function_of_the_relevant_inputs_only(task: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sign of one input of every example is changed after it is drawn; six of twelve are relevant."""
+    plain = teacher.__wrapped__(100, 400, 12, 6, 8, 4, 0.1, 0, task)
+    drawn = Key.normal
+    for column in range(12):
+
+        def changed(key: Key, *shape: int, column: int = column) -> torch.Tensor:
+            values = drawn(key, *shape)
+            if shape == (500, 12):
+                values[:, column] *= -1
+            return values
+
+        monkeypatch.setattr(Key, "normal", changed)
+        other = teacher.__wrapped__(100, 400, 12, 6, 8, 4, 0.1, 0, task)
+        assert torch.equal(other.x[:, column], -plain.x[:, column])
+        assert plain.truth is not None
+        assert other.truth is not None
+        assert torch.equal(other.truth, plain.truth) is (column >= 6)
+
+
+def test_the_truth_is_the_same_at_every_noise() -> None:
     clean, noisy = made(0.0), made(0.4)
     assert clean.truth is not None
     assert noisy.truth is not None

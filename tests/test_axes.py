@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 from conftest import Regrun
@@ -14,6 +15,7 @@ from runner.data.base import Data, Splitter
 from runner.data.digits import digits
 from runner.data.labels import LabelNoise
 from runner.data.resize import resized
+from runner.data.table import table
 from runner.data.tables import wine
 from runner.errors import Refusal
 from runner.experiment import Experiment
@@ -159,15 +161,43 @@ def table_experiment(data: Data, imbalance: float, labels: LabelNoise) -> Experi
     return replace(experiment(stack, data), splitter=splitter, model=lambda: mlp((7,), 3, width=12, depth=2))
 
 
+def as_frame(data: Data) -> pd.DataFrame:
+    """The data of `gaps` as it would be in a file: numbers, a text and a label."""
+    frame = pd.DataFrame(data.x[:, :4].numpy(), columns=["a", "b", "c", "d"])
+    frame["text"] = [("red", "green", "blue")[int(row.argmax())] for row in data.x[:, 4:]]
+    return frame.assign(y=data.y.numpy())
+
+
+def from_files(folder: Path, frame: pd.DataFrame, official: bool) -> Data:
+    """The frame as regrun reads it from a file, or from two, the last 80 rows in that of the test set."""
+    folder.mkdir(exist_ok=True)
+    known, tested = (frame[:-80], frame[-80:]) if official else (frame, frame[:0])
+    known.to_csv(folder / "my.csv", index=False)
+    tested.to_csv(folder / "test.csv", index=False)
+    test_path = str(folder / "test.csv") if official else None
+    return table(str(folder / "my.csv"), "y", test_path, (), 100, "classification")
+
+
 @pytest.mark.parametrize(("imbalance", "labels"), [(1.0, noise(0.0)), (4.0, noise(0.3))])
-def test_test_rows_reach_no_encoder_no_statistic_and_no_choice(imbalance: float, labels: LabelNoise) -> None:
-    """Every input of the rows that seed 0 tests on is replaced: by other numbers, missing ones, another category."""
-    data = gaps()
+@pytest.mark.parametrize("official", [False, True])
+def test_test_rows_reach_no_encoder_no_statistic_and_no_choice(
+    tmp_path: Path, imbalance: float, labels: LabelNoise, official: bool
+) -> None:
+    """Every input of the rows that seed 0 tests on is replaced in the files: by other numbers, missing or another text.
+
+    Where the test set has a file of its own, by a text that no other row has.
+    """
+    frame = as_frame(gaps())
+    data = from_files(tmp_path / "mine", frame, official)
     plain = table_experiment(data, imbalance, labels)
+    if official:
+        plain = replace(plain, splitter=replace(plain.splitter, test_size=None))
     rows = plain.splitter.split(data, 0).test
-    spoiled = data.x.clone()
-    spoiled[rows] = torch.tensor([1e4, torch.nan, -1e4, 7.0, 1.0, 0.0, 0.0])
-    mine, theirs = (outcomes(trial, seeds=1)[0] for trial in (plain, replace(plain, data=replace(data, x=spoiled))))
+    frame.loc[rows.tolist(), ["a", "b", "c", "d"]] = [1e4, float("nan"), -1e4, 7.0]
+    frame.loc[rows.tolist(), "text"] = "violet" if official else "red"
+    spoiled = from_files(tmp_path / "theirs", frame, official)
+    assert spoiled.shape == data.shape
+    mine, theirs = (outcomes(trial, seeds=1)[0] for trial in (plain, replace(plain, data=spoiled)))
     assert mine.figures["last_test_loss"] != theirs.figures["last_test_loss"]
     assert [p.figures for p in mine.curve] == [p.figures for p in theirs.curve]
     kept = [name for name in mine.figures if "test" not in name and "gap" not in name]

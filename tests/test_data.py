@@ -51,6 +51,16 @@ def test_mnist1d_is_the_packages_own() -> None:
     assert ours.official_test.tolist() == list(range(400, 500))
 
 
+def test_mnist1d_has_the_sizes_asked_for_or_is_refused() -> None:
+    for pool in (1, 58, 115):  # int(200 * (58 / 200)) is 57
+        data = mnist1d.__wrapped__(pool, 200 - pool, 1)
+        assert data.official_test is not None
+        assert (len(data.y), data.official_test.tolist()) == (200, list(range(pool, 200)))
+    for pool, test in ((95, 100), (100, 0), (0, 100)):
+        with pytest.raises(Refusal, match=rf"data\.pool is {pool} and data\.test {test}; .* a multiple of 10"):
+            mnist1d.__wrapped__(pool, test, 1)
+
+
 def test_making_mnist1d_leaves_the_global_generators_alone() -> None:
     def drawn() -> tuple[float, float, float]:
         return np.random.rand(), random.random(), torch.rand(()).item()
@@ -82,11 +92,25 @@ def test_an_official_test_set_is_never_pooled_with_the_rest(resplit: str) -> Non
         assert sorted(rest.tolist()) == [*range(100), *range(200, 300)]
 
 
-def test_the_cache_gives_the_same_and_is_written_whole(tmp_path: Path) -> None:
+def test_the_cache_gives_the_same_and_is_written_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = mnist1d.__wrapped__(60, 40, 4)
     (stored,) = (tmp_path / "cache" / "regrun").iterdir()
     assert stored.suffix == ".npz"
-    assert torch.equal(mnist1d.__wrapped__(60, 40, 4).x, first.x)
+    with monkeypatch.context() as patch:
+        patch.setattr(mnist1d_module, "_generate", None)  # nothing is made again
+        assert torch.equal(mnist1d.__wrapped__(60, 40, 4).x, first.x)
+    monkeypatch.setattr(mnist1d_module, "version", lambda package: "another")  # which may make other numbers
+    mnist1d.__wrapped__(60, 40, 4)
+    assert len(list(stored.parent.iterdir())) == 2
+
+
+def test_without_a_home_nothing_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(Path, "home", homeless)
+    assert torch.equal(mnist1d.__wrapped__(60, 40, 4).x, mnist1d.__wrapped__(60, 40, 4).x)
 
 
 @pytest.mark.parametrize("left", [0, 100, -30])
@@ -197,6 +221,17 @@ def test_sizes_that_the_data_cannot_give_are_refused(change: dict[str, float], k
         replace(SPLITTER, **change).split(small(), 0)  # type: ignore[arg-type]  # the dict's types are the fields'
 
 
+def test_shares_that_add_up_to_one_take_all_there_is() -> None:
+    table = Data("t", "table", torch.zeros(20, 1), torch.arange(20) % 2, 2, torch.arange(15, 20))
+    shares = Splitter(0.9, 0.1, None, "train_val", 0, True)
+    assert shares.sizes(table) == (13, 2, 5)  # of 15: 13.5 and 1.5, both of which are rounded up
+    assert [len(part) for part in shares.split(table, 0)[:3]] == [13, 2, 5]
+    assert replace(shares, train_size=0.7, val_size=0.3).sizes(table) == (10, 4, 5)  # 10.5 and 4.5, to even
+    for train, val in ((0.95, 0.1), (0.9, 2)):
+        with pytest.raises(Refusal, match=r"data\.train_size=14 and data\.val_size=2 need 16 examples; t has 15"):
+            replace(shares, train_size=train, val_size=val).sizes(table)
+
+
 def test_a_data_set_without_official_test_needs_a_size() -> None:
     with pytest.raises(Refusal, match=r"data\.test_size is null"):
         SPLITTER.sizes(digits())
@@ -230,13 +265,58 @@ def test_fashion_mnist_reads_idx_files_plain_and_gzipped(tmp_path: Path) -> None
     assert data.x[data.official_test].numpy().tobytes() == published
 
 
-@pytest.mark.parametrize("damage", [lambda b: b[:-7], lambda b: b"PK\x03\x04" + b[4:], lambda b: b""])
-def test_damaged_fashion_mnist_is_refused(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
+@pytest.mark.parametrize(
+    "damage", [lambda b: b[:-7], lambda b: b"PK\x03\x04" + b[4:], lambda b: b"", lambda b: b[:4], lambda b: b[:15]]
+)
+@pytest.mark.parametrize("packed", [False, True])
+def test_damaged_fashion_mnist_is_refused(tmp_path: Path, damage: Callable[[bytes], bytes], packed: bool) -> None:
     fashion_files(tmp_path)
-    path = tmp_path / idx.NAMES[0]
+    path = tmp_path / (f"{idx.NAMES[2]}.gz" if packed else idx.NAMES[0])
     path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(Refusal, match=idx.NAMES[0]):
+    with pytest.raises(Refusal, match=path.name):
         idx.fashion_mnist.__wrapped__(str(tmp_path))
+
+
+def test_a_packed_file_that_is_cut_off_within_its_header_is_refused(tmp_path: Path) -> None:
+    fashion_files(tmp_path)
+    path = tmp_path / f"{idx.NAMES[2]}.gz"
+    path.write_bytes(gzip.compress(b"\0\0\x08\3" + bytes(7)))
+    with pytest.raises(Refusal, match="is cut off within its header, at 11 bytes"):
+        idx.fashion_mnist.__wrapped__(str(tmp_path))
+
+
+def like(kind: str, value: float, test: torch.Tensor | None = None) -> Data:
+    """Twenty examples of zeros, the last with another number in it."""
+    x = torch.zeros(20, *{"table": (2,), "signal": (1, 3), "image": (1, 2, 2)}[kind])
+    x[19].view(-1)[1] = value
+    return Data("mine", kind, x, torch.arange(20) % 2, 2, test)
+
+
+@pytest.mark.parametrize("kind", ["table", "signal", "image"])
+def test_numbers_that_are_none_are_refused(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("runner.data.base.NUMBERS", 8)  # in pieces
+    assert like(kind, 1.0).kind == kind
+    for value in (torch.inf, -torch.inf, *([] if kind == "table" else [torch.nan])):
+        with pytest.raises(Refusal, match="mine has inputs that are infinite, or missing; only a table's"):
+            like(kind, value)
+    assert like("table", torch.nan).x.isnan().sum() == 1
+
+
+@pytest.mark.parametrize(
+    ("test", "said"),
+    [
+        (torch.arange(20) < 5, r"torch\.bool \[20\]; it must be the numbers of its rows, .*mask\.nonzero"),
+        (torch.arange(5.0), r"torch\.float32 \[5\]"),
+        (torch.arange(4).view(2, 2), r"torch\.int64 \[2, 2\]"),
+        (torch.tensor([3, 4, 3]), "2 different rows in 3, from 3 to 4; each must be there once, from 0 to 19"),
+        (torch.tensor([3, 20]), "from 3 to 20"),
+        (torch.tensor([-1, 3]), "from -1 to 3"),
+    ],
+)
+def test_an_official_test_set_that_is_no_rows_is_refused(test: torch.Tensor, said: str) -> None:
+    assert like("table", 1.0, torch.tensor([19, 3])).official_test is not None
+    with pytest.raises(Refusal, match="mine has an official test set of .*" + said):
+        like("table", 1.0, test)
 
 
 @pytest.mark.skipif(not idx.SYSTEM.is_dir(), reason="the Debian package dataset-fashion-mnist is not installed")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
+import struct
 import subprocess
 import sys
 import zipfile
@@ -15,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import Regrun, Terminal
-from PIL import Image
+from PIL import Image, ImageOps
 
 from runner.data import image_folder as folders
 from runner.data.base import Data
@@ -83,6 +85,50 @@ def test_one_folder_of_classes_has_no_test_set_of_its_own(tmp_path: Path) -> Non
     assert data.x[:, 0, 0, 0].tolist() == [50, 100, 0]
 
 
+def test_the_parts_may_be_written_in_any_case(tmp_path: Path) -> None:
+    split_folder(tmp_path / "pets")
+    small = load(tmp_path / "pets")
+    for part, name in (("train", "Train"), ("val", "VAL"), ("test", "Test")):
+        (tmp_path / "pets" / part).rename(tmp_path / "pets" / name)
+    data = load(tmp_path / "pets")
+    assert data.classes == 2
+    assert data.official_test is not None
+    red = data.x[:, 0, 0, 0]
+    assert sorted(red[data.official_test].tolist()) == [4, 104]
+    assert torch.equal(data.y, (red >= 100).long())
+    assert len(data.y) == len(small.y)
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (("Testing", "Training"), "a folder 'Testing' beside Training"),
+        (("train", "Validation"), "a folder 'Validation' beside train"),
+        (("test", "val"), "a folder 'val' beside test"),
+        (("Train", "train"), "a folder 'train' beside Train"),
+        (("Test", "Train", "cat"), "a folder 'cat' beside Test"),
+        (("day", "night"), r"'day' and 'night', which would be classes, .* the same folders \(cat, dog, \.\.\.\)"),
+    ],
+)
+def test_parts_by_other_names_are_no_classes(tmp_path: Path, names: tuple[str, ...], said: str) -> None:
+    for part in names:
+        for label in ("cat", "dog"):
+            picture(tmp_path / "pets" / part / label / "0.png", 9)
+    with pytest.raises(Refusal, match=said) as refused:
+        load(tmp_path / "pets")
+    assert "pets" in str(refused.value)
+    assert "train" in str(refused.value)
+
+
+def test_folders_inside_the_classes_may_be_alike_beside_images_or_single(tmp_path: Path) -> None:
+    for label in ("cat", "dog"):
+        picture(tmp_path / "single" / label / "images" / "0.png", 9)  # as Tiny ImageNet has them
+        for name in ("0.png", "old/0.png", "new/0.png"):
+            picture(tmp_path / "beside" / label / name, 9)
+    assert load(tmp_path / "single").y.tolist() == [0, 1]
+    assert load(tmp_path / "beside").y.tolist() == [0, 0, 0, 1, 1, 1]
+
+
 def gradient(height: int, width: int) -> np.ndarray:
     return np.tile(np.linspace(0, 255, width).astype(np.uint8), (height, 1))
 
@@ -99,7 +145,8 @@ def test_every_mode_becomes_the_channels_asked_for(tmp_path: Path) -> None:
         "palette.gif": Image.fromarray(grey).convert("P"),
         "CMYK.tif": Image.fromarray(rgb).convert("CMYK"),
         "LA.png": Image.fromarray(grey).convert("LA"),
-        "clear.png": Image.new("RGBA", (8, 8), (255, 255, 255, 0)),
+        "clear.png": Image.new("RGBA", (8, 8), (0, 0, 0, 0)),
+        "drawing.png": Image.merge("LA", (Image.new("L", (8, 8), 0), Image.fromarray(255 - grey))),
     }
     for name, image in made.items():
         image.save(tmp_path / name)
@@ -114,7 +161,8 @@ def test_every_mode_becomes_the_channels_asked_for(tmp_path: Path) -> None:
     assert np.abs(seen["palette.gif"][1].astype(int) - grey).max() <= 1
     assert np.abs(seen["CMYK.tif"][1].astype(int) - rgb.transpose(2, 0, 1)).max() <= 1
     assert set(seen["bit.png"][0].flat) == {0, 255}
-    assert seen["clear.png"][1].max() == 0
+    assert seen["clear.png"][1].min() == 255
+    np.testing.assert_array_equal(seen["drawing.png"][0][0], grey)  # in black on a ground that is clear
 
 
 def test_the_middle_square_is_taken_and_the_camera_obeyed(tmp_path: Path) -> None:
@@ -152,10 +200,44 @@ def test_the_cache_is_used_until_the_folder_or_a_setting_changes(
     assert changed.content != first.content
     assert load(tmp_path / "pets", 3, 1).x.shape == (10, 1, 3, 3)
 
-    (path,) = made
-    path.write_bytes(path.read_bytes()[:-5])  # cut off: made again
     (tmp_path / "pets").rename(tmp_path / "other")
     assert load(tmp_path / "other").content == changed.content
+
+
+@pytest.mark.parametrize("place", ["cut off", "the first image", "the last image"])
+def test_a_damaged_cache_is_made_again_and_what_killed_processes_left_is_removed(
+    tmp_path: Path, cache: Path, place: str
+) -> None:
+    split_folder(tmp_path / "pets")
+    first = load(tmp_path / "pets")
+    (path,) = cache.glob("*.bin")
+    whole = path.read_bytes()
+    at = {"the first image": 5, "the last image": 10 * 3 * 36 - 5}.get(place)
+    path.unlink()  # another file, since the first one is in use
+    path.write_bytes(whole[:-5] if at is None else whole[:at] + b"\1\2\3" + whole[at + 3 :])
+    left, other = cache / f".{path.name}.abc.part", cache / ".images-of-another.bin.abc.part"
+    left.write_bytes(b"half of it")
+    other.write_bytes(b"half of it")
+    again = load(tmp_path / "pets")
+    assert torch.equal(again.x, first.x)
+    assert path.read_bytes() == whole
+    assert list(cache.glob("*.part")) == [other]
+
+
+def test_a_cache_is_on_the_disk_before_it_has_its_name(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    split_folder(tmp_path / "pets")
+    forced: list[int] = []
+
+    def force(handle: int) -> None:
+        assert not list(cache.glob("*.bin"))
+        forced.append(os.fstat(handle).st_size)
+
+    monkeypatch.setattr(os, "fsync", force)
+    load(tmp_path / "pets")
+    (path,) = cache.glob("*.bin")
+    assert forced == [path.stat().st_size]
 
 
 def test_a_folder_that_differs_in_nothing_but_its_pixels_is_another(tmp_path: Path) -> None:
@@ -213,6 +295,13 @@ def test_without_a_cache_folder_it_works_too(tmp_path: Path, monkeypatch: pytest
     kept = load(tmp_path / "pets")
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert torch.equal(load(tmp_path / "pets").x, kept.x)
+
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(Path, "home", homeless)
     assert torch.equal(load(tmp_path / "pets").x, kept.x)
 
 
@@ -284,6 +373,62 @@ def test_corrupt_images_are_left_out_and_counted_if_asked(tmp_path: Path, cache:
         load(tmp_path / "pets", on_error="ignore")
 
 
+@pytest.mark.parametrize(
+    ("broken", "said"),
+    [
+        ("*/dog/*", r"none of the 4 images of the class 'dog' of .*pets can be read, the first train/dog/0\.png"),
+        ("test/*/*", r"none of the 2 images of the test set of .*pets can be read, the first test/cat/4\.png"),
+        ("*/*/*", "none of the 4 images of the class 'cat' of"),
+    ],
+)
+def test_a_class_or_a_test_set_without_an_image_that_can_be_read_is_refused(
+    tmp_path: Path, broken: str, said: str
+) -> None:
+    split_folder(tmp_path / "pets")
+    for path in (tmp_path / "pets").glob(broken):
+        path.write_bytes(b"no image")
+    if broken == "*/dog/*":
+        picture(tmp_path / "pets" / "train" / "emu" / "0.png", 1)  # two classes are left
+    for _ in range(2):  # decoded, and then from the cache
+        with pytest.raises(Refusal, match=said):
+            load(tmp_path / "pets", on_error="skip")
+
+
+@pytest.mark.parametrize("kind", [TypeError, KeyError, IndexError, OverflowError, OSError])
+def test_whatever_pillow_raises_at_an_image_makes_it_one_that_cannot_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type[Exception]
+) -> None:
+    split_folder(tmp_path / "pets")
+
+    def spoiled(image: Image.Image) -> Image.Image:
+        if str(getattr(image, "filename", "")).endswith("train/cat/1.png"):
+            raise kind("of a library\n within")
+        return image
+
+    monkeypatch.setattr(ImageOps, "exif_transpose", spoiled)
+    with pytest.raises(Refusal, match=r"1\.png cannot be read as an image \(.*of a library") as refused:
+        load(tmp_path / "pets")
+    assert "\n" not in str(refused.value)
+    assert load(tmp_path / "pets", on_error="skip").notes[0].startswith("1 of 10 images cannot be read")
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.EMFILE])
+def test_an_image_that_cannot_be_read_now_is_neither_left_out_nor_remembered(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    split_folder(tmp_path / "pets")
+
+    def fail(*_: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ImageOps, "exif_transpose", fail)
+        with pytest.raises(Refusal, match=r"\.png cannot be read now \(.*; try again"):
+            load(tmp_path / "pets", on_error="skip")
+    assert not list(cache.glob("*.bin"))
+    assert load(tmp_path / "pets", on_error="skip").notes == ()
+
+
 def test_test_images_that_are_also_trained_on_are_counted(tmp_path: Path) -> None:
     split_folder(tmp_path / "pets")
     assert load(tmp_path / "pets").notes == ()
@@ -296,6 +441,38 @@ def test_floating_point_pixels_are_refused(tmp_path: Path) -> None:
     Image.fromarray(np.ones((4, 4), np.float32)).save(tmp_path / "f.tif")
     with pytest.raises(Refusal, match=r"f\.tif has floating-point pixels"):
         decoded(tmp_path / "f.tif", 4, 1)
+
+
+def twelve_bits(path: Path, values: tuple[int, int]) -> None:
+    """A grey TIFF file of two pixels of 12 bits each, in three bytes, which Pillow reads but does not write."""
+    one, other = values
+    tags = ((256, 2), (257, 1), (258, 12), (259, 1), (262, 1), (273, 8), (277, 1), (278, 1), (279, 3))
+    entries = b"".join(struct.pack("<HHII", tag, 4 if tag in (273, 279) else 3, 1, value) for tag, value in tags)
+    pixels = ((one << 12) | other).to_bytes(3, "big") + b"\0"
+    directory = struct.pack("<H", len(tags)) + entries + struct.pack("<I", 0)
+    path.write_bytes(b"II*\0" + struct.pack("<I", 8 + len(pixels)) + pixels + directory)
+
+
+def test_integers_are_scaled_by_the_bits_that_their_file_has(tmp_path: Path) -> None:
+    twelve_bits(tmp_path / "12.tif", (4095, 0x123))
+    Image.fromarray(np.array([[65535, 0x1234]], np.uint16)).save(tmp_path / "16.tif")
+    (tmp_path / "16.pgm").write_bytes(b"P5 2 1 4095 " + bytes([15, 255, 1, 0x23]))  # its own white: Pillow scales it
+    for name, grey in (("12.tif", 0x12), ("16.tif", 0x12), ("16.pgm", 0x12)):
+        with Image.open(tmp_path / name) as image:
+            bits = folders._bits(image)
+            assert np.asarray(folders._eight_bits(image, tmp_path / name, bits)).tolist() == [[255, grey]], name
+    Image.fromarray(np.full((4, 4), 255, np.int32)).save(tmp_path / "32.tif")
+    with pytest.raises(Refusal, match=r"32\.tif has integers of Pillow's mode I, whose white is unknown"):
+        decoded(tmp_path / "32.tif", 4, 1)
+
+
+@pytest.mark.parametrize(("white", "dark"), [(4095, True), (65535, False)])
+def test_images_that_are_all_dark_are_said(tmp_path: Path, white: int, dark: bool) -> None:
+    for c, label in enumerate(("cat", "dog")):
+        (tmp_path / "pets" / label).mkdir(parents=True)
+        Image.fromarray(np.full((4, 4), white * c, np.uint16)).save(tmp_path / "pets" / label / "0.png")
+    notes = load(tmp_path / "pets", 4, 1).notes
+    assert [note[:55] for note in notes] == ["the brightest pixel of all images is 15 of 255; if they"] * dark
 
 
 @pytest.mark.skipif(not CIFAR.is_file(), reason="the JPEG images of CIFAR-10 are not on this machine")

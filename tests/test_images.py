@@ -5,13 +5,17 @@ from __future__ import annotations
 import gzip
 import hashlib
 import pickle
+import shutil
+import time
 import urllib.error
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import Regrun
+from filelock import FileLock
 from scipy.io import savemat
 from torchvision import datasets
 from torchvision.datasets import utils
@@ -69,6 +73,75 @@ def test_idx_files_are_read_where_torchvision_keeps_them_or_in_root(
     assert data.y.tolist() == labels.tolist()
     assert data.official_test is not None
     assert data.official_test.tolist() == [6, 7]
+
+
+def test_a_sets_own_folder_is_taken_before_root(tmp_path: Path) -> None:
+    idx_files(tmp_path / "data", idx.NAMES, np.arange(8))
+    idx_files(tmp_path / "data" / "KMNIST" / "raw", idx.NAMES, np.arange(8)[::-1])
+    assert idx.kmnist(str(tmp_path / "data")).y.tolist() == [7, 6, 5, 4, 3, 2, 1, 0]
+    assert idx.kmnist.__wrapped__(str(tmp_path / "data")).notes == ()
+    data = idx.mnist(str(tmp_path / "data"))
+    assert data.y.tolist() == list(range(8))
+    (note,) = data.notes
+    assert note.startswith(f"nothing says that the files in {tmp_path / 'data'} are of mnist")
+
+
+@pytest.mark.parametrize("packed", idx.NAMES)
+def test_files_in_root_that_are_published_for_another_set_are_not_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, packed: str
+) -> None:
+    root = tmp_path / "data"
+    idx_files(root, idx.NAMES, np.arange(8))
+    if (root / packed).is_file():
+        (root / f"{packed}.gz").write_bytes(gzip.compress((root / packed).read_bytes()))
+    number = idx.NAMES.index(packed)
+    known = [f"no{i}" for i in range(4)]
+    known[number] = md5(root / f"{packed}.gz")
+    monkeypatch.setitem(idx.PUBLISHED, "MNIST", tuple(known))
+    with pytest.raises(Refusal, match=r"kmnist is not in .*KMNIST/raw, .*no network"):
+        idx.kmnist(str(root))
+    monkeypatch.setattr(idx, "SYSTEM", tmp_path / "nowhere")
+    with pytest.raises(Refusal, match="fashion_mnist is not in"):
+        idx.fashion_mnist(str(root))
+    assert bool(idx.mnist(str(root)).notes) is (number > 0)  # the training images tell the set
+
+
+def test_checksums_are_torchvisions() -> None:
+    for known_as, digests in idx.PUBLISHED.items():
+        resources = getattr(datasets, known_as).resources
+        assert resources == [(f"{name}.gz", digest) for name, digest in zip(idx.NAMES, digests, strict=True)]
+
+
+def test_two_jobs_that_begin_without_files_download_them_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    began: list[int] = []
+
+    def download(known_as: str, root: str, options: dict[str, str]) -> None:
+        began.append(1)
+        folder = Path(root) / known_as / "raw"
+        folder.mkdir(parents=True)
+        for name in idx.NAMES:  # there, as they are while they come, but not whole
+            (folder / name).write_bytes(b"")
+        time.sleep(0.3)
+        shutil.rmtree(folder)
+        idx_files(folder, idx.NAMES, np.arange(8))
+
+    monkeypatch.setattr(idx, "_download", download)
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(idx.mnist.__wrapped__, [str(tmp_path / "data")] * 2))
+    assert [data.y.tolist() for data in found] == [list(range(8))] * 2
+    assert len(began) == 1
+    assert [path.name for path in (tmp_path / "data").iterdir()] == ["MNIST"]
+
+
+def test_files_are_read_where_nothing_can_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    idx_files(tmp_path / "MNIST" / "raw", idx.NAMES, np.arange(8))
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError("read-only")
+
+    (tmp_path / ".lock").touch()  # of a process that was killed, or that is at it
+    monkeypatch.setattr(FileLock, "acquire", refuse)
+    assert idx.mnist(str(tmp_path)).y.tolist() == list(range(8))
 
 
 @pytest.mark.parametrize(("split", "first", "classes"), [("letters", 1, 26), ("balanced", 0, 47)])

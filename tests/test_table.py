@@ -111,6 +111,37 @@ def test_a_second_file_is_the_test_set_and_teaches_the_encoders_nothing(tmp_path
     assert data.x[43, 2:6].tolist() == [0, 0, 0, 0]  # a city that training has not
 
 
+def test_texts_of_the_test_file_are_texts_as_the_training_file_has_them(tmp_path: Path) -> None:
+    """Columns that hold texts in one file and, by themselves, numbers, flags or nothing in the other."""
+    train = written(tmp_path, "size,code,flag,y\n" + "1,01,true,01\n2,1,false,1\nx,x,,x\n" * 3)
+    test = written(tmp_path, "size,code,flag,y\n1,01,true,01\n2,1,false,1\n,01,,01\n", "test.csv")
+    data = read(train, "y", test=test)
+    assert data.official_test is not None
+    # sizes 1, 2, x; codes 01, 1, x; flags False, True and none
+    assert data.x[data.official_test].tolist() == [
+        [1, 0, 0, 1, 0, 0, 0, 1, 0], [0, 1, 0, 0, 1, 0, 1, 0, 0], [0, 0, 0, 1, 0, 0, 0, 0, 1],
+    ]  # fmt: skip
+    assert data.x[:2].tolist() == data.x[data.official_test][:2].tolist()
+    assert data.y[data.official_test].tolist() == [0, 1, 0]
+
+
+def test_whole_numbers_of_a_parquet_file_are_texts_without_decimals(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    pd.DataFrame({"size": ["1", "2", "x"] * 4, "y": [0, 1] * 6}).to_parquet(tmp_path / "train.parquet")
+    pd.DataFrame({"size": [1, None, 2], "y": [0, 1, 0]}).to_parquet(tmp_path / "test.parquet")
+    data = read(tmp_path / "train.parquet", "y", test=tmp_path / "test.parquet")
+    assert data.x[12:].tolist() == [[1, 0, 0], [0, 0, 0], [0, 1, 0]]
+
+
+def test_dates_where_the_training_file_has_numbers_are_refused(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    pd.DataFrame({"a": range(12), "y": [0, 1] * 6}).to_parquet(tmp_path / "train.parquet")
+    dates = pd.DataFrame({"a": pd.to_datetime(["2024-01-01"] * 2), "y": [0, 1]})
+    dates.to_parquet(tmp_path / "test.parquet")
+    with pytest.raises(Refusal, match=r"'a' of .*test\.parquet is not all numbers, .*: dates or times"):
+        read(tmp_path / "train.parquet", "y", test=tmp_path / "test.parquet")
+
+
 def test_constant_and_empty_columns_and_a_class_with_one_row_are_results(tmp_path: Path) -> None:
     frame = people().assign(same=3.0, nothing=None, word="x")
     frame.loc[0, "kind"] = "perhaps"
@@ -132,6 +163,51 @@ def test_a_file_that_changed_is_read_again_and_tells_itself_apart(tmp_path: Path
     after = read(tmp_path / "my.csv")
     assert (len(before.y), len(after.y)) == (40, 50)
     assert before.content != after.content
+
+
+def test_large_numbers_that_lie_close_together_stay_apart(tmp_path: Path) -> None:
+    """Seconds and cents: float32 has steps of 128 at 1.7e9, and of 64 at 1e9."""
+    frame = pd.DataFrame({"s": [1_700_000_000 + i for i in range(100)], "a": range(100), "y": [0, 1] * 50})
+    frame.to_csv(tmp_path / "my.csv", index=False)
+    frame[40:50].assign(a=0).to_csv(tmp_path / "test.csv", index=False)
+    data = read(tmp_path / "my.csv", "y", test=tmp_path / "test.csv")
+    apart = data.x[1:, 0] - data.x[:-1, 0]
+    assert apart[:99].tolist() == [1.0] * 99
+    assert data.x[100:, 0].tolist() == data.x[40:50, 0].tolist()
+    assert data.x[:100, 1].tolist() == list(range(100))
+    assert data.notes == (
+        "column 's' has numbers near 1700000049 that float32 cannot tell apart; 1700000049 is taken from each of them",
+    )
+    frame["y"] = [1e9 + 0.3 * i for i in range(100)]
+    frame[["a", "y"]].to_csv(tmp_path / "my.csv", index=False)
+    target = table(str(tmp_path / "my.csv"), "y", None, (), 100, "regression")
+    assert (target.y[1:] - target.y[:-1]).tolist() == pytest.approx([0.3] * 99, rel=1e-5)
+    split = Splitter(None, 10, 10, "train_val", 0, True).split(target, 0)
+    # the sd of the training targets: 0.3 times that of their indices
+    assert split.unit.item() == pytest.approx(0.3 * split.train.double().std(unbiased=False).item(), rel=1e-5)
+    assert target.notes[0].startswith("data.target 'y' has numbers near 1000000015 ")
+
+
+def test_numbers_that_float32_rounds_by_little_stay_as_they_are(tmp_path: Path) -> None:
+    """Years are exact, and decimals of so many digits are rounded by 1e-7 of their spread, even where two are one."""
+    frame = pd.DataFrame({"year": range(1990, 2030), "x": [0.1 + 1e-12 * i + i // 2 for i in range(40)]})
+    frame.assign(y=[0, 1] * 20).to_csv(tmp_path / "my.csv", index=False)
+    data = read(tmp_path / "my.csv", "y")
+    assert torch.equal(data.x, torch.tensor(frame.to_numpy()).float())
+    assert data.notes == ()
+
+
+def test_a_column_of_numbers_that_a_cell_makes_one_of_texts_is_said(tmp_path: Path) -> None:
+    numbers = "".join(f"{i},{i},{i % 2}\n" for i in range(19))
+    data = read(written(tmp_path, "a,b,y\n" + numbers + '"1,234",7,1\n'), "y")
+    assert data.notes == (
+        "column 'a' is taken for texts, though 95 % are numbers and '1,234' is the first that is not; mend or leave "
+        "these cells blank",
+    )  # 19 of 20
+    assert data.shape == (21,)
+    assert read(written(tmp_path, "a,b,y\n" + numbers + ",7,1\n" + "x,1,0\n" * 3), "y").notes == ()  # 3 of 22
+    with pytest.raises(Refusal, match=r"20 different texts \(95 % are numbers and 'none of it' is the first"):
+        read(written(tmp_path, "a,b,y\n" + numbers + "none of it,7,1\n"), "y", most=19)
 
 
 HEAD = "a,b,y\n"

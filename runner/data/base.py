@@ -34,7 +34,7 @@ class Data:
     name: str
     kind: str  # one of KINDS: x is [N, C, T], [N, C, H, W] or [N, F]
     x: Tensor  # float32, NaN where a table's number is missing; or uint8 for images
-    y: Tensor  # int64 [N], in 0..classes-1; of a regression float32 [N], in its own units
+    y: Tensor  # int64 [N], in 0..classes-1; of a regression float32 [N], in its own units, less an offset at most
     classes: int  # outputs of a net: 1 of a regression
     official_test: Tensor | None  # int64 rows that are the official test set; None: drawn per seed
     indicators: Tensor | None = None  # bool [F]: the columns that are 1 for one category and 0 for the others
@@ -45,6 +45,40 @@ class Data:
     notes: tuple[str, ...] = ()  # what its user should know of it, a line each
 
     def __post_init__(self) -> None:
+        self._check_labels()
+        self._check_inputs()
+        self._check_test()
+
+    def _check_inputs(self) -> None:
+        """Refuses numbers that are infinite, or missing anywhere but in a table."""
+        if not self.x.is_floating_point():
+            return
+        for part in self.x.split(self.piece):
+            if bool((part.isinf() if self.kind == "table" else ~part.isfinite()).any()):
+                raise Refusal(
+                    f"{self.name} has inputs that are infinite, or missing; only a table's numbers may be missing "
+                    "(NaN), and none infinite"
+                )
+
+    def _check_test(self) -> None:
+        """Refuses an official test set that is anything but rows, each there and named once."""
+        rows = self.official_test
+        if rows is None:
+            return
+        if rows.dtype != torch.int64 or rows.ndim != 1:
+            raise Refusal(
+                f"{self.name} has an official test set of {rows.dtype} {list(rows.shape)}; it must be the numbers of "
+                "its rows, int64 [N] (of a mask: mask.nonzero()[:, 0])"
+            )
+        least, most = (int(end) for end in rows.aminmax()) if len(rows) else (0, 0)
+        if len(rows) > len(rows.unique()) or not 0 <= least <= most < max(len(self.y), 1):
+            raise Refusal(
+                f"{self.name} has an official test set of {len(rows.unique())} different rows in {len(rows)}, from "
+                f"{least} to {most}; each must be there once, from 0 to {len(self.y) - 1}"
+            )
+
+    def _check_labels(self) -> None:
+        """Refuses other than one label, or number to predict, for each example."""
         if self.regression:
             if len(self.x) != len(self.y) or self.classes != 1 or not bool(self.y.isfinite().all()):
                 raise Refusal(
@@ -180,6 +214,8 @@ class Splitter:
         pool = total - test
         val = _count("data.val_size", self.val_size, pool, least=0)
         train = pool - val if self.train_size is None else _count("data.train_size", self.train_size, pool)
+        if self.train_size is not None and self.train_size + self.val_size <= 1 + 1e-9:
+            train = min(train, pool - val)  # each share is rounded alone
         if train + val > pool or train < 1:
             raise Refusal(
                 f"data.train_size={train} and data.val_size={val} need {train + val} examples; {data.name} has {pool} "

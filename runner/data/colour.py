@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from runner.data.base import Data
-from runner.data.fetch import fetched
+from runner.data.fetch import alone, fetched
 
 
 @lru_cache(maxsize=1)
@@ -51,7 +51,8 @@ def _data(
 ) -> Data:
     from torchvision import datasets  # slow to import: only when needed
 
-    parts = fetched(name, lambda: load(getattr(datasets, known_as), root), Path(root), files)
+    with alone(root):
+        parts = fetched(name, lambda: load(getattr(datasets, known_as), root), Path(root), files)
     images = np.concatenate([part.data for part in parts])
     if images.shape[-1] == 3:  # CIFAR's have their channels last
         images = images.transpose(0, 3, 1, 2)

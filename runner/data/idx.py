@@ -1,12 +1,15 @@
 """MNIST and the sets made in its likeness: 28 x 28 grey images in four IDX files.
 
-The files, gzipped or not, are taken from `root` itself or from where torchvision keeps them below it, else they are
-downloaded there by torchvision.
+The files, gzipped or not, are taken from where torchvision keeps them below `root`, or from `root` itself, else
+torchvision downloads them. Three sets give their files the same names, so those in `root` itself may be another set's.
 """
 
 from __future__ import annotations
 
 import gzip
+import hashlib
+import zlib
+from collections.abc import Sequence
 from functools import lru_cache, partial
 from pathlib import Path
 
@@ -15,11 +18,31 @@ import torch
 from torch import Tensor
 
 from runner.data.base import Data
-from runner.data.fetch import fetched
+from runner.data.fetch import LOCK, alone, fetched
 from runner.errors import Refusal, unknown
 
 SYSTEM = Path("/usr/share/datasets/fashion-mnist")  # where Debian's package dataset-fashion-mnist puts the files
 NAMES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+PUBLISHED = {  # the MD5 checksums of the gzipped files NAMES of each set, as torchvision has them
+    "MNIST": (
+        "f68b3c2dcbeaaa9fbdd348bbdeb94873",
+        "d53e105ee54ea40749a09fcbcd1e9432",
+        "9fb629c4189551a2d022fa330f9573f3",
+        "ec29112dd5afa0611ce80d1b7f02629c",
+    ),
+    "KMNIST": (
+        "bdb82020997e1d708af4cf47b453dcf7",
+        "e144d726b3acfaa3e44228e80efcd344",
+        "5c965bf0a639b31b8f53240b1b52f4d7",
+        "7320c461ea6c1c855c0b718fb2a4b134",
+    ),
+    "FashionMNIST": (
+        "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
+        "25c81989df183df01b3e8a0aad5dffbe",
+        "bef4ecab320f06d8554ea6380940ec79",
+        "bb300cfdad3c16e7a12a480ee83cd310",
+    ),
+}
 SPLITS = {"byclass": 62, "bymerge": 47, "balanced": 47, "letters": 26, "digits": 10, "mnist": 10}  # classes of EMNIST
 
 
@@ -63,16 +86,53 @@ def _data(
     first: int = 0, **options: str,
 ) -> Data:  # fmt: skip
     """The images and labels of four files; labels begin at `first`, and `options` are torchvision's."""
-    raw = Path(root) / known_as / "raw"
-    folders = [Path(root), raw, *([system] if system else [])]
-    folder = next((folder for folder in folders if all(_find(folder, name) for name in names)), None)
-    if folder is None:
-        fetched(name, partial(_download, known_as, root, options), raw, names)
-        folder = raw
+    folder, notes = _place(name, known_as, root, names, system, options)
     images, labels, test_images, test_labels = (_read(folder, name) for name in names)
     x = torch.cat([images, test_images])[:, None]
     y = torch.cat([labels, test_labels]).long() - first
-    return Data(name, "image", x, y, classes, torch.arange(len(labels), len(y)))
+    return Data(name, "image", x, y, classes, torch.arange(len(labels), len(y)), notes=notes)
+
+
+def _place(
+    name: str, known_as: str, root: str, names: tuple[str, ...], system: Path | None, options: dict[str, str]
+) -> tuple[Path, tuple[str, ...]]:
+    """The folder of the four files, which are fetched if need be, and a note where they may be another set's."""
+    place = Path(root)
+    raw = place / known_as / "raw"
+    folder = _found(raw, place, system, names, known_as)
+    if folder is None or (place / LOCK).exists():  # which another process may be writing
+        with alone(root):
+            folder = _found(raw, place, system, names, known_as)
+            if folder is None:
+                fetched(name, partial(_download, known_as, root, options), raw, names)
+                return raw, ()
+    if folder != place or known_as not in PUBLISHED or _published(folder, NAMES[0]):
+        return folder, ()
+    doubt = (
+        f"nothing says that the files in {root} are of {name}, since {', '.join(PUBLISHED)} give theirs the same names"
+    )
+    return folder, (f"{doubt}; those in {raw} are taken first",)
+
+
+def _found(raw: Path, root: Path, system: Path | None, names: Sequence[str], known_as: str) -> Path | None:
+    """The first of these folders that has all of the files, passed over if it is root and has another set's."""
+    there = [folder for folder in (raw, root, system) if folder and all(_find(folder, name) for name in names)]
+    return next((folder for folder in there if folder != root or not _foreign(folder, known_as)), None)
+
+
+def _foreign(folder: Path, known_as: str) -> bool:
+    """Whether any of the files is certainly of another set, by its checksum."""
+    return known_as in PUBLISHED and bool({_published(folder, name) for name in NAMES} - {known_as, ""})
+
+
+def _published(folder: Path, name: str) -> str:
+    """The set of PUBLISHED that a file of this name is of; "" where its checksum is not known, as of unpacked files."""
+    path = folder / f"{name}.gz"
+    if not path.is_file():
+        return ""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "md5").hexdigest()
+    return next((known_as for known_as, digests in PUBLISHED.items() if digest in digests), "")
 
 
 def _find(folder: Path, name: str) -> Path | None:
@@ -89,9 +149,14 @@ def _read(folder: Path, name: str) -> Tensor:
     """An IDX file of unsigned bytes (LeCun et al. 1998): uint8 [N] or [N, H, W]."""
     path = _find(folder, name)
     assert path is not None  # the caller looked
-    raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    try:
+        raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise Refusal(f"{path} is cut off or damaged ({error}); put the original file there or remove it") from error
     if len(raw) < 4 or raw[:3] != b"\x00\x00\x08":
         raise Refusal(f"{path} is not an IDX file of bytes; put the original file there or remove it")
+    if len(raw) < 4 + 4 * raw[3]:
+        raise Refusal(f"{path} is cut off within its header, at {len(raw)} bytes; put the original file there")
     shape = np.frombuffer(raw, ">i4", count=raw[3], offset=4)
     values = np.frombuffer(raw, np.uint8, offset=4 + 4 * raw[3])
     if values.size != shape.prod():

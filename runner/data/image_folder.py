@@ -7,6 +7,7 @@ no link leads in a circle.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import json
@@ -29,16 +30,28 @@ from PIL import Image, ImageOps
 
 from runner.data.base import Data, fingerprint, overlap
 from runner.errors import Refusal
+from runner.files import PART
 from runner.paths import cache_dir
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")
 PARTS = ("train", "val", "test")
-LIKE_VAL = ("valid", "validation", "dev")  # what others call val; as classes they would be a mistake
+LIKE_PARTS = ("training", "valid", "validation", "dev", "testing")  # what others call them; no names of classes
 MODES = {1: "L", 3: "RGB"}  # of Pillow, by the number of channels
-FORM = 2  # of the cache file; another number makes it anew
+UNREADABLE = (  # what Pillow raises at files that it cannot decode
+    OSError, SyntaxError, ValueError, EOFError, TypeError, LookupError, ArithmeticError, AttributeError, AssertionError,
+    NotImplementedError, struct.error, zlib.error, Image.DecompressionBombError,
+)  # fmt: skip
+FORM = 4  # of the cache file; another number makes it anew
 DIGEST = 32  # bytes at its end that tell its content
 BROKEN = bytes(16)  # in the place of the fingerprint of an image that cannot be read
+DARK = 64  # of 255: where no pixel of any image is as bright, they were hardly meant so
+BITS_PER_SAMPLE = 258  # a tag of TIFF
+SAMPLE = 16  # steps between the images of a cache file that are compared with their fingerprints
 CHUNK = 500  # images decoded before they are written
+
+
+class NoImage(Refusal):
+    """A file that cannot be read as an image, however often that is tried."""
 
 
 class Listed(NamedTuple):
@@ -54,10 +67,10 @@ class Listed(NamedTuple):
 def image_folder(path: str, size: int, channels: int, on_error: str) -> Data:
     """The images below `path` as uint8 [N, channels, size, size]: the middle square of each, at that size.
 
-    `path` has the folders train and test (and val, whose images join those of train: each seed draws its validation set
-    from both), or one folder for each class, from which each seed draws its test set too. Refuses a folder without
-    classes, links to folders, and an image that cannot be decoded, which it names; with `on_error` "skip" such images
-    are left out, and counted in the notes.
+    `path` has the folders train and test in any case (and val, whose images join those of train: each seed draws its
+    validation set from both), or one folder for each class, from which each seed draws its test set too. Refuses a
+    folder without classes, links to folders, and an image that cannot be decoded, which it names; with `on_error`
+    "skip" such images are left out, and counted in the notes.
     """
     if on_error not in ("refuse", "skip"):
         raise Refusal(f"data.on_error is {on_error!r}; it must be refuse or skip (data.on_error=...)")
@@ -76,7 +89,9 @@ def _load(folder: Path, found: Sequence[Listed], size: int, channels: int, skip:
     notes = []
     if broken := [image.file for image, example in zip(found, examples, strict=True) if example == BROKEN]:
         notes.append(f"{len(broken)} of {len(found)} images cannot be read and are left out, the first {broken[0]}")
-        found = [image for image, example in zip(found, examples, strict=True) if example != BROKEN]
+        left = [image for image, example in zip(found, examples, strict=True) if example != BROKEN]
+        _have_all(folder, found, left)
+        found = left
         examples = [example for example in examples if example != BROKEN]
     classes = sorted({image.label for image in found if image.part != "test"})
     for image in found:
@@ -84,6 +99,11 @@ def _load(folder: Path, found: Sequence[Listed], size: int, channels: int, skip:
             raise Refusal(f"{folder / image.file} is of the class {image.label!r}, which {folder / 'train'} has not")
     if len(classes) < 2:
         raise Refusal(f"{folder} has images of one class only, {classes[0]!r}; there must be two")
+    if (brightest := int(pixels.max())) < DARK:
+        notes.append(
+            f"the brightest pixel of all images is {brightest} of 255; if they hold fewer bits than their files have "
+            "room for, save them with 8 or 16 bits that are used in full"
+        )
     number = {label: i for i, label in enumerate(classes)}
     test = torch.tensor([row for row, image in enumerate(found) if image.part == "test"], dtype=torch.int64)
     x = torch.from_numpy(pixels)
@@ -99,31 +119,68 @@ def _load(folder: Path, found: Sequence[Listed], size: int, channels: int, skip:
     )
 
 
+def _have_all(folder: Path, found: Sequence[Listed], left: Sequence[Listed]) -> None:
+    """Refuses a class to train on, or a test set, that has lost all its images because they cannot be read."""
+
+    def owner(image: Listed) -> str:
+        return "the test set" if image.part == "test" else f"the class {image.label!r}"
+
+    for gone in sorted({owner(image) for image in found} - {owner(image) for image in left}):
+        files = [image.file for image in found if owner(image) == gone]
+        raise Refusal(
+            f"none of the {len(files)} images of {gone} of {folder} can be read, the first {files[0]}; mend them "
+            "(data.on_error=refuse says why)"
+        )
+
+
 def _listed(folder: Path) -> Iterator[Listed]:
     """All images below the folder, in the order of their names."""
-    parts = _folders(folder)
-    others = sorted(set(parts) - set(PARTS))
-    if "train" in parts and others and ("test" in parts or others[0] in LIKE_VAL):
-        raise Refusal(
-            f"{folder} has a folder {others[0]!r} beside train; it must have {', '.join(PARTS)} and no other, or the "
-            "classes' folders themselves"
-        )
-    split = "train" in parts and not others
-    for part in parts if split else ("",):
-        labels = _folders(folder / part)
+    parts = _parts(folder)
+    for there in parts or ("",):
+        labels = _folders(folder / there)
         if not labels:
-            raise Refusal(f"{folder / part} has no folder inside it; it must have one for each class")
+            raise Refusal(f"{folder / there} has no folder inside it; it must have one for each class")
+        _are_classes(folder / there, labels)
         for label in labels:
             empty = True
-            for file in _images(folder / part / label):
+            for file in _images(folder / there / label):
                 empty, about = False, file.stat()
                 where = file.relative_to(folder).as_posix()
                 changed = about.st_mtime_ns, about.st_ctime_ns
-                yield Listed(where, part or "train", label, about.st_size, changed)
+                yield Listed(where, parts.get(there, "train"), label, about.st_size, changed)
             if empty:
                 raise Refusal(
-                    f"{folder / part / label} has no image in it ({' '.join(SUFFIXES)}); every folder there is a class"
+                    f"{folder / there / label} has no image in it ({' '.join(SUFFIXES)}); every folder there is a class"
                 )
+
+
+def _parts(folder: Path) -> dict[str, str]:
+    """Which of PARTS each folder in it is, in any case of its letters; nothing where they are the classes' folders."""
+    names = _folders(folder)
+    parts = {name: name.lower() for name in names if name.lower() in PARTS + LIKE_PARTS}
+    known = sorted(parts.values())
+    if len(parts) == len(names) and "train" in known and known == sorted({*known} & {*PARTS}):
+        return parts
+    if len(parts) > 1:
+        odd = next((name for name in names if name.lower() not in PARTS), names[-1])
+        beside = next(name for name in parts if name != odd)
+        raise Refusal(
+            f"{folder} has a folder {odd!r} beside {beside}; it must have train (and val and test) and no "
+            "other, or the classes' folders themselves"
+        )
+    return {}
+
+
+def _are_classes(folder: Path, labels: Sequence[str]) -> None:
+    """Refuses folders that all hold the same folders and no image: the classes are one level further down."""
+    inside = [_folders(folder / label) for label in labels]
+    alike = len(labels) > 1 and len(inside[0]) > 1 and all(names == inside[0] for names in inside)
+    if alike and not any(path.suffix.lower() in SUFFIXES for label in labels for path in (folder / label).iterdir()):
+        raise Refusal(
+            f"{folder} has the folders {labels[0]!r} and {labels[1]!r}, which would be classes, but all of them hold "
+            f"the same folders ({inside[0][0]}, {inside[0][1]}, ...) and no image; put a folder for each class there, "
+            "or train and test with such folders in them"
+        )
 
 
 def _folders(folder: Path) -> list[str]:
@@ -172,9 +229,13 @@ def _cached(
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{path}.lock"):
             if not _is_whole(path, len(found), each):
-                with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as part:
+                mark = f".{path.name}."
+                for left in path.parent.glob(f"{mark}*{PART}"):  # by a process that was killed: the lock is ours
+                    left.unlink()
+                with tempfile.NamedTemporaryFile(dir=path.parent, prefix=mark, suffix=PART, delete=False) as part:
                     try:
                         _decode_all(folder, found, size, channels, skip, part)
+                        os.fsync(part.fileno())
                         os.replace(part.name, path)
                     except BaseException:
                         Path(part.name).unlink()
@@ -190,14 +251,23 @@ def _cached(
 
 
 def _is_whole(path: Path, count: int, each: int) -> bool:
-    """Whether the cache file has as many images of `each` bytes as it says of `count` found."""
+    """Whether the cache file has as many images of `each` bytes as it says of `count` found, and a few are unspoiled.
+
+    These are compared with their fingerprints; to compare all would be to read all of the file.
+    """
     tail = count * len(BROKEN) + DIGEST
     if not path.is_file() or path.stat().st_size < tail:
         return False
     with path.open("rb") as file:
         file.seek(-tail, os.SEEK_END)
-        examples = _prints(file.read(tail - DIGEST))
-    return path.stat().st_size == (count - examples.count(BROKEN)) * each + tail
+        there = [example for example in _prints(file.read(tail - DIGEST)) if example != BROKEN]
+        if path.stat().st_size != len(there) * each + tail:
+            return False
+        for row in {round(i * (len(there) - 1) / SAMPLE) for i in range(SAMPLE + 1)} if there else ():
+            file.seek(row * each)
+            if fingerprint(file.read(each)) != there[row]:
+                return False
+    return True
 
 
 def _prints(raw: bytes) -> list[bytes]:
@@ -213,7 +283,7 @@ def _decode_all(folder: Path, found: Sequence[Listed], size: int, channels: int,
     def one(image: Listed) -> bytes:
         try:
             return decoded(folder / image.file, size, channels)
-        except Refusal:
+        except NoImage:
             if not skip:
                 raise
             return b""
@@ -235,34 +305,40 @@ def _decode_all(folder: Path, found: Sequence[Listed], size: int, channels: int,
 
 
 def decoded(file: Path, size: int, channels: int) -> bytes:
-    """One image's middle square as bytes [channels, size, size], turned as its camera says, black where it is clear."""
+    """One image's middle square as bytes [channels, size, size], turned as its camera says, white where it is clear."""
     try:
         with Image.open(file) as image:
             upright = ImageOps.exif_transpose(image)
-            square = ImageOps.fit(_eight_bits(upright, file), (size, size), Image.Resampling.BILINEAR)
-    except (
-        OSError,
-        SyntaxError,
-        ValueError,
-        EOFError,
-        struct.error,
-        zlib.error,
-        Image.DecompressionBombError,
-    ) as error:
+            square = ImageOps.fit(_eight_bits(upright, file, _bits(image)), (size, size), Image.Resampling.BILINEAR)
+    except UNREADABLE as error:
         if isinstance(error, Refusal):
             raise
-        raise Refusal(f"{file} cannot be read as an image ({error}); mend or remove it") from error
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # EINVAL: it seeks before its begin
+            raise Refusal(f"{file} cannot be read now ({error}); try again, or mend or remove it") from error
+        why = " ".join(str(error).split()) or type(error).__name__
+        raise NoImage(f"{file} cannot be read as an image ({why}); mend or remove it") from error
     pixels = np.asarray(square.convert(MODES[channels]))
     return (pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)).tobytes()
 
 
-def _eight_bits(image: Image.Image, file: Path) -> Image.Image:
-    """The image in a mode of 8 bits without transparency."""
-    if image.mode == "F":
-        raise Refusal(f"{file} has floating-point pixels, whose white is unknown; save it with 8 or 16 bits")
-    if image.mode.startswith("I"):  # 16 bits, which Pillow would cut off at 255
-        return Image.fromarray((np.asarray(image).astype(np.int64) // 256).clip(0, 255).astype(np.uint8))
+def _bits(image: Image.Image) -> int:
+    """How many bits the white of an image as it was opened has: 8, or of integers what the file says; 0: unknown."""
+    if not image.mode.startswith("I"):
+        return 8
+    if image.mode == "I" and image.format not in ("PNG", "PPM"):  # which have 16 bits there, whatever Pillow's version
+        return 0
+    bits = getattr(image, "tag_v2", {}).get(BITS_PER_SAMPLE, (16,))
+    return int(bits[0])
+
+
+def _eight_bits(image: Image.Image, file: Path, bits: int) -> Image.Image:
+    """The image, whose white has so many bits, in a mode of 8 bits without transparency."""
+    if image.mode == "F" or not bits:
+        what = "floating-point pixels" if image.mode == "F" else f"integers of Pillow's mode {image.mode}"
+        raise NoImage(f"{file} has {what}, whose white is unknown; save it with 8 or 16 bits")
+    if image.mode.startswith("I"):  # which Pillow would cut off at 255
+        return Image.fromarray((np.asarray(image).astype(np.int64) // 2 ** (bits - 8)).clip(0, 255).astype(np.uint8))
     if image.has_transparency_data:
         clear = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", clear.size, (0, 0, 0, 255)), clear).convert("RGB")
+        return Image.alpha_composite(Image.new("RGBA", clear.size, "white"), clear).convert("RGB")
     return image if image.mode in ("L", "RGB") else image.convert("L" if image.mode == "1" else "RGB")

@@ -4,28 +4,38 @@ from __future__ import annotations
 
 import random
 from functools import lru_cache
+from importlib.metadata import version
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from runner.data.base import Data, cached
+from runner.errors import Refusal
+
+CLASSES = 10
 
 
 @lru_cache(maxsize=2)
 def mnist1d(pool: int, test: int, seed: int) -> Data:
     """Signals of 40 points in 10 classes: `pool` examples to draw training and validation from, and `test` to test on.
 
-    With pool=4000, test=1000 and seed=42 these are the very arrays of the package's `make_dataset`, in its order.
+    With pool=4000, test=1000 and seed=42 these are the very arrays of the package's `make_dataset`, in its order. It
+    makes as many of each class, so both together must be a multiple of CLASSES.
     """
+    if pool < 1 or test < 1 or (pool + test) % CLASSES:
+        raise Refusal(
+            f"data.pool is {pool} and data.test {test}; there must be one of each at least, and both together a "
+            f"multiple of {CLASSES}, with as many of each class (data.pool=... data.test=...)"
+        )
 
     def make() -> dict[str, NDArray[np.generic]]:
         return _generate(pool + test, pool / (pool + test), seed)
 
-    arrays = cached(f"mnist1d-{pool}-{test}-{seed}", make)
+    arrays = cached(f"mnist1d-{version('mnist1d')}-{pool}-{test}-{seed}", make)
     x = torch.from_numpy(np.concatenate([arrays["x"], arrays["x_test"]]).astype(np.float32))[:, None]
     y = torch.from_numpy(np.concatenate([arrays["y"], arrays["y_test"]]).astype(np.int64))
-    return Data("mnist1d", "signal", x, y, 10, torch.arange(len(arrays["y"]), len(y)))
+    return Data("mnist1d", "signal", x, y, CLASSES, torch.arange(pool, pool + test))
 
 
 def _generate(samples: int, share: float, seed: int) -> dict[str, NDArray[np.generic]]:

@@ -12,13 +12,14 @@ import warnings
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from runner.data.base import Data, overlap, prints, tasked
+from runner.data.precision import offset, told
 from runner.errors import Refusal, unknown
 
 if TYPE_CHECKING:
@@ -27,7 +28,16 @@ if TYPE_CHECKING:
 PARQUET = (".parquet", ".pq")
 SEPARATORS = ",;\t|"
 MISSING = "?"  # beside what pandas takes for missing: how the tables of the UCI repository say it
+NEARLY = 0.9  # the share of numbers from which on a column of texts was hardly meant as such
 DATE = r"\d{4}-\d{2}-\d{2}.*"
+
+
+class Column(NamedTuple):
+    """A feature as numbers."""
+
+    parts: list[NDArray[np.float32]]  # [rows, its columns] of each file
+    indicates: bool  # whether its columns are 1 for one value and 0 for the others
+    note: str  # what its user should know of it, or ""
 
 
 def table(path: str, target: str, test_path: str | None, drop: Sequence[str], most_categories: int, task: str) -> Data:
@@ -57,7 +67,8 @@ def _stamped(key: str, path: str) -> tuple[str, str]:
 @lru_cache(maxsize=2)
 def _load(files: Sequence[tuple[str, str]], target: str, drop: Sequence[str], most_categories: int, task: str) -> Data:
     path = files[0][0]
-    frames = [_read(file) for file, _ in files]
+    frames = [_read(path)]
+    frames += [_read(file, _text_columns(frames[0])) for file, _ in files[1:]]
     known = [str(name) for name in frames[0].columns]
     for key, name in (("target", target), *(("drop", name) for name in drop)):
         if name not in known:
@@ -67,15 +78,14 @@ def _load(files: Sequence[tuple[str, str]], target: str, drop: Sequence[str], mo
         raise Refusal(f"{path} has no column besides {', '.join((target, *drop))}; nothing is left to learn from")
     for (file, _), frame in zip(files, frames, strict=True):
         _fits(file, frame, (target, *features), path)
-    columns: list[list[NDArray[np.float32]]] = []  # of each feature, one array [rows, its columns] per file
-    indicators: list[bool] = []
-    for name in features:
-        encoded = _encoded([frame[name] for frame in frames], name, [file for file, _ in files], most_categories)
-        columns.append(encoded[0])
-        indicators += [encoded[1]] * encoded[0][0].shape[1]
-    x = np.concatenate([np.concatenate(parts, 1) for parts in zip(*columns, strict=True)])
+    columns = [
+        _encoded([frame[name] for frame in frames], name, [file for file, _ in files], most_categories)
+        for name in features
+    ]
+    x = np.concatenate([np.concatenate(parts, 1) for parts in zip(*(column.parts for column in columns), strict=True)])
+    indicators = [column.indicates for column in columns for _ in range(column.parts[0].shape[1])]
     read = _classes if task == "classification" else _targets
-    y, classes = read([frame[target] for frame in frames], target, [file for file, _ in files])
+    y, classes, note = read([frame[target] for frame in frames], target, [file for file, _ in files])
     first = len(frames[0])
     test = torch.arange(first, len(y)) if len(files) > 1 else None
     return Data(
@@ -88,16 +98,32 @@ def _load(files: Sequence[tuple[str, str]], target: str, drop: Sequence[str], mo
         indicators=torch.tensor(indicators),
         content="-".join(digest for _, digest in files),
         task=task,
-        notes=overlap(prints(torch.from_numpy(x)), test) if test is not None else (),
+        notes=(
+            *(line for line in (*(column.note for column in columns), note) if line),
+            *(overlap(prints(torch.from_numpy(x)), test) if test is not None else ()),
+        ),
     )
 
 
-def _read(path: str) -> pd.DataFrame:
-    """The file's rows; refuses one that cannot be read, has no rows, or two columns of one name."""
+def _text_columns(frame: pd.DataFrame) -> list[str]:
+    """The columns that hold texts: what pandas took for neither numbers, nor dates, nor true and false with gaps."""
+    return [
+        str(name)
+        for name in frame.columns
+        if frame[name].dtype.kind not in "buifcmM"
+        and not frame[name].dropna().map(lambda value: isinstance(value, bool)).all()
+    ]
+
+
+def _read(path: str, texts: Sequence[str] = ()) -> pd.DataFrame:
+    """The file's rows; refuses one that cannot be read, has no rows, or two columns of one name.
+
+    The columns `texts` are read as texts whatever is in them, since "01" is another text than "1".
+    """
     import pandas as pd
 
     try:
-        frame = _read_parquet(path) if path.endswith(PARQUET) else _read_csv(path)
+        frame = _read_parquet(path) if path.endswith(PARQUET) else _read_csv(path, texts)
     except UnicodeDecodeError as error:
         raise Refusal(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8") from error
     except (pd.errors.ParserError, pd.errors.ParserWarning, pd.errors.EmptyDataError, csv.Error) as error:
@@ -123,7 +149,7 @@ def _read_parquet(path: str) -> pd.DataFrame:
     return frame
 
 
-def _read_csv(path: str) -> pd.DataFrame:
+def _read_csv(path: str, texts: Sequence[str]) -> pd.DataFrame:
     """Separated by what gives the header the most names; in files with semicolons a number may have a decimal comma."""
     import pandas as pd
 
@@ -139,15 +165,15 @@ def _read_csv(path: str) -> pd.DataFrame:
         warnings.simplefilter("error", pd.errors.ParserWarning)  # rows longer than the header would be cut
         frame = pd.read_csv(
             path, sep=separator, encoding="utf-8-sig", skipinitialspace=True, na_values=[MISSING], low_memory=False,
-            index_col=False,
+            index_col=False, dtype={name: str for name in texts if name in names},
         )  # fmt: skip
     if separator == ";":
-        for name in frame.columns:
-            texts = frame[name].dropna()
-            if not pd.api.types.is_numeric_dtype(texts) and len(texts):
-                texts = texts.astype(str)
-                if texts.str.fullmatch(r"[-+]?\d+(,\d+)?").all():
-                    frame[name] = pd.to_numeric(texts.str.replace(",", ".")).reindex(frame.index)
+        for name in set(frame.columns) - set(texts):
+            cells = frame[name].dropna()
+            if not pd.api.types.is_numeric_dtype(cells) and len(cells):
+                cells = cells.astype(str)
+                if cells.str.fullmatch(r"[-+]?\d+(,\d+)?").all():
+                    frame[name] = pd.to_numeric(cells.str.replace(",", ".")).reindex(frame.index)
     return frame
 
 
@@ -167,10 +193,8 @@ def _fits(file: str, frame: pd.DataFrame, needed: Sequence[str], path: str) -> N
             )
 
 
-def _encoded(
-    parts: Sequence[pd.Series], name: str, files: Sequence[str], most: int
-) -> tuple[list[NDArray[np.float32]], bool]:
-    """A column of each file as numbers [rows, columns], and whether these are indicators of its values."""
+def _encoded(parts: Sequence[pd.Series], name: str, files: Sequence[str], most: int) -> Column:
+    """A column of each file as numbers."""
     import pandas as pd
 
     first, types = parts[0], pd.api.types
@@ -179,28 +203,56 @@ def _encoded(
     if types.is_datetime64_any_dtype(first) or types.is_timedelta64_dtype(first):
         raise Refusal(f"{where} is a date or time; {leave} or make numbers of it")
     if types.is_numeric_dtype(first):
-        return [_numbers(part, name, file, files[0]) for part, file in zip(parts, files, strict=True)], False
-    texts = [part.astype(object).where(part.notna(), None).map(str, na_action="ignore") for part in parts]
+        single, note = _single(
+            f"column {name!r}", [_numbers(part, name, file, files[0]) for part, file in zip(parts, files, strict=True)]
+        )
+        return Column([numbers[:, None] for numbers in single], False, note)
+    texts = [_texts(part) for part in parts]
     values = sorted(texts[0].dropna().unique())
     if values and texts[0].dropna().str.fullmatch(DATE).all():
         raise Refusal(f"{where} is a date or time; {leave} or make numbers of it")
+    spoiled = _spoiled(texts[0])
     if len(values) > most:
         raise Refusal(
-            f"{where} has {len(values)} different texts (an id or free text?); {leave}, or allow more "
+            f"{where} has {len(values)} different texts ({spoiled or 'an id or free text?'}); {leave}, or allow more "
             "(data.most_categories=...)"
         )
     present: list[str | None] = [*values, *([None] if texts[0].isna().any() else [])]
-    return [
+    indicators: list[NDArray[np.float32]] = [
         np.stack([(text.isna() if value is None else text == value).to_numpy(np.float32) for value in present], 1)
         for text in texts
-    ], True
+    ]
+    note = spoiled and f"column {name!r} is taken for texts, though {spoiled}; mend or leave these cells blank"
+    return Column(indicators, True, note)
 
 
-def _numbers(part: pd.Series, name: str, file: str, path: str) -> NDArray[np.float32]:
-    """A column of numbers, NaN where one is missing: float32 [rows, 1]."""
+def _spoiled(texts: pd.Series) -> str:
+    """What keeps a column of texts from being one of numbers, where it is little; else ""."""
+    import pandas as pd
+
+    there = texts.dropna()
+    odd = there[pd.to_numeric(there, errors="coerce").isna()]
+    if not len(odd) or len(odd) > (1 - NEARLY) * len(there):
+        return ""
+    share = 100 * (1 - len(odd) / len(there))
+    return f"{share:.3g} % are numbers and {odd.iloc[0]!r} is the first that is not"
+
+
+def _texts(part: pd.Series) -> pd.Series:
+    """The column as texts, None where one is missing; whole numbers that gaps have made floating ones without ".0"."""
+    given = part.dropna()
+    if part.dtype.kind == "f" and (given == given.round()).all():
+        part = part.astype("Int64")
+    return part.astype(object).where(part.notna(), None).map(str, na_action="ignore")
+
+
+def _numbers(part: pd.Series, name: str, file: str, path: str) -> NDArray[np.float64]:
+    """A column of numbers, NaN where one is missing: float64 [rows]."""
     import pandas as pd
 
     try:
+        if part.dtype.kind in "mM":
+            raise TypeError("dates or times")
         numbers = pd.to_numeric(part).to_numpy(np.float64, na_value=np.nan)
     except (ValueError, TypeError) as error:
         raise Refusal(f"column {name!r} of {file} is not all numbers, as it is in {path}: {error}") from error
@@ -208,18 +260,27 @@ def _numbers(part: pd.Series, name: str, file: str, path: str) -> NDArray[np.flo
         raise Refusal(
             f"column {name!r} of {file} has numbers that are infinite or above 3e38; mend or leave them blank"
         )
-    return numbers.astype(np.float32)[:, None]
+    return numbers
 
 
-def _targets(parts: Sequence[pd.Series], target: str, files: Sequence[str]) -> tuple[NDArray[np.float32], int]:
-    """The numbers to predict of all files, and 1, the outputs of a net; refuses what is missing or no number."""
+def _single(what: str, parts: Sequence[NDArray[np.float64]]) -> tuple[list[NDArray[np.float32]], str]:
+    """The numbers of each file as float32, less an offset where it would make different ones of the first the same.
+
+    And a line that says so, or "".
+    """
+    taken = offset(parts[0])
+    return [(part - taken).astype(np.float32) for part in parts], told(what, taken) if taken else ""
+
+
+def _targets(parts: Sequence[pd.Series], target: str, files: Sequence[str]) -> tuple[NDArray[np.float32], int, str]:
+    """The numbers to predict of all files, 1 output of a net, and a note; refuses what is missing or no number."""
     import pandas as pd
 
     read = []
     for part, file in zip(parts, files, strict=True):
         if not pd.api.types.is_numeric_dtype(part):
             raise Refusal(f"data.target {target!r} of {file} is not all numbers, which data.task=regression predicts")
-        numbers = _numbers(part, target, file, files[0])[:, 0]
+        numbers = _numbers(part, target, file, files[0])
         if np.isnan(numbers).any():
             raise Refusal(
                 f"data.target {target!r} is missing in {np.isnan(numbers).sum()} of {len(part)} rows of {file}"
@@ -229,11 +290,12 @@ def _targets(parts: Sequence[pd.Series], target: str, files: Sequence[str]) -> t
         raise Refusal(
             f"data.target {target!r} is {read[0][0]:g} in every row of {files[0]}; nothing is to be predicted"
         )
-    return np.concatenate(read), 1
+    single, note = _single(f"data.target {target!r}", read)
+    return np.concatenate(single), 1, note
 
 
-def _classes(parts: Sequence[pd.Series], target: str, files: Sequence[str]) -> tuple[NDArray[np.int64], int]:
-    """The labels of all files as numbers in 0..classes-1, in the order of their values, and how many classes are."""
+def _classes(parts: Sequence[pd.Series], target: str, files: Sequence[str]) -> tuple[NDArray[np.int64], int, str]:
+    """The labels of all files as numbers in 0..classes-1, in the order of their values, how many classes, and ""."""
     import pandas as pd
 
     for part, file in zip(parts, files, strict=True):
@@ -241,7 +303,7 @@ def _classes(parts: Sequence[pd.Series], target: str, files: Sequence[str]) -> t
             raise Refusal(f"data.target {target!r} is missing in {part.isna().sum()} of {len(part)} rows of {file}")
     first = parts[0]
     numbers = all(pd.api.types.is_numeric_dtype(part) for part in parts)
-    labels = [part if numbers else part.astype(str) for part in parts]
+    labels = [part if numbers else _texts(part) for part in parts]
     values = sorted(labels[0].unique())
     if len(values) == 1:
         raise Refusal(
@@ -259,4 +321,4 @@ def _classes(parts: Sequence[pd.Series], target: str, files: Sequence[str]) -> t
                 raise Refusal(
                     f"data.target {target!r} has the class {str(value)!r} in {file}, which {files[0]} has not"
                 )
-    return np.concatenate([part.map(number).to_numpy(np.int64) for part in labels]), len(values)
+    return np.concatenate([part.map(number).to_numpy(np.int64) for part in labels]), len(values), ""

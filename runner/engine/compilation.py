@@ -113,7 +113,8 @@ def _fused(operations: Operations, given: Sequence[Tensor]) -> Any:
     """The operations through torch's compiler, or as it made them before in this process: of tensors, to tensors."""
     key = _key(operations, given)
     if key not in _compiled:
-        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_dir() / "compiled"))  # torch's own is open to others
+        if cache_dir().parent != Path(os.devnull):  # the user has a home; torch's own folder is open to others
+            os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_dir() / "compiled"))
         logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it looks for a GPU and says so
         from torch._inductor import config, standalone_compile  # it takes two seconds
 
