@@ -189,6 +189,13 @@ def test_a_sweep_may_have_any_name_that_a_job_may_have(regrun: Regrun, tmp_path:
     assert methods(tmp_path / "outputs" / name) == {"none", "l2"}
 
 
+@pytest.mark.usefixtures("undrawn")
+def test_a_table_shows_names_as_they_are(regrun: Regrun) -> None:
+    told = regrun("-m", "method=l2", 'data.name="[/a]"', "seeds=2", *SMALL)  # which rich would take for markup
+    assert told.code == 0, told.err
+    assert "[/a] · mlp" in told.out
+
+
 @pytest.mark.parametrize("baseline", ["method=none", "method=[]", "epochs=2"])
 @pytest.mark.usefixtures("undrawn")
 def test_the_baseline_by_any_name_is_one_job(regrun: Regrun, tmp_path: Path, baseline: str) -> None:

@@ -28,13 +28,14 @@ def show(report: Report) -> None:
     from runner.report.tables import groups
     from runner.report.writers import caption, terminal_table
 
-    console = Console(width=None if sys.stdout.isatty() else 100, highlight=False)
+    # without markup: names of data sets and methods are the user's, and may have square brackets
+    console = Console(width=None if sys.stdout.isatty() else 100, highlight=False, markup=False, emoji=False)
     for _, frame in groups(report.headline):
         console.print(terminal_table(frame, max(100, console.width)))
-        console.print(caption(frame), style="dim", markup=False)
+        console.print(caption(frame), style="dim")
         console.print()
     for line in _places(report):
-        console.print(line, soft_wrap=True, markup=False)
+        console.print(line, soft_wrap=True)
     for failure in report.failures:
         print(f"job {describe(failure)}", file=sys.stderr)
 
