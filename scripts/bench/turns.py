@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -119,8 +120,8 @@ def machine() -> dict[str, str]:
 
 
 def of(about: Mapping[str, str]) -> str:
-    """The machine in a line, above a table."""
-    return "; ".join(f"{key}: {value}" for key, value in about.items()) + "\n"
+    """The machine, above a table, in lines as long as a page's."""
+    return textwrap.fill("; ".join(f"{key}: {value}" for key, value in about.items()), 120) + "\n"
 
 
 def put(page: Path, name: str, text: str) -> None:
