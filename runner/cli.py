@@ -56,7 +56,7 @@ def _task(cfg: DictConfig) -> float:
 
 def _job(cfg: DictConfig, overrides: list[str], alone: bool) -> float:
     take_one()
-    from runner import study, sweep, trackers
+    from runner import admission, study, sweep, trackers
     from runner.config import read
     from runner.progress import progress_of, show_job, show_marks
 
@@ -65,10 +65,10 @@ def _job(cfg: DictConfig, overrides: list[str], alone: bool) -> float:
         show_marks(job)
         return float("nan")
     folder = job.out / (job.study or sweep.stamp(job.method))
-    if more := sorted({*study.axes_of(folder), *cfg.axes} - set(cfg.axes)) if job.study else ():
+    if more := sorted({*admission.axes_of(folder), *cfg.axes} - set(cfg.axes)) if job.study else ():
         cfg.axes = [*cfg.axes, *more]
         job = read(cfg, overrides)
-    job = study.as_there(job, folder) if job.study else job
+    job = admission.as_there(job, folder) if job.study else job
     if alone:
         folder = sweep.begin([job], cfg.axes, folder, ["regrun", *overrides], fresh=job.study is None)
     with progress_of(job) as (say, watch):

@@ -47,7 +47,7 @@ def plan(
     `jobs` are lists of overrides, "method=dropout", "epochs=5"; `axes` are the keys that the sweep varies;
     `command` is put on record. Refuses the whole sweep, and writes nothing, if any job is refused.
     """
-    from runner import study
+    from runner import admission
     from runner.config import read
 
     varied = _varied(axes)
@@ -63,20 +63,20 @@ def plan(
     first = read(compose([*with_baselines[0], _label(varied)]), with_baselines[0])
     named = first.study or stamp("sweep")
     folder = first.out / named
-    label = _label([*varied, *study.axes_of(folder)] if first.study else varied)
+    label = _label([*varied, *admission.axes_of(folder)] if first.study else varied)
     kept: dict[tuple[str, ...], tuple[list[str], Job]] = {}
     for job in with_baselines:
         overrides = [*_without(job, "study"), label]
         checked = read(compose([*overrides, _study(named)]), job)
         if checked.marks:
             raise Refusal("marks is 'show', which describes one model and trains nothing; leave -m out (marks=null)")
-        kept.setdefault(checked.identity, (overrides, study.as_there(checked, folder) if first.study else checked))
+        kept.setdefault(checked.identity, (overrides, admission.as_there(checked, folder) if first.study else checked))
     admitted = [checked for _, checked in kept.values()]
     folder = begin(admitted, varied, folder, command, fresh=first.study is None)
     return folder, [
         Planned(
             [*overrides, _study(folder.name)], checked.name, checked.method, checked.trackers,
-            study.granted(checked, folder).shares,
+            admission.granted(checked, folder).shares,
         )
         for overrides, checked in kept.values()
     ]  # fmt: skip
@@ -110,15 +110,15 @@ def begin(jobs: Sequence[Job], axes: Sequence[str], folder: Path, command: Seque
     A `fresh` one must be no other study's. Its name is of the clock, and gets a number behind it where another process
     that began in the same second was faster.
     """
-    from runner import study, trackers
+    from runner import admission, trackers
 
-    study.admit(jobs, axes, unused(folder) if fresh else folder)
+    admission.admit(jobs, axes, unused(folder) if fresh else folder)
     if fresh:
         try:
             folder = claimed(folder)
         except OSError as error:
             raise Refusal(f"out is {str(folder.parent)!r}, which cannot be written to: {error} (out=...)") from error
-    study.begin(jobs, axes, folder, command)
+    admission.begin(jobs, axes, folder, command)
     trackers.begin(jobs[0].trackers, folder)
     return folder
 
