@@ -115,7 +115,7 @@ kill)
     steps=$(pgrep -f "slurmstepd: \[" || true)
     for step in $steps; do
         if tr '\0' '\n' <"/proc/$step/environ" 2>/dev/null | grep -q "^SLURMD_NODENAME=$3$" ||
-            ls -l "/proc/$step/fd" 2>/dev/null | grep -q "spool.$3/"; then
+            ls -l "/proc/$step/fd" 2>/dev/null | grep -qE "/(spool\.$3/|slurmd\.$3\.log$)"; then
             kill -9 $(below "$step") "$step" 2>/dev/null || true
         fi
     done
