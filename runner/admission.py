@@ -15,7 +15,7 @@ from typing import Any
 
 from runner import extending, records
 from runner.errors import Refusal
-from runner.files import held, write_atomic
+from runner.files import claimed, held, unused, write_atomic
 from runner.job import Job
 from runner.labels import LABEL, different, flatten, may_have, stored_settings, unshown
 from runner.rows import label_of
@@ -40,7 +40,7 @@ def as_there(job: Job, folder: Path) -> Job:
     places = [place for place in places if list(stored_settings(place).get("method") or ()) == stack]
     if not places:
         return job
-    job = replace(job, method=places[0].name.rpartition("-")[0])
+    job = replace(job, method=_word(places[0]))
     table = places[0] / "runs.csv"
     for row in records.read_table(table, lambda line: None)[:1] if table.is_file() else ():
         items = [item for item in row["setting"].split(" ") if item.partition("=")[0] not in job.points[0]]
@@ -93,7 +93,7 @@ def _refuse_alike(jobs: Sequence[Job], folder: Path) -> None:
     """
     counts = Counter((job.dataset, job.model, job.method) for job in jobs)
     standing, unfinished = _labels(folder, {job.method for job in jobs}, {job.name for job in jobs})
-    there = {method for *_, method, _ in standing} | {place.name.rpartition("-")[0] for place in unfinished}
+    there = {method for *_, method, _ in standing} | {_word(place) for place in unfinished}
     known: dict[Label, dict[str, Any]] = {}
     for job in jobs:
         if counts[(job.dataset, job.model, job.method)] < 2 and job.method not in there:
@@ -108,7 +108,7 @@ def _refuse_alike(jobs: Sequence[Job], folder: Path) -> None:
             may = [
                 unshown(theirs, shown)
                 for place, theirs in unfinished.items()
-                if place.name.rpartition("-")[0] == job.method and may_have(theirs, shown)
+                if _word(place) == job.method and may_have(theirs, shown)
             ]
             for theirs in (known[label], *may):
                 if key := different(theirs, mine):
@@ -129,7 +129,7 @@ def _labels(
     found: dict[Label, Path] = {}
     unfinished: dict[Path, dict[str, Any]] = {}
     for place in sorted({path.parent for name in ("config.yaml", "runs.csv") for path in folder.glob(f"*/{name}")}):
-        if place.name in but or place.name.rpartition("-")[0] not in methods:
+        if place.name in but or _word(place) not in methods:
             continue
         if not (place / "runs.csv").is_file():
             unfinished[place] = _settings_of(place)
@@ -137,6 +137,11 @@ def _labels(
         for row in records.read_table(place / "runs.csv", lambda line: None):
             found.setdefault(tuple(row.get(column, "") for column in LABEL), place)
     return found, unfinished
+
+
+def _word(place: Path) -> str:
+    """What the study calls the stack of a job's folder."""
+    return place.name.rpartition("-")[0]
 
 
 def _settings_of(place: Path) -> dict[str, Any]:
@@ -153,17 +158,22 @@ def _said(margins: Mapping[str, float]) -> str:
     return ", ".join(f"{name}={value:g}" for name, value in margins.items())
 
 
-def begin(jobs: Sequence[Job], axes: Sequence[str], folder: Path, command: Sequence[str]) -> None:
-    """Write down what the study's jobs share; a study that stands gains the data sets, models and axes that are new.
+def begin(jobs: Sequence[Job], axes: Sequence[str], folder: Path, command: Sequence[str], *, fresh: bool) -> Path:
+    """Admit the jobs, write down what they share, and give the study's folder.
 
-    Report seeds that `command` adds to jobs that have some are put on record.
+    A study that stands gains the data sets, models and axes that are new, and report seeds that `command` adds to jobs
+    that have some are put on record. A `fresh` one must be no other study's: its name is of the clock, and gets a
+    number behind it where another process that began in the same second was faster.
     """
+    admit(jobs, axes, unused(folder) if fresh else folder)
     try:
+        folder = claimed(folder) if fresh else folder
         with held(folder, f"{folder}: another process begins it; waits for that", records.to_stderr):
             admit(jobs, axes, folder)  # again: another process may have begun it in the meantime
             _note(jobs, axes, folder, command)
     except OSError as error:  # the first thing that a study writes, where permissions did not say no
         raise Refusal(f"out is {str(folder.parent)!r}, which cannot be written to: {error} (out=...)") from error
+    return folder
 
 
 def _note(jobs: Sequence[Job], axes: Sequence[str], folder: Path, command: Sequence[str]) -> None:

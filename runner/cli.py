@@ -70,7 +70,8 @@ def _job(cfg: DictConfig, overrides: list[str], alone: bool) -> float:
         job = read(cfg, overrides)
     job = admission.as_there(job, folder) if job.study else job
     if alone:
-        folder = sweep.begin([job], cfg.axes, folder, ["regrun", *overrides], fresh=job.study is None)
+        folder = admission.begin([job], cfg.axes, folder, ["regrun", *overrides], fresh=job.study is None)
+        trackers.begin(job.trackers, folder)
     with progress_of(job) as (say, watch):
         rows = study.run_job(job, folder, ["regrun", *overrides], say, watch)
         trackers.follow(job.trackers, folder, job.name, say)

@@ -289,9 +289,11 @@ def _options(values: Mapping[str, Any], stack: Stack, lists: Collection[str]) ->
 
 def _typed(overrides: Sequence[str], grids: Collection[str], axes: Collection[str], protocol: Protocol) -> None:
     """Refuse a single number for a strength that the protocol takes from a grid: it would not be used."""
-    written = {key.lstrip("+"): value for key, _, value in (override.partition("=") for override in overrides)}
+    if not (protocol.tune_seeds or protocol.trials):
+        return
+    written = {key_of(override): override.partition("=")[2] for override in overrides}
     for path in grids:
-        if (protocol.tune_seeds or protocol.trials) and path not in axes and f"method.{path}" in written:
+        if path not in axes and f"method.{path}" in written:
             value = written[f"method.{path}"]
             raise Refusal(
                 f"method.{path} is {value}; protocol={protocol.name} takes it from a grid (method.{path}=[{value}], or "

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from omegaconf import DictConfig
 
 from runner.errors import Refusal
-from runner.files import claimed, unused
 from runner.overrides import key_of
 
 if TYPE_CHECKING:
@@ -47,7 +46,7 @@ def plan(
     `jobs` are lists of overrides, "method=dropout", "epochs=5"; `axes` are the keys that the sweep varies;
     `command` is put on record. Refuses the whole sweep, and writes nothing, if any job is refused.
     """
-    from runner import admission
+    from runner import admission, trackers
     from runner.config import read
 
     varied = _varied(axes)
@@ -72,7 +71,8 @@ def plan(
             raise Refusal("marks is 'show', which describes one model and trains nothing; leave -m out (marks=null)")
         kept.setdefault(checked.identity, (overrides, admission.as_there(checked, folder) if first.study else checked))
     admitted = [checked for _, checked in kept.values()]
-    folder = begin(admitted, varied, folder, command, fresh=first.study is None)
+    folder = admission.begin(admitted, varied, folder, command, fresh=first.study is None)
+    trackers.begin(first.trackers, folder)
     return folder, [
         Planned(
             [*overrides, _study(folder.name)], checked.name, checked.method, checked.trackers,
@@ -102,25 +102,6 @@ def _varied(axes: Sequence[str]) -> list[str]:
 def _label(axes: Sequence[str]) -> str:
     """The override that tells a job what names it."""
     return f"axes=[{','.join(sorted(set(axes)))}]"
-
-
-def begin(jobs: Sequence[Job], axes: Sequence[str], folder: Path, command: Sequence[str], *, fresh: bool) -> Path:
-    """The folder of a study that is begun now, or goes on, once its jobs are admitted to it.
-
-    A `fresh` one must be no other study's. Its name is of the clock, and gets a number behind it where another process
-    that began in the same second was faster.
-    """
-    from runner import admission, trackers
-
-    admission.admit(jobs, axes, unused(folder) if fresh else folder)
-    if fresh:
-        try:
-            folder = claimed(folder)
-        except OSError as error:
-            raise Refusal(f"out is {str(folder.parent)!r}, which cannot be written to: {error} (out=...)") from error
-    admission.begin(jobs, axes, folder, command)
-    trackers.begin(jobs[0].trackers, folder)
-    return folder
 
 
 def rounds(jobs: Sequence[Planned]) -> list[list[Launch]]:
