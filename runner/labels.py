@@ -28,6 +28,15 @@ def flatten(settings: Mapping[str, Any], lead: str = "") -> dict[str, Any]:
     return flat
 
 
+def items_of(text: str) -> dict[str, str]:
+    """What a setting or the strengths of a label name, and the values there.
+
+    >>> items_of("data.train_size=500 data.label_noise=0.2")
+    {'data.train_size': '500', 'data.label_noise': '0.2'}
+    """
+    return dict(item.split("=", 1) for item in text.split() if "=" in item)
+
+
 def stack_in_a_word(methods: list[str], named: Mapping[str, list[str]], options: Mapping[str, list[str]]) -> str:
     """The stack in one word, with the options that a sweep varies; `named` are stacks with a name of their own.
 
@@ -57,8 +66,8 @@ def unshown(settings: Mapping[str, Any], label: Mapping[str, str]) -> dict[str, 
     >>> unshown(settings, {"method": "l1.form=proximal", "strengths": "l1.rate=0.1", "setting": ""})
     {}
     """
-    strengths = {item.partition("=")[0] for item in label["strengths"].split()}
-    named = {item.partition("=")[0] for item in f"{label['setting']} {label['strengths']}".split()}
+    strengths = items_of(label["strengths"])
+    named = items_of(label["setting"]) | strengths
     on = {name.partition(".")[0] for name in strengths}
     words = re.split("[+,]", label["method"])
     return {
@@ -103,8 +112,7 @@ def may_have(settings: Mapping[str, Any], label: Mapping[str, str]) -> bool:
     flat = flatten(settings)
     if (flat.get("data.name"), flat.get("model.name")) != (label["dataset"], label["model"]):
         return False
-    for item in f"{label['setting']} {label['strengths']}".split():
-        name, _, text = item.partition("=")
+    for name, text in (items_of(label["setting"]) | items_of(label["strengths"])).items():
         method, _, field = name.partition(".")
         given = [flat.get(key) for key in (name, f"method.{name}", f"method.{method}.grid.{field}")]
         if not any(text == said(value) for one in given for value in (one if isinstance(one, list) else [one])):

@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, NullLocator
 
+from runner.labels import items_of
 from runner.report.figures import thin_ticks
 from runner.report.sheet import Drawing, interval_note, limits_of, percent, settle, sheet, shortened, styled
 from runner.report.style import darker, mark_of
@@ -38,7 +39,7 @@ def axis_curves(headline: pd.DataFrame, runs: pd.DataFrame) -> Iterator[tuple[st
     """
     rows = headline[headline["mean"].notna()].reset_index(drop=True)
     best = _best(runs)
-    settings = [_settings(text) for text in rows["setting"]]
+    settings = [items_of(text) for text in rows["setting"]]
     for axis in dict.fromkeys(name for setting in settings for name in setting):
         values = np.array([_value(setting.get(axis, "")) for setting in settings])
         rest = [" ".join(f"{k}={v}" for k, v in setting.items() if k != axis) for setting in settings]
@@ -49,11 +50,6 @@ def axis_curves(headline: pd.DataFrame, runs: pd.DataFrame) -> Iterator[tuple[st
                 drawing = styled(partial(_axis_curves, own, title, best))
                 assert drawing is not None  # there are rows
                 yield f"{title} {axis}", drawing
-
-
-def _settings(text: str) -> dict[str, str]:
-    """The axes in "data.train_size=500 data.label_noise=0.2" and their values."""
-    return dict(item.split("=", 1) for item in text.split() if "=" in item)
 
 
 def _value(text: str) -> float:
