@@ -34,7 +34,7 @@ import torch
 from torch import Tensor
 
 from runner import __version__
-from runner.files import append_line, read_csv, write_atomic
+from runner.files import append_line, read_csv, read_object, write_atomic
 
 # Also read by runner.report, which must not import this module (it imports torch).
 CHECKPOINT = tuple(
@@ -145,11 +145,7 @@ def write_predictions(folder: Path, run_id: str, hits: Tensor, confidence: Tenso
 
 def read_status(folder: Path) -> Mapping[str, Any]:
     """A job's status; empty if it has none yet, or one that is torn."""
-    try:
-        status = json.loads((folder / "status.json").read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
-        return {}
-    return status if isinstance(status, dict) else {}
+    return read_object(folder / "status.json")
 
 
 def write_status(folder: Path, state: str, **more: object) -> None:

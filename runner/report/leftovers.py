@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from runner.report.collect import write_atomic
+from runner.files import read_object, write_atomic
 
 MADE = "made.json"  # in a report's folder: the files that it made, with the SHA-256 of each
 
@@ -18,22 +18,13 @@ def clear_leftovers(folder: Path, made: Iterable[Path]) -> None:
     A file goes only as it was written: one that somebody has changed or put in its place, or that no report is known to
     have made, stays.
     """
-    known = _read(folder / MADE)
+    known = read_object(folder / MADE)
     kept = {path.relative_to(folder).as_posix(): _digest(path) for path in made}
     for path in (*folder.glob("*"), *folder.glob("figures/*")):  # and not what is read: that could name any place
         name = path.relative_to(folder).as_posix()
         if name in known and name not in kept and path.is_file() and _digest(path) == known[name]:
             path.unlink()
     write_atomic(folder / MADE, json.dumps(kept, indent=1, sort_keys=True) + "\n")
-
-
-def _read(path: Path) -> dict[str, object]:
-    """The files that the last report made, by name; none where that is not on record."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _digest(path: Path) -> str:

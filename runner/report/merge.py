@@ -13,7 +13,7 @@ from typing import Any
 
 from runner import records
 from runner.errors import Refusal
-from runner.files import held, is_held, read_csv, write_atomic
+from runner.files import held, is_held, read_csv, read_object, write_atomic
 from runner.labels import LABEL, different, stored_settings, unshown
 from runner.report.collect import WHICH
 
@@ -34,7 +34,7 @@ def merge(studies: Sequence[Path], into: Path) -> Path:
     where jobs or runs were added to what an earlier merging made.
     """
     stories = [_story(study) for study in studies]
-    if into.exists() and "merged" not in _json(into / "study.json"):
+    if into.exists() and "merged" not in read_object(into / "study.json"):
         raise Refusal(f"{into} is there and was not made by merging alone; name another folder (--into ...)")
     if any(into.resolve() == study.resolve() for study in studies):
         raise Refusal(f"{into} is one of the studies to merge; name another folder (--into ...)")
@@ -106,18 +106,10 @@ def _story(study: Path) -> Mapping[str, Any]:
     """What a study's own file says."""
     if not study.is_dir():
         raise Refusal(f"no folder {study} (studies are the folders in outputs/)")
-    story = _json(study / "study.json")
+    story = read_object(study / "study.json")
     if not isinstance(story.get("settings"), dict) or not any(study.glob("*/runs.csv")):
         raise Refusal(f"{study} is not a study with runs (studies are the folders in outputs/)")
     return story
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _joined(studies: Sequence[Path], stories: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -218,7 +210,7 @@ def _take(job: Path, into: Path) -> None:
         target.parent.mkdir(exist_ok=True)
         if not target.exists():
             shutil.copy2(predictions, target)
-    if _json(into / "status.json").get("state") == "complete" != _json(job / "status.json").get("state"):
+    if records.read_status(into).get("state") == "complete" != records.read_status(job).get("state"):
         shutil.copy2(job / "status.json", into / "status.json")  # what is not complete is told of
 
 
