@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from rich.box import SIMPLE
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from scipy.special import stdtrit  # scipy.stats alone would take a second to import
 
+from runner.console import plain
 from runner.engine import loop
 from runner.engine.weights import built_net
 from runner.job import Job
@@ -48,7 +48,7 @@ def _bar(job: Job) -> Iterator[tuple[Callable[[str], None], loop.Watch]]:
         TextColumn("{task.description}"), BarColumn(), TextColumn("epoch {task.completed:.0f}/{task.total:.0f}"),
         TimeRemainingColumn(), TextColumn("{task.fields[seen]}"),
     )  # fmt: skip
-    with Progress(*columns, console=_console(stderr=True)) as bar:
+    with Progress(*columns, console=plain(stderr=True)) as bar:
         task = bar.add_task(job.method, total=job.experiment.budget.epochs, seen="")
 
         def watch(seen: loop.Progress) -> None:
@@ -78,7 +78,7 @@ def _figures(seen: loop.Progress) -> str:
 def show_job(job: Job, rows: Sequence[dict[str, Any]], folder: Path) -> None:
     """A single job's result: mean and half-width of the 95 % t-interval over the reported seeds."""
     reported = [row for row in rows if row["role"] == "report"]
-    console = _console(width=max(100, Console().width))
+    console = plain(width=max(100, plain().width))
     regression = job.experiment.data.regression
     score = ("r2", 100, 1, "R², %") if regression else ("acc", 100, 1, "accuracy, %")
     units = "variances of the training targets" if regression else "nats"
@@ -113,7 +113,7 @@ def show_marks(job: Job) -> None:
     """Where the model's marks and slots are, in the order of a forward pass."""
     experiment = job.experiment
     net = built_net(experiment)
-    console = _console(width=max(100, Console().width))
+    console = plain(width=max(100, plain().width))
     weights = sum(w.numel() for w in net.parameters())
     title = f"{job.model} on {job.dataset}, {job.method}: {weights:,} parameters"
     table = Table("", "kind", "place", "shape of a value", title=title, title_justify="left", box=SIMPLE)
@@ -126,11 +126,6 @@ def show_marks(job: Job) -> None:
     console.print(f"open slots for a norm: {len(slots)}; norms of the net: {said or 'none'}", soft_wrap=True)
     if getattr(net, "switched_off", 0):
         console.print(f"dropouts of the net's own that are switched off: {net.switched_off}", soft_wrap=True)
-
-
-def _console(**settings: Any) -> Console:
-    """A console that shows what it is given: in names, paths and errors there may be what rich takes for markup."""
-    return Console(markup=False, emoji=False, **settings)
 
 
 def _mean(rows: Sequence[dict[str, Any]], column: str, unit: float, digits: int) -> str:

@@ -22,14 +22,12 @@ DIFFERENT = 1  # a run that was verified
 
 def show(report: Report) -> None:
     """Print each group's headline with its caption, where tables and figures are, and what did not end."""
-    from rich.console import Console
-
+    from runner.console import plain
     from runner.report.build import describe
     from runner.report.tables import groups
     from runner.report.writers import caption, terminal_table
 
-    # without markup: names of data sets and methods are the user's, and may have square brackets
-    console = Console(width=None if sys.stdout.isatty() else 100, highlight=False, markup=False, emoji=False)
+    console = plain(width=None if sys.stdout.isatty() else 100, highlight=False)
     for _, frame in groups(report.headline):
         console.print(terminal_table(frame, max(100, console.width)))
         console.print(caption(frame), style="dim")
