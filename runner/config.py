@@ -21,6 +21,7 @@ from runner import building, checks, trackers
 from runner.data.base import Data, Splitter
 from runner.engine.compilation import compiler
 from runner.engine.optimizers import Optimizer
+from runner.engine.products import exact
 from runner.engine.rehearsal import rehearse, unmappable
 from runner.engine.robustness import Attack
 from runner.engine.schedules import Constant, Cosine, Cyclic, Step
@@ -43,14 +44,14 @@ PROTOCOLS = ("fixed", "tuned", "search", "smoke")
 SAMPLERS = ("random", "tpe")  # of a search
 TOP = (
     "study", "seeds", "extend", "seed0", "epochs", "batch_size", "device", "deterministic", "dtype", "evaluate",
-    "penalize_biases", "margins", "lanes", "lanes_per_job", "share", "threads", "workers", "compile", "checkpoint",
-    "progress", "out", "allow", "axes", "data", "model", "optimizer", "schedule", "method", "protocol", "marks",
-    "tracker",
+    "penalize_biases", "margins", "lanes", "lanes_per_job", "share", "threads", "workers", "compile", "onednn",
+    "checkpoint", "progress", "out", "allow", "axes", "data", "model", "optimizer", "schedule", "method", "protocol",
+    "marks", "tracker",
 )  # fmt: skip
-# What changes no number of a run that is trained: it is no part of a job's identity. But compile=on is, and so is
-# deterministic=true on a GPU.
+# What changes no number of a run that is trained: it is no part of a job's identity. But compile=on and
+# onednn=on are, and so is deterministic=true on a GPU.
 OUTSIDE = (
-    "study", "seeds", "extend", "margins", "lanes", "lanes_per_job", "share", "threads", "workers", "compile",
+    "study", "seeds", "extend", "margins", "lanes", "lanes_per_job", "share", "threads", "workers", "compile", "onednn",
     "checkpoint", "progress", "out", "allow", "axes", "marks", "tracker", "deterministic",
 )  # fmt: skip
 
@@ -105,6 +106,7 @@ def read(cfg: DictConfig, overrides: Sequence[str] = ()) -> Job:
     experiment = Experiment(
         data, splitter, model, stack, optimizer, schedule, budget, device, DTYPES[values["dtype"]], lanes, asked,
         compiled=_compiled(values["compile"], device),
+        onednn=_onednn(values["onednn"]),
         deterministic=checks.true_or_false("deterministic", values["deterministic"]),
     )  # fmt: skip
     extend, tune = _extension(values), protocol.tune_seeds
@@ -232,6 +234,8 @@ def _identity(
     }
     if experiment.compiled:
         settings["compile"] = "on"  # it changes rounding
+    if experiment.onednn:
+        settings["onednn"] = "on"  # likewise
     if experiment.deterministic and experiment.device.type != "cpu":
         settings["deterministic"] = True  # likewise
     if experiment.data.content:
@@ -345,6 +349,15 @@ def _compiled(value: object, device: torch.device) -> bool | None:
         raise Refusal(f"compile is {value!r}; it must be auto, on or off (compile=...)")
     if value == "on" and device.type == "cpu" and compiler() is None:
         raise Refusal("compile is 'on'; torch needs a C++ compiler for that, and none is found (CXX or compile=auto)")
+    return {"on": True, "off": False}.get(str(value))
+
+
+def _onednn(value: object) -> bool | None:
+    """Whether oneDNN is to make float32 products; None: where `runner.engine.packing` finds that it is faster."""
+    if value not in ("auto", "on", "off"):
+        raise Refusal(f"onednn is {value!r}; it must be auto, on or off (onednn=...)")
+    if value == "on" and not exact():
+        raise Refusal("onednn is 'on'; on this processor oneDNN rounds to bfloat16 (onednn=auto or dtype=bfloat16)")
     return {"on": True, "off": False}.get(str(value))
 
 

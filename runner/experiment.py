@@ -54,6 +54,7 @@ class Experiment:
     asked: Asked = NOTHING
     channels_last: bool = False  # whether the net is given images with their channels last in memory
     compiled: bool | None = False  # whether torch's compiler makes the step, if its numbers agree; None: if that repays
+    onednn: bool | None = False  # whether oneDNN makes large float32 products on a CPU; None: if it is faster there
     deterministic: bool = False  # whether a GPU is to give the same bits each time; a CPU always does
 
     @property

@@ -52,8 +52,8 @@ COLUMNS = (
     "bayes_acc", "teacher_acc", "last_corrupted_acc", "last_fgsm_acc", "last_pgd_acc",
     "task", *(f"{c}_{name}" for c in ("last", "best") for name in REGRESSION), "bayes_r2", "teacher_r2",
     "w_l2", "w_l1", "w_dist_init", "w_near_zero", "w_zero", "w_dead_inputs", "clipped_share",
-    "train_s", "s_per_step", "lanes", "mapped", "channels_last", "compiled", "threads", "peak_mem_mb", "device",
-    "dtype",     "deterministic", "torch", "regrun", "git_sha", "started_at",
+    "train_s", "s_per_step", "lanes", "mapped", "channels_last", "onednn", "compiled", "threads", "peak_mem_mb",
+    "device", "dtype", "deterministic", "torch", "regrun", "git_sha", "started_at",
 )  # fmt: skip
 CURVE_COLUMNS = ("run_id", "epoch", "step", "split", "metric", "value")
 # The tables that a job has only where they are asked for, by the name of their file.

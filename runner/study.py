@@ -285,6 +285,7 @@ def _trained(
         "mapped": experiment.lanes != 1,
         "channels_last": experiment.channels_last,
         "dtype": dtype_name(experiment.dtype),
+        "onednn": experiment.onednn,
     }
     about = {**records.versions(), "device": experiment.device.type, **way, "compiled": experiment.compiled}
     keeper = Checkpoints(mine, about, job.keep_every, lambda line: say(f"{job.name}: {line}"))

@@ -19,6 +19,7 @@ from runner.aliases import refuse_bomb
 from runner.building import takes, trusting
 from runner.config import DTYPES, OUTSIDE, read
 from runner.engine.loop import train
+from runner.engine.products import exact
 from runner.errors import Refusal
 from runner.grid import Run, runs
 from runner.job import Job
@@ -29,8 +30,8 @@ from runner.study import searched
 
 # Cost, and where and when a run was trained: what a second run of the same may change.
 MOVING = (
-    "train_s", "s_per_step", "lanes", "mapped", "channels_last", "compiled", "threads", "peak_mem_mb", "torch",
-    "regrun", "git_sha", "started_at",
+    "train_s", "s_per_step", "lanes", "mapped", "channels_last", "onednn", "compiled", "threads", "peak_mem_mb",
+    "torch", "regrun", "git_sha", "started_at",
 )  # fmt: skip
 WITH = ("torch", "regrun", "git_sha")  # versions that are told where they differ
 
@@ -92,7 +93,8 @@ def stored_job(place: Path, allow: Sequence[str] = ()) -> Job:
             f"{path} is not a configuration that regrun has stored: {' '.join(str(error).split())[:200]}"
         ) from error
     outside = {key: defaults[key] for key in OUTSIDE} | {"progress": False, "allow": list(allow), "axes": axes}
-    outside |= {"compile": stored.get("compile", "off"), "deterministic": stored.get("deterministic", False)}
+    outside |= {key: stored.get(key, "off") for key in ("compile", "onednn")}
+    outside["deterministic"] = stored.get("deterministic", False)
     outside["evaluate"] = {**defaults["evaluate"], **stored["evaluate"]}
     data = {key: value for key, value in stored["data"].items() if key != "content"} | {"smoke": None}
     if takes("data", data, "task", trusting(allow)):
@@ -123,7 +125,7 @@ def _again(
 ) -> tuple[records.Row, list[records.Row], dict[str, list[records.Row]], Any]:
     """The run's row, curve, tables that were asked for and predictions, trained again as it was.
 
-    That is mapped or not, with the same layout and precision, compiled or not, and on as many threads.
+    That is mapped or not, with the same layout, precision and products, compiled or not, and on as many threads.
     """
     if row.get("threads"):
         torch.set_num_threads(int(row["threads"]))
@@ -134,7 +136,7 @@ def _again(
     lanes = (int(row["lanes"]) if fused else None) if mapped else 1  # for so many the step was compiled
     experiment = replace(
         job.experiment, lanes=lanes, channels_last=row.get("channels_last") == "true", compiled=fused,
-        dtype=DTYPES.get(row["dtype"], job.experiment.dtype),
+        onednn=row.get("onednn") == "true" and exact(), dtype=DTYPES.get(row["dtype"], job.experiment.dtype),
     )  # fmt: skip
     outcome = next(train(experiment, pack))
     mine = records.as_text(records.COLUMNS, row_of(replace(job, experiment=experiment), row["study"], outcome, ""))

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from runner.engine import compilation, packing
-from runner.engine.compilation import _without_halves, disagreement, shaken
+from runner.engine.compilation import _filled, _without_halves, disagreement, shaken
 from runner.engine.finish import Outcome
 from runner.engine.lanes import LaneStep
 from runner.engine.loop import train
@@ -270,6 +270,16 @@ def test_it_is_refused_without_a_compiler(regrun: Regrun, monkeypatch: pytest.Mo
     assert (told.code, told.err.count("\n")) == (2, 1)
     assert "none is found" in told.err
     assert not (tmp_path / "outputs").exists()
+
+
+def test_lanes_that_were_filled_up_stay_so() -> None:
+    """What a step for five gave of them is taken as it is; what was given anew, or is another's, is put together."""
+    with torch.no_grad():
+        five = torch.arange(10.0).view(5, 2).clone()
+        assert _filled(five[:3], 5) is five
+        for three in (five[:3].clone(), five[1:4], five[::2], five[:3].mT.contiguous().mT, five[:3, :1]):
+            assert _filled(three, 5).tolist() == [*three.tolist(), *[three[-1].tolist()] * 2]
+        assert _filled(five[:3], 4).tolist() == [*five[:3].tolist(), five[2].tolist()]
 
 
 def test_lack_of_memory_while_compiling_is_no_disagreement(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,6 +23,7 @@ from torch import Tensor, fx
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from runner.engine.lanes import FIXED, LaneStep
+from runner.engine.products import onednn
 from runner.engine.step import State
 from runner.engine.tape import Operations, tensors_of, written_down
 from runner.paths import cache_dir
@@ -49,6 +50,7 @@ def compiled(step: LaneStep, arguments: Sequence[Any]) -> LaneStep:
     forms = [(tensor.shape, tensor.stride()) for tensor in given]
     fixed = len(tensors_of(tree_flatten(arguments[-FIXED:])[0]))  # at the end, without an axis of lanes
     width = len(given[0])
+    by_onednn = operations.by_onednn  # all or none: a fused step is one call
 
     def taken(*arguments: Any) -> Any:
         tensors = tensors_of(tree_flatten(arguments)[0])
@@ -56,7 +58,7 @@ def compiled(step: LaneStep, arguments: Sequence[Any]) -> LaneStep:
         if lanes < width:
             several = len(tensors) - fixed
             tensors = [_filled(t, width) if at < several else t for at, t in enumerate(tensors)]
-        with torch.no_grad():
+        with torch.no_grad(), onednn(by_onednn):
             out = fused(*map(_laid_out, tensors, forms))
         return tree_unflatten([leaf[:lanes] for leaf in out] if lanes < width else list(out), operations.tree)
 
@@ -92,7 +94,13 @@ def _length(one: State, other: State) -> float:
 
 
 def _filled(leaf: Tensor, width: int) -> Tensor:
-    """The values [K, ...] of K lanes, and those of the last for the lanes that are missing: [width, ...]."""
+    """The values [K, ...] of K lanes, and those of the last for the lanes that are missing: [width, ...].
+
+    What a step has made of filled lanes is theirs still, and need not be put together again.
+    """
+    whole = leaf._base
+    if whole is not None and whole.shape == (width, *leaf.shape[1:]) and leaf.is_set_to(whole[: len(leaf)]):
+        return whole
     return torch.cat([leaf, leaf[-1:].expand(width - len(leaf), *leaf.shape[1:])])
 
 

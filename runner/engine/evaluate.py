@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_map
 
 from runner.engine.calibration import Marks, best_temperature, calibration_error, marks, null_draws, null_level
 from runner.engine.lanes import over_lanes
+from runner.engine.products import large_by_onednn
 from runner.engine.tape import Taped
 from runner.methods.base import Params, mean_prediction
 from runner.nets.norms import BatchNormLayer
@@ -52,7 +53,7 @@ class Pool(NamedTuple):
         raw = self.x.index_select(0, rows.flatten()).unflatten(0, rows.shape)  # by whole rows, unlike x[rows]
         raw = raw.to(self.mean.dtype)
         raw = self.change(raw) if self.change else raw
-        picked = (raw - self.mean[:, None]) / self.std[:, None]
+        picked = raw.sub_(self.mean[:, None]).div_(self.std[:, None])  # in memory that is at hand: it is nobody else's
         return picked if self.fill is None else torch.where(picked.isnan(), self.fill[:, None], picked)
 
     def of(self, lanes: slice) -> Pool:
@@ -82,9 +83,9 @@ class Examiner:
     A pass is written down as operations and gone through again (`runner.engine.tape`), to the same bits.
     """
 
-    def __init__(self, net: nn.Module, mapped: bool, members: int = 1) -> None:
+    def __init__(self, net: nn.Module, mapped: bool, members: int = 1, onednn: bool = False) -> None:
         """Of a net; with several members the weights are [L, M, ...], and what they say is their mean probability."""
-        self.net, self.mapped, self.members = net, mapped, members
+        self.net, self.mapped, self.members, self.onednn = net, mapped, members, onednn
         self._passes: dict[tuple[object, ...], Taped] = {}
         self._most = 0  # numbers of one example in a layer that has statistics, or in the example; 0: not counted yet
 
@@ -154,7 +155,8 @@ class Examiner:
         if form not in self._passes:
             if len(self._passes) == FORMS:
                 del self._passes[next(iter(self._passes))]  # the oldest
-            self._passes[form] = Taped(over_lanes(one, self.mapped))
+            over = over_lanes(one, self.mapped)
+            self._passes[form] = Taped(large_by_onednn(over, self.mapped) if self.onednn else over)
         return self._passes[form](*arguments)
 
 

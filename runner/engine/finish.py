@@ -161,7 +161,7 @@ def _measures(
     """The measures of generalization of each lane, one row each; lane by lane, as if each were alone."""
     net, pool, train = pack.net, pack.pool(lanes), lanes.rows["train"]
     with evaluating(net), differentiable(net):
-        buffers, _ = measure_norms(Examiner(net, pack.mapped), weights, pool, train)
+        buffers, _ = measure_norms(Examiner(net, pack.mapped, onednn=pack.examiner.onednn), weights, pool, train)
         for row, seed in enumerate(seeds.tolist()):
             at, first, own = (
                 {n: w[row].to(train.device) for n, w in tree.items()} for tree in (weights, start, buffers)

@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_map
 from runner.engine.evaluate import Examiner, Measured, Pool
 from runner.engine.lanes import LaneStep, lane_step, over_copies, over_lanes
 from runner.engine.machine import prepare, repeat
+from runner.engine.products import large_by_onednn
 from runner.engine.step import State
 from runner.engine.tape import Taped
 from runner.engine.weights import built_net, initial
@@ -146,7 +147,8 @@ def begin(experiment: Experiment, runs: Sequence[Run]) -> tuple[Pack, Lanes]:
     own = experiment.splitter.noise.present or data.regression
     kinds = visits(net, Pool(x, y, mean, std, fill.get("x")).inputs(rows["train"][:, :2])[0])
     step = precise(lane_step(net, kinds, stack, experiment.optimizer, mapped), experiment)
-    examiner = Examiner(net, mapped, stack.copies * stack.members)
+    step = large_by_onednn(step, mapped) if experiment.onednn else step
+    examiner = Examiner(net, mapped, stack.copies * stack.members, bool(experiment.onednn))
 
     strengths, hyper = _strengths(experiment, runs, dtype)
     lanes = Lanes(

@@ -32,6 +32,7 @@ from runner.engine.compilation import compiler, known
 from runner.engine.loop import compiled
 from runner.engine.memory import available, footprint
 from runner.engine.pack import Lanes, Pack, alike, begin, clock_after, few_steps, noted
+from runner.engine.products import exact, faster
 from runner.engine.tape import Unfit, tensors_of, written_down
 from runner.engine.weights import built_net
 from runner.engine.workers import THREADS, beside, cores
@@ -73,18 +74,31 @@ def packed(
 
     Lanes that the user has asked for stay. So many processes share the runs. No number of a run depends on any of it
     beyond rounding, but where the user leaves the precision open too. `before` is how runs that are part of the way
-    have trained, "mapped", "channels_last", "dtype" and "compiled" among it: what the user leaves open stays so.
+    have trained, "mapped", "channels_last", "dtype", "onednn" and "compiled" among it: what the user leaves open
+    stays so.
     """
     if before and experiment.compiled is None:
         experiment = replace(experiment, compiled=before.get("compiled") == "True")
+    experiment = replace(experiment, onednn=_by_onednn(experiment, before))
     if not experiment.dtype:
         precision = PRECISIONS.get(before.get("dtype", "")) or _precision(experiment, runs[0])
-        experiment = replace(experiment, dtype=precision)
+        experiment = replace(experiment, dtype=precision, onednn=experiment.onednn and precision == torch.float32)
     way = _laid_out(experiment, runs, workers, before)
     if way.lanes == 1 or way.compiled is False:
         return replace(way, compiled=bool(way.compiled))
     fused = replace(way, lanes=experiment.lanes or _even(runs, workers, way, COMPILED_LANES), compiled=True)
     return fused if way.compiled or _repays(fused, runs, workers) else replace(way, compiled=False)
+
+
+def _by_onednn(experiment: Experiment, before: Mapping[str, str]) -> bool:
+    """Whether oneDNN is to make large float32 products: where it does so in float32, and faster, from the cache."""
+    if experiment.device.type != "cpu" or experiment.dtype not in (None, torch.float32) or not exact():
+        return False
+    if experiment.onednn is not None:
+        return experiment.onednn
+    if before:
+        return before.get("onednn") == "True"
+    return _found_once(_kept_of_machine("onednn"), ("yes", "no"), lambda: "yes" if faster() else "no") == "yes"
 
 
 def _precision(experiment: Experiment, run: Run) -> torch.dtype:
@@ -275,11 +289,16 @@ def _seconds(pack: Pack, lanes: Lanes, steps: int) -> float:
 def _kept_in(what: str, experiment: Experiment, net: nn.Module, more: object) -> Path:
     """The file of the user's cache folder that holds what was measured of this machine, net and stack."""
     about = [
-        platform.node(), _named(experiment.device), torch.get_num_threads(), torch.__version__, __version__, str(net),
-        experiment.data.shape,
+        _named(experiment.device), str(net), experiment.data.shape,
         experiment.budget.batch_size, sorted(experiment.stack.methods), experiment.stack.copies,
-        type(experiment.optimizer).__name__, str(experiment.dtype), more,
+        type(experiment.optimizer).__name__, str(experiment.dtype), experiment.onednn, more,
     ]  # fmt: skip
+    return _kept_of_machine(what, about)
+
+
+def _kept_of_machine(what: str, more: object = None) -> Path:
+    """The file of the user's cache folder that holds what was measured of this machine, on so many threads."""
+    about = [platform.node(), torch.get_num_threads(), torch.__version__, __version__, more]
     key = hashlib.sha1(json.dumps(about).encode(), usedforsecurity=False).hexdigest()[:16]
     return cache_dir() / f"{what}-{key}"
 

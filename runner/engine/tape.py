@@ -23,6 +23,7 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_map, tree_unflatten
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from runner.engine.machine import is_full
+from runner.engine.products import MATRICES, is_on, onednn, through_onednn
 from runner.engine.reuse import FORM, Form, in_place
 
 Step: TypeAlias = Callable[..., Any]  # of trees of tensors, and of what is the same in every step, to a tree of tensors
@@ -32,10 +33,8 @@ aten = torch.ops.aten
 RENAMING = {  # which may give just what they are given
     aten.view.default, aten._unsafe_view.default, aten.expand.default, aten.detach.default, aten.lift_fresh.default,
 }  # fmt: skip
-PRODUCTS = {
-    aten.mm.default, aten.addmm.default, aten.bmm.default, aten.baddbmm.default, aten.convolution.default,
-    aten.convolution_backward.default,
-}  # fmt: skip
+ONEDNN = "onednn"  # whether a product is oneDNN's, in its node's meta
+PRODUCTS = MATRICES | {aten.convolution.default, aten.convolution_backward.default}
 
 
 class Unfit(Exception):
@@ -60,6 +59,11 @@ class Operations:
         return sum(node.op == "call_function" for node in self.graph.nodes)
 
     @property
+    def by_onednn(self) -> bool:
+        """Whether all matrix products are oneDNN's."""
+        return all(node.meta[ONEDNN] for node in self.graph.nodes if node.target in MATRICES)
+
+    @property
     def code(self) -> str:
         """The operations as Python writes them."""
         return self.graph.python_code("self").src
@@ -71,6 +75,9 @@ class Operations:
         An fx.GraphModule would be the same, but torch keeps the source of each one for as long as the process lives.
         """
         graph = in_place(self.graph)
+        for node in graph.nodes:
+            if node.meta.get(ONEDNN):
+                node.target = through_onednn(node.target)
         written = graph.python_code("self")
         names, source = dict(written.globals), written.src
         called = {node.target for node in graph.nodes if isinstance(node.target, OpOverload)}
@@ -97,11 +104,12 @@ class Timed(fx.Interpreter):
 
     products: float = 0.0  # seconds
 
-    def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def run_node(self, node: fx.Node) -> Any:
         """Do an operation."""
-        clock = time.perf_counter()
-        out = super().call_function(target, args, kwargs)
-        self.products += (time.perf_counter() - clock) * (target in PRODUCTS)
+        with onednn(node.meta.get(ONEDNN, False)):
+            clock = time.perf_counter()
+            out = super().run_node(node)
+            self.products += (time.perf_counter() - clock) * (node.target in PRODUCTS)
         return out
 
 
@@ -220,6 +228,7 @@ class Tape(TorchDispatchMode):
         if isinstance(out, Tensor):
             self._nodes[out] = node
             node.meta[FORM] = Form.of(out)
+            node.meta[ONEDNN] = func in MATRICES and is_on()
         else:
             for number, part in enumerate(out or ()):
                 if isinstance(part, Tensor):  # not so what was not asked for of several gradients

@@ -55,7 +55,7 @@ TEXT = _names(
     "run_id study job dataset model setting method family strength_name strengths role protocol split_mode split_hash "
     "status error optimizer schedule device dtype torch regrun git_sha started_at task"
 )
-FLAGS = _names("selected deterministic mapped channels_last compiled penalize_biases")
+FLAGS = _names("selected deterministic mapped channels_last onednn compiled penalize_biases")
 NEEDED = _names(
     "run_id dataset model setting method family strength strengths seed role protocol selected split_mode status "
     "train_s epochs last_epoch last_train_acc last_val_acc last_test_acc last_gap_acc"
