@@ -188,8 +188,8 @@ def test_auto_compiles_what_repays(
     assert packed(replace(trained, compiled=False), RUNS, 1).compiled is False
     assert packed(replace(trained, compiled=True), RUNS, 1).compiled is True
     many = [Run(seed, "report", {}, 0) for seed in range(99)]
-    assert packed(replace(trained, compiled=True), many, 1).lanes == 20  # five packs
-    assert packed(replace(trained, compiled=True), many, 2).lanes == 17  # three in each process, of 50 and 49 runs
+    assert packed(replace(trained, compiled=True), many, 1).lanes == 11  # nine packs
+    assert packed(replace(trained, compiled=True), many, 2).lanes == 10  # five in each process, of 50 and 49 runs
     assert packed(replace(trained, compiled=True, lanes=4), many, 2).lanes == 4
     assert packed(replace(trained, compiled=None, lanes=1), many, 2).compiled is False
 

@@ -50,7 +50,7 @@ CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 SMALL = 10_000_000  # multiply-adds of a forward pass on a batch
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 BRIEF = 0.9  # of float32's time that bfloat16 has to stay below: its digits are fewer
-COMPILED_LANES = 20  # runs side by side in a compiled step, at most: what they make then stays in the caches
+COMPILED_LANES = 12  # runs side by side in a compiled step, at most: what they make then stays in the caches
 LEAST_STEPS = 2000  # in which a compiler can save its own time
 SHARE_LEFT = 0.3  # of the time of what is no matrix product or convolution, when it is compiled (docs/benchmarks.md)
 TO_LOAD, TO_COMPILE, EACH_OPERATION = 4.0, 10.0, 0.03  # seconds: of what is compiled already, and of what is not
@@ -79,7 +79,7 @@ def packed(
     """
     if before and experiment.compiled is None:
         experiment = replace(experiment, compiled=before.get("compiled") == "True")
-    experiment = replace(experiment, onednn=_by_onednn(experiment, before))
+    experiment = replace(experiment, onednn=by_onednn(experiment, before))
     if not experiment.dtype:
         precision = PRECISIONS.get(before.get("dtype", "")) or _precision(experiment, runs[0])
         experiment = replace(experiment, dtype=precision, onednn=experiment.onednn and precision == torch.float32)
@@ -90,7 +90,7 @@ def packed(
     return fused if way.compiled or _repays(fused, runs, workers) else replace(way, compiled=False)
 
 
-def _by_onednn(experiment: Experiment, before: Mapping[str, str]) -> bool:
+def by_onednn(experiment: Experiment, before: Mapping[str, str] = MappingProxyType({})) -> bool:
     """Whether oneDNN is to make large float32 products: where it does so in float32, and faster, from the cache."""
     if experiment.device.type != "cpu" or experiment.dtype not in (None, torch.float32) or not exact():
         return False

@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -28,6 +28,7 @@ from runner.data.base import Data, Splitter
 from runner.engine.evaluate import evaluate
 from runner.engine.optimizers import Adam
 from runner.engine.pack import begin, few_steps
+from runner.engine.packing import by_onednn
 from runner.engine.schedules import Constant
 from runner.experiment import Budget, Experiment
 from runner.grid import Run
@@ -74,10 +75,12 @@ def experiment(rows: int, stack: Stack, lanes: int) -> Experiment:
     x = torch.randn(rows + 1000, 1, 40, generator=source)
     y = torch.randint(10, (len(x),), generator=source)
     data = Data("random", "signal", x, y, 10, torch.arange(rows, len(x)))
-    return Experiment(
+    made = Experiment(
         data, Splitter(None, 0, None, "train_val", 0, standardize=True), partial(mlp, (1, 40), 10, 100, 2), stack,
         Adam(0.001, 0.9, 0.999, 1e-8), Constant(), Budget(10, BATCH, 10), torch.device("cpu"), torch.float32, lanes,
+        onednn=None,
     )  # fmt: skip
+    return replace(made, onednn=by_onednn(made))
 
 
 def runs(count: int) -> list[Run]:

@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.func import vmap
 from turns import small
 
+from runner.engine.products import exact, onednn
 from runner.keys import Key
 
 RUNS, EXAMPLES, CLASSES, WIDTH, ROWS = 11, 500, 10, 100, 4000
@@ -55,6 +56,12 @@ def one_by_one(key: Key) -> object:
     return torch.stack([Key(state, key.path).permutation(ROWS) for state in key.state])
 
 
+def by_onednn() -> object:
+    """The products of a hidden layer."""
+    with onednn(exact()):
+        return HIDDEN @ SQUARE.mT
+
+
 CONTENDERS: dict[str, dict[str, Callable[[], object]]] = {
     "orders": {"torch's": orders(one_by_one), "numpy's": orders(lambda key: key.permutations(ROWS))},
     "log-probabilities": {
@@ -75,6 +82,10 @@ CONTENDERS: dict[str, dict[str, Callable[[], object]]] = {
     "masks, examples last": {
         "laid out when they are drawn": masks(moved),
         "drawn where they lie": masks(lambda key, rate, x: key.kept_like(rate, x)),
+    },
+    "products": {
+        "MKL's": lambda: HIDDEN @ SQUARE.mT,
+        "oneDNN's": by_onednn,
     },
     "hidden layer": {
         "biases added to the product": lambda: BIASES + HIDDEN @ SQUARE.mT,

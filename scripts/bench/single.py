@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -26,6 +27,8 @@ from turns import Row, Train, machine, of, put, row, table, turns
 from runner.data.base import Data, Splitter
 from runner.engine.optimizers import SGD, Adam, Optimizer
 from runner.engine.pack import begin, few_steps
+from runner.engine.packing import by_onednn
+from runner.engine.products import exact, onednn
 from runner.engine.schedules import Constant
 from runner.experiment import Budget, Experiment
 from runner.grid import Run
@@ -68,14 +71,15 @@ def ours(
     """regrun's own loop of one run."""
     experiment = Experiment(
         data(shape), Splitter(EXAMPLES, 0, None, "none", 0, False), net, stack, optimizer, Constant(),
-        Budget(10, batch, 10), torch.device("cpu"), dtype, 1, channels_last=channels_last,
+        Budget(10, batch, 10), torch.device("cpu"), dtype, 1, channels_last=channels_last, onednn=None,
     )  # fmt: skip
+    experiment = replace(experiment, onednn=by_onednn(experiment))
     return partial(few_steps, *begin(experiment, [Run(0, "report", {}, 0)]))
 
 
 def tight(
     net: nn.Module, shape: tuple[int, ...], batch: int, optimizer: torch.optim.Optimizer, limit: float = 0.0,
-    channels_last: bool = False, device: str | torch.device = "cpu",
+    channels_last: bool = False, device: str | torch.device = "cpu", fast: bool = False,
 ) -> Train:  # fmt: skip
     """The loop that one would write by hand."""
     x, y = data(shape).x.to(device), data(shape).y.to(device)
@@ -88,7 +92,8 @@ def tight(
             rows = order[i * batch : (i + 1) * batch]
             optimizer.zero_grad(set_to_none=True)
             given = x[rows].to(memory_format=layout) if channels_last else x[rows]
-            F.cross_entropy(net(given), y[rows]).backward()
+            with onednn(fast):
+                F.cross_entropy(net(given), y[rows]).backward()
             optimizer.step()
             with torch.no_grad():
                 for w in matrices if limit else ():
@@ -108,13 +113,14 @@ def with_torchs(net: nn.Module, rate: float) -> nn.Module:
     return net
 
 
-def multiply() -> Train:
+def multiply(fast: bool) -> Train:
     """Products of two square matrices."""
     a, b = torch.randn(SIDE, SIDE), torch.randn(SIDE, SIDE)
 
     def train(steps: int) -> None:
-        for _ in range(steps):
-            a @ b
+        with onednn(fast):
+            for _ in range(steps):
+                a @ b
 
     return train
 
@@ -124,27 +130,31 @@ def dense(count: int) -> list[Row]:
     shape, batch = (1, 28, 28), 128
     stack = Stack({"dropout": Dropout(RATE, 0.0), "max_norm": MaxNorm(LIMIT)})
 
-    def loop(rate: float, limit: float) -> Train:
+    def loop(rate: float, limit: float, fast: bool) -> Train:
         net = with_torchs(large_mlp(), rate)
-        return tight(net, shape, batch, torch.optim.SGD(net.parameters(), 0.05, momentum=0.9), limit)
+        return tight(net, shape, batch, torch.optim.SGD(net.parameters(), 0.05, momentum=0.9), limit, fast=fast)
 
     seen = turns(
         {
-            "bare: tight loop": loop(0.0, 0.0),
+            "bare: tight loop": loop(0.0, 0.0, False),
+            "bare: tight loop, products by oneDNN": loop(0.0, 0.0, exact()),
             "bare": ours(large_mlp, shape, batch, SGD_OURS, Stack({})),
             "bare: bfloat16": ours(large_mlp, shape, batch, SGD_OURS, Stack({}), dtype=torch.bfloat16),
-            "dropout and max-norm: tight loop": loop(RATE, LIMIT),
+            "dropout and max-norm: tight loop": loop(RATE, LIMIT, False),
+            "dropout and max-norm: tight loop, products by oneDNN": loop(RATE, LIMIT, exact()),
             "dropout and max-norm": ours(large_mlp, shape, batch, SGD_OURS, stack),
-            "rate": multiply(),
+            "MKL": multiply(False),
+            "oneDNN": multiply(exact()),
         },
         count,
         8,
     )  # fmt: skip
     weights = [w.numel() for w in large_mlp().parameters() if w.ndim == 2]
     products = batch * (3 * sum(weights) - weights[0])  # the first layer's inputs need no gradient
-    ideal = [ms * products / SIDE**3 for ms in seen.pop("rate")]
+    ideal = {name: [ms * products / SIDE**3 for ms in seen.pop(name)] for name in ("MKL", "oneDNN")}
     rows = [row(what, ms, seen[what.split(":")[0] + ": tight loop"]) for what, ms in seen.items()]
-    return [*rows, row("matrix products alone, at the machine's rate", ideal, seen["bare"])]
+    loops = seen["bare: tight loop"]
+    return rows + [row(f"bare: matrix products alone, at {name}'s rate", ms, loops) for name, ms in ideal.items()]
 
 
 def images(what: str, net: Net, shape: tuple[int, ...], batch: int, count: int) -> list[Row]:
