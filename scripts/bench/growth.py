@@ -22,6 +22,7 @@ from pathlib import Path
 import matplotlib as mpl
 import torch
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from turns import machine, of, put, store
 
 from runner.data.base import Data, Splitter
@@ -137,6 +138,11 @@ def drawn(axis: Axis, sizes: Sequence[int], costs: Sequence[float]) -> Figure:
     axes.loglog(sizes, costs, "o-", color="#0072B2", label="measured")
     axes.loglog(sizes, [costs[-1] * size / sizes[-1] for size in sizes], ":", color="#666666", label="in proportion")
     axes.set(xlabel=axis.what, ylabel=axis.cost)
+    for ruled in (axes.xaxis, axes.yaxis):
+        low, high = ruled.get_view_interval()
+        ruled.set_major_locator(LogLocator(subs=(1.0,) if high > 50 * low else (1.0, 2.0, 5.0)))
+        ruled.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}" if x >= 1 else f"{x:g}"))
+        ruled.set_minor_formatter(NullFormatter())
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
     return figure

@@ -26,7 +26,7 @@ from statistics import median
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from turns import Row, Train, machine, put, row, table, turns
+from turns import Row, Train, machine, of, put, row, table, turns
 
 from runner.data.base import Data, Splitter
 from runner.engine.optimizers import SGD, Adam, Optimizer
@@ -169,7 +169,7 @@ def main() -> None:
     about["seconds"] = f"{time.monotonic() - clock:.0f}"
     page = "\n\n".join(
         [
-            "; ".join(f"{key}: {value}" for key, value in about.items()),
+            of(about).rstrip(),
             *(f"### {title}\n\n{table(*told)}" for title, told in tables.items() if told[1]),
         ]
     )

@@ -24,6 +24,7 @@ from __future__ import annotations
 import argparse
 import os
 import tempfile
+import textwrap
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -158,9 +159,10 @@ def main() -> None:
     lines = evaluation(EVALUATED, 3 if asked.quick else EPOCHS, 1 if asked.quick else 3)
     about["seconds"] = f"{time.monotonic() - clock:.0f}"
     told = "; ".join(f"{stack} {', '.join(f'{s:.0f}' for s in seconds)}" for stack, seconds in to_compile.items())
-    below = (
+    below = textwrap.fill(
         f"Seconds to compile, for {' and '.join(map(str, packs))} runs: {told}. The first finds out, too, what the "
-        "processor can do, and what comes later finds some of it done."
+        "processor can do, and what comes later finds some of it done.",
+        120,
     )
     page = "\n".join([of(about), table("the step as written", rows), "", below, "", lined(lines)])
     print(page)
