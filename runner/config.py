@@ -345,19 +345,24 @@ def _workers(value: object, device: torch.device) -> int | None:
 
 def _compiled(value: object, device: torch.device) -> bool | None:
     """Whether torch's compiler is to make the steps; None: where `runner.engine.packing` finds that it repays."""
-    if value not in ("auto", "on", "off"):
-        raise Refusal(f"compile is {value!r}; it must be auto, on or off (compile=...)")
-    if value == "on" and device.type == "cpu" and compiler() is None:
+    wanted = _on_or_off("compile", value)
+    if wanted and device.type == "cpu" and compiler() is None:
         raise Refusal("compile is 'on'; torch needs a C++ compiler for that, and none is found (CXX or compile=auto)")
-    return {"on": True, "off": False}.get(str(value))
+    return wanted
 
 
 def _onednn(value: object) -> bool | None:
     """Whether oneDNN is to make float32 products; None: where `runner.engine.packing` finds that it is faster."""
-    if value not in ("auto", "on", "off"):
-        raise Refusal(f"onednn is {value!r}; it must be auto, on or off (onednn=...)")
-    if value == "on" and not exact():
+    wanted = _on_or_off("onednn", value)
+    if wanted and not exact():
         raise Refusal("onednn is 'on'; on this processor oneDNN rounds to bfloat16 (onednn=auto or dtype=bfloat16)")
+    return wanted
+
+
+def _on_or_off(key: str, value: object) -> bool | None:
+    """Whether something is asked for; None: where a measurement finds that it is faster."""
+    if value not in ("auto", "on", "off"):
+        raise Refusal(f"{key} is {value!r}; it must be auto, on or off ({key}=...)")
     return {"on": True, "off": False}.get(str(value))
 
 

@@ -79,7 +79,7 @@ def packed(
     """
     if before and experiment.compiled is None:
         experiment = replace(experiment, compiled=before.get("compiled") == "True")
-    experiment = replace(experiment, onednn=by_onednn(experiment, before))
+    experiment = multiplied(experiment, before)
     if not experiment.dtype:
         precision = PRECISIONS.get(before.get("dtype", "")) or _precision(experiment, runs[0])
         experiment = replace(experiment, dtype=precision, onednn=experiment.onednn and precision == torch.float32)
@@ -90,15 +90,20 @@ def packed(
     return fused if way.compiled or _repays(fused, runs, workers) else replace(way, compiled=False)
 
 
-def by_onednn(experiment: Experiment, before: Mapping[str, str] = MappingProxyType({})) -> bool:
-    """Whether oneDNN is to make large float32 products: where it does so in float32, and faster, from the cache."""
-    if experiment.device.type != "cpu" or experiment.dtype not in (None, torch.float32) or not exact():
-        return False
-    if experiment.onednn is not None:
-        return experiment.onednn
-    if before:
-        return before.get("onednn") == "True"
-    return _found_once(_kept_of_machine("onednn"), ("yes", "no"), lambda: "yes" if faster() else "no") == "yes"
+def multiplied(experiment: Experiment, before: Mapping[str, str] = MappingProxyType({})) -> Experiment:
+    """The experiment with large products by oneDNN, or by MKL: whichever is asked for, began them, or is faster here.
+
+    What is faster is from the cache or from a measurement. oneDNN's are taken in float32 only, and only if they are so.
+    """
+    asked = experiment.onednn
+    if experiment.device.type != "cpu" or experiment.dtype not in (None, torch.float32):
+        asked = False
+    elif asked is None and before:
+        asked = before.get("onednn") == "True"
+    elif asked is None:
+        path = _kept_of_machine("onednn")
+        asked = _found_once(path, ("yes", "no"), lambda: "yes" if faster() else "no") == "yes"
+    return replace(experiment, onednn=asked and exact())
 
 
 def _precision(experiment: Experiment, run: Run) -> torch.dtype:

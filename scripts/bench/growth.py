@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -29,7 +29,7 @@ from runner.data.base import Data, Splitter
 from runner.engine.evaluate import evaluate
 from runner.engine.optimizers import Adam
 from runner.engine.pack import begin, few_steps
-from runner.engine.packing import by_onednn
+from runner.engine.packing import multiplied
 from runner.engine.schedules import Constant
 from runner.experiment import Budget, Experiment
 from runner.grid import Run
@@ -81,7 +81,7 @@ def experiment(rows: int, stack: Stack, lanes: int) -> Experiment:
         Adam(0.001, 0.9, 0.999, 1e-8), Constant(), Budget(10, BATCH, 10), torch.device("cpu"), torch.float32, lanes,
         onednn=None,
     )  # fmt: skip
-    return replace(made, onednn=by_onednn(made))
+    return multiplied(made)
 
 
 def runs(count: int) -> list[Run]:

@@ -6,8 +6,8 @@
 On one thread, contenders in turns, sizes being those of MNIST-1D in a pack of eleven runs of `mlp`: the order of an
 epoch's 4,000 examples for each run; and what an evaluation says of 500 examples, log-probabilities and the most
 probable of ten classes, where examples come first in memory and where they come last, the product of the last layer
-that gives it ten numbers of a hundred, and that of a hidden layer with its biases; and, in a pack of 17 runs of
-`conv1d`, the masks of its first layer for 100 examples, whose values lie with examples last in memory.
+that gives it ten numbers of a hundred, that of a hidden layer by either library and with its biases; and, in a pack of
+17 runs of `conv1d`, the masks of its first layer for 100 examples, whose values lie with examples last in memory.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from turns import Row, Train, machine, row, turns
 
 from runner.config import read
 from runner.engine.pack import begin, few_steps
-from runner.engine.packing import by_onednn
+from runner.engine.packing import multiplied
 from runner.errors import Refusal
 from runner.grid import Run
 from runner.job import Job
@@ -54,7 +54,7 @@ def trainer(setting: Setting, method: str) -> Train:
     overrides = [f"method={method}", *setting.overrides, "out=nowhere"]
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         job: Job = read(compose("config", overrides), overrides)
-    experiment = replace(job.experiment, lanes=setting.lanes, onednn=by_onednn(job.experiment))
+    experiment = multiplied(replace(job.experiment, lanes=setting.lanes))
     return partial(few_steps, *begin(experiment, [Run(seed, "report", {}, 0) for seed in range(setting.lanes)]))
 
 

@@ -18,7 +18,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -31,7 +30,7 @@ from turns import Row, Train, machine, of, put, row, table, turns
 from runner.data.base import Data, Splitter
 from runner.engine.optimizers import SGD, Adam, Optimizer
 from runner.engine.pack import begin, few_steps
-from runner.engine.packing import by_onednn
+from runner.engine.packing import multiplied
 from runner.engine.schedules import Constant
 from runner.experiment import Budget, Experiment
 from runner.grid import Run
@@ -63,8 +62,7 @@ def ours(optimizer: Optimizer, width: int, depth: int, lanes: int) -> Train:
         data(), splitter, partial(mlp, (1, 40), 10, width, depth), Stack({}), optimizer, Constant(), budget,
         torch.device("cpu"), torch.float32, lanes, onednn=None,
     )  # fmt: skip
-    experiment = replace(experiment, onednn=by_onednn(experiment))
-    return partial(few_steps, *begin(experiment, [Run(seed, "report", {}, 0) for seed in range(lanes)]))
+    return partial(few_steps, *begin(multiplied(experiment), [Run(seed, "report", {}, 0) for seed in range(lanes)]))
 
 
 def plain(make: Callable[[Iterable[Tensor]], torch.optim.Optimizer], width: int, depth: int) -> Train:

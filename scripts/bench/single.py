@@ -6,16 +6,16 @@
 An MLP of 784-1024-1024-2048-10 units with batches of 128, bare and with dropout and max-norm, by SGD with momentum; and
 by Adam the `convnet` on images of Fashion-MNIST's size and `resnet20` on images of CIFAR's. Data are random numbers.
 The tight loops have them in memory, index a shuffled order, and use torch's layers and optimizers; for images there is
-one in each layout of memory, and so there is of regrun, which chooses between them (`runner.engine.packing`). One
-thread, processor time, and ratios within turns, as in `run.py`. The rate of the machine is that of products of two
-matrices of 1024 x 1024 in float32, taken in the same turns.
+one in each layout of memory, and so there is of regrun, which chooses between them (`runner.engine.packing`). For the
+MLP there is one with MKL's products, as torch takes them, and one with oneDNN's. One thread, processor time, and ratios
+within turns, as in `run.py`. The rate of the machine is that of either library's products of two matrices of 1024 x
+1024 in float32, taken in the same turns.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -27,7 +27,7 @@ from turns import Row, Train, machine, of, put, row, table, turns
 from runner.data.base import Data, Splitter
 from runner.engine.optimizers import SGD, Adam, Optimizer
 from runner.engine.pack import begin, few_steps
-from runner.engine.packing import by_onednn
+from runner.engine.packing import multiplied
 from runner.engine.products import exact, onednn
 from runner.engine.schedules import Constant
 from runner.experiment import Budget, Experiment
@@ -73,13 +73,12 @@ def ours(
         data(shape), Splitter(EXAMPLES, 0, None, "none", 0, False), net, stack, optimizer, Constant(),
         Budget(10, batch, 10), torch.device("cpu"), dtype, 1, channels_last=channels_last, onednn=None,
     )  # fmt: skip
-    experiment = replace(experiment, onednn=by_onednn(experiment))
-    return partial(few_steps, *begin(experiment, [Run(0, "report", {}, 0)]))
+    return partial(few_steps, *begin(multiplied(experiment), [Run(0, "report", {}, 0)]))
 
 
 def tight(
     net: nn.Module, shape: tuple[int, ...], batch: int, optimizer: torch.optim.Optimizer, limit: float = 0.0,
-    channels_last: bool = False, device: str | torch.device = "cpu", fast: bool = False,
+    channels_last: bool = False, device: str | torch.device = "cpu", by_onednn: bool = False,
 ) -> Train:  # fmt: skip
     """The loop that one would write by hand."""
     x, y = data(shape).x.to(device), data(shape).y.to(device)
@@ -92,7 +91,7 @@ def tight(
             rows = order[i * batch : (i + 1) * batch]
             optimizer.zero_grad(set_to_none=True)
             given = x[rows].to(memory_format=layout) if channels_last else x[rows]
-            with onednn(fast):
+            with onednn(by_onednn):
                 F.cross_entropy(net(given), y[rows]).backward()
             optimizer.step()
             with torch.no_grad():
@@ -113,12 +112,12 @@ def with_torchs(net: nn.Module, rate: float) -> nn.Module:
     return net
 
 
-def multiply(fast: bool) -> Train:
+def multiply(by_onednn: bool) -> Train:
     """Products of two square matrices."""
     a, b = torch.randn(SIDE, SIDE), torch.randn(SIDE, SIDE)
 
     def train(steps: int) -> None:
-        with onednn(fast):
+        with onednn(by_onednn):
             for _ in range(steps):
                 a @ b
 
@@ -126,13 +125,14 @@ def multiply(fast: bool) -> Train:
 
 
 def dense(count: int) -> list[Row]:
-    """The MLP, bare and regularized; its last row is the share of the machine's rate that the bare one gets."""
+    """The MLP, bare and regularized, beside tight loops with either library's products, and those products alone."""
     shape, batch = (1, 28, 28), 128
     stack = Stack({"dropout": Dropout(RATE, 0.0), "max_norm": MaxNorm(LIMIT)})
 
-    def loop(rate: float, limit: float, fast: bool) -> Train:
+    def loop(rate: float, limit: float, by_onednn: bool) -> Train:
         net = with_torchs(large_mlp(), rate)
-        return tight(net, shape, batch, torch.optim.SGD(net.parameters(), 0.05, momentum=0.9), limit, fast=fast)
+        optimizer = torch.optim.SGD(net.parameters(), 0.05, momentum=0.9)
+        return tight(net, shape, batch, optimizer, limit, by_onednn=by_onednn)
 
     seen = turns(
         {

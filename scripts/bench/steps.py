@@ -43,7 +43,7 @@ from runner.engine.checkpoint import Keeper
 from runner.engine.lanes import LaneStep
 from runner.engine.loop import Progress, compiled, train
 from runner.engine.pack import begin, few_steps, noted
-from runner.engine.packing import by_onednn
+from runner.engine.packing import multiplied
 from runner.engine.tape import PLAIN, Taped
 from runner.job import Job
 from runner.paths import conf_dir
@@ -64,7 +64,7 @@ def job(stack: str, runs: int, epochs: int = EPOCHS) -> Job:
 def ways(stack: str, lanes: int) -> tuple[dict[str, Train], float]:
     """The ways to take the steps of a pack, and the seconds that it took to compile them."""
     asked = job(stack, lanes)
-    experiment = replace(asked.experiment, lanes=lanes, onednn=by_onednn(asked.experiment))
+    experiment = multiplied(replace(asked.experiment, lanes=lanes))
     runs = asked.reporting(None)
     pack, first = begin(experiment, runs)
     written, _ = noted(pack, first, 1)
@@ -114,7 +114,7 @@ class Watched(Keeper):
 def study(stack: str, epochs: int) -> tuple[float, float, float]:
     """The processor's seconds for a study, for its evaluations, and for what follows the last epoch."""
     asked, watched = job(stack, RUNS, epochs), Watched()
-    experiment = replace(asked.experiment, lanes=RUNS, onednn=by_onednn(asked.experiment))
+    experiment = multiplied(replace(asked.experiment, lanes=RUNS))
     began = time.process_time()
     for _ in train(experiment, asked.reporting(None), watched.over, watched):
         pass
