@@ -10,6 +10,7 @@ walking down the tree costs no tensor operation. They meet when something is dra
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -35,6 +36,11 @@ def _scramble_number(z: int) -> int:
     z = ((z ^ (z >> 30)) * (MIX1 % WORD)) % WORD
     z = ((z ^ (z >> 27)) * (MIX2 % WORD)) % WORD
     return z ^ (z >> 31)
+
+
+def _signed(number: int) -> int:
+    """A number in [0, 2**64) as the signed one of the same bits."""
+    return number - WORD if number >= WORD // 2 else number
 
 
 def _number(name: str) -> int:
@@ -78,8 +84,17 @@ class Key:
 
     def resolved(self) -> Tensor:
         """The key as plain int64 numbers, with the path folded in: `Key(key.resolved())` is a new root."""
-        signed = self.path - WORD if self.path >= WORD // 2 else self.path
-        return _scramble(self.state ^ signed)
+        return _scramble(self.state ^ _signed(self.path))
+
+    def each(self, marks: Iterable[int]) -> Tensor:
+        """The resolved keys of many numbered parts at once: int64 [n, *state].
+
+        >>> root = Key.of(0)
+        >>> bool(root.each([3, 4])[1] == root.fold(4).resolved())
+        True
+        """
+        paths = torch.tensor([_signed(self.fold(mark).path) for mark in marks], device=self.state.device)
+        return _scramble(self.state ^ paths.view(-1, *[1] * self.state.ndim))
 
     def bits(self, *shape: int) -> Tensor:
         """Uniform 32-bit words: int32 [*shape]."""

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from runner.engine import compilation, packing
-from runner.engine.compilation import _filled, _without_halves, disagreement, shaken
+from runner.engine.compilation import Fused, _without_halves, disagreement, shaken
 from runner.engine.finish import Outcome
 from runner.engine.lanes import LaneStep
 from runner.engine.loop import train
@@ -26,9 +26,9 @@ from runner.engine.machine import is_full
 from runner.engine.pack import begin
 from runner.engine.packing import packed
 from runner.engine.step import State
-from runner.engine.tape import Operations, Taped, written_down
+from runner.engine.tape import Given, Operations, Taped, written_down
 from runner.grid import Run
-from runner.methods.base import Method
+from runner.methods.base import Batch, Method
 from runner.methods.flatness import SAM
 from runner.methods.mixing import Mixup
 from runner.methods.stack import Stack
@@ -273,13 +273,39 @@ def test_it_is_refused_without_a_compiler(regrun: Regrun, monkeypatch: pytest.Mo
 
 
 def test_lanes_that_were_filled_up_stay_so() -> None:
-    """What a step for five gave of them is taken as it is; what was given anew, or is another's, is put together."""
-    with torch.no_grad():
-        five = torch.arange(10.0).view(5, 2).clone()
-        assert _filled(five[:3], 5) is five
-        for three in (five[:3].clone(), five[1:4], five[::2], five[:3].mT.contiguous().mT, five[:3, :1]):
-            assert _filled(three, 5).tolist() == [*three.tolist(), *[three[-1].tolist()] * 2]
-        assert _filled(five[:3], 4).tolist() == [*five[:3].tolist(), five[2].tolist()]
+    """What a step for five gave is taken as it is; what others gave, or fewer lanes of it, is put together."""
+
+    def step(state: State, batch: Batch, strengths: object, hyper: object, keys: Tensor, *_: object) -> Any:
+        (w,) = state.params.values()
+        return State({"w": w * 2 + batch.x}, {}, {}), w.sum(1)
+
+    def arguments(state: State, lanes: int) -> tuple[Any, ...]:
+        batch = Batch(torch.arange(lanes)[:, None].float(), torch.zeros(lanes, 1))
+        return state, batch, {}, {}, torch.arange(lanes), torch.tensor(0), 9, torch.tensor(1.0)
+
+    def started(lanes: int) -> State:
+        return State({"w": torch.arange(2.0 * lanes).view(lanes, 2)}, {}, {})
+
+    def call(*tensors: Tensor) -> list[Tensor]:
+        seen.append(tensors[0])
+        gave.append(operations.leaves(tensors))
+        return gave[-1]
+
+    seen: list[Tensor] = []
+    gave: list[list[Tensor]] = []
+    _, operations = written_down(step, arguments(started(5), 5))
+    fused = Fused(call, operations, [Given.of(argument).leaves for argument in arguments(started(5), 5)])
+    state = mine = started(3)
+    for _ in range(2):
+        (state, losses), (mine, theirs) = fused(*arguments(state, 3)), step(*arguments(mine, 3))
+        assert torch.equal(state.params["w"], mine.params["w"])
+        assert torch.equal(losses, theirs)
+    assert seen[0].tolist() == [[0, 1], [2, 3], [4, 5], [4, 5], [4, 5]]
+    assert seen[1] is gave[0][0]
+    fused(*arguments(State(dict(state.params), {}, {}), 3))
+    assert seen[2] is not gave[1][0]
+    two, _ = fused(*arguments(State({"w": state.params["w"][1:]}, {}, {}), 2))
+    assert torch.equal(two.params["w"], state.params["w"][1:] * 2 + torch.arange(2)[:, None])
 
 
 def test_lack_of_memory_while_compiling_is_no_disagreement(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,10 +20,11 @@ from runner.engine import compilation, packing, products
 from runner.engine.loop import train
 from runner.engine.packing import packed
 from runner.engine.products import MATRICES, LargeByOneDNN, exact, is_on, large_by_onednn, onednn, through_onednn
+from runner.engine.step import State
 from runner.engine.tape import ONEDNN, Operations, Taped, written_down
 from runner.experiment import Experiment
 from runner.grid import Run
-from runner.methods.base import Method
+from runner.methods.base import Batch, Method
 from runner.methods.dropping import Dropout
 from runner.methods.flatness import SAM
 from runner.methods.mixing import Mixup
@@ -179,20 +180,27 @@ def test_a_step_that_is_gone_through_again_asks_for_the_same(mapped: bool, monke
     assert not is_on()
 
 
-@pytest.mark.parametrize(("step", "on"), [(two_products, False), (lambda x, w: (x @ w).sum((-1, -2)), True)])
+@pytest.mark.parametrize(("loss", "on"), [(two_products, False), (lambda x, w: (x @ w).sum((-1, -2)), True)])
 def test_a_compiled_step_is_asked_for_as_a_whole(
-    monkeypatch: pytest.MonkeyPatch, step: Callable[[Tensor, Tensor], Tensor], on: bool
+    monkeypatch: pytest.MonkeyPatch, loss: Callable[[Tensor, Tensor], Tensor], on: bool
 ) -> None:
     """Its products are within it, and it must not depend on what stands beside whether one is oneDNN's."""
     seen = []
 
+    def step(state: State, batch: Batch, *_: object) -> tuple[State, Tensor]:
+        return state, loss(batch.x, state.params["w"])
+
     def fused(operations: Operations, given: Any) -> Callable[..., Any]:
-        return lambda *tensors: [seen.append(is_on()) or operations(tensors)]  # type: ignore[func-returns-value]
+        def call(*tensors: Tensor) -> list[Tensor]:
+            seen.append(is_on())
+            return operations.leaves(tensors)
+
+        return call
 
     monkeypatch.setattr(compilation, "_fused", fused)
-    monkeypatch.setattr(compilation, "FIXED", 0)
-    arguments = torch.randn(2, 20, 64), torch.randn(2, 64, 64)
-    compilation.compiled(large_by_onednn(step, True), arguments)(*arguments)  # type: ignore[arg-type, call-arg]
+    state, batch = State({"w": torch.randn(2, 64, 64)}, {}, {}), Batch(torch.randn(2, 20, 64), torch.zeros(2, 20, 1))
+    arguments: Any = state, batch, {}, {}, torch.arange(2), torch.tensor(0), 9, torch.tensor(1.0)
+    compilation.compiled(large_by_onednn(step, True), arguments)(*arguments)
     assert seen == [on]
 
 

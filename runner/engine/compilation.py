@@ -20,12 +20,11 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, fx
-from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from runner.engine.lanes import FIXED, LaneStep
 from runner.engine.products import onednn
 from runner.engine.step import State
-from runner.engine.tape import Operations, tensors_of, written_down
+from runner.engine.tape import Given, Operations, written_down
 from runner.paths import cache_dir
 
 STEPS = 3  # that a compiled step is compared on before a run begins
@@ -45,24 +44,42 @@ def compiled(step: LaneStep, arguments: Sequence[Any]) -> LaneStep:
     Raises Unfit for a step that is no fixed list of operations, and whatever the compiler raises.
     """
     _, operations = written_down(step, arguments)
-    given = tensors_of(tree_flatten(arguments)[0])
-    fused = _fused(operations, given)
-    forms = [(tensor.shape, tensor.stride()) for tensor in given]
-    fixed = len(tensors_of(tree_flatten(arguments[-FIXED:])[0]))  # at the end, without an axis of lanes
-    width = len(given[0])
-    by_onednn = operations.by_onednn  # all or none: a fused step is one call
+    each = [Given.of(argument).leaves for argument in arguments]
+    return cast(LaneStep, Fused(_fused(operations, [leaf for leaves in each for leaf in leaves]), operations, each))
 
-    def taken(*arguments: Any) -> Any:
-        tensors = tensors_of(tree_flatten(arguments)[0])
-        lanes = len(tensors[0])
-        if lanes < width:
-            several = len(tensors) - fixed
-            tensors = [_filled(t, width) if at < several else t for at, t in enumerate(tensors)]
-        with torch.no_grad(), onednn(by_onednn):
-            out = fused(*map(_laid_out, tensors, forms))
-        return tree_unflatten([leaf[:lanes] for leaf in out] if lanes < width else list(out), operations.tree)
 
-    return cast(LaneStep, taken)
+class Fused:
+    """A compiled step, for at most as many lanes as it was compiled with."""
+
+    def __init__(self, call: Any, operations: Operations, given: Sequence[Sequence[Tensor]]) -> None:
+        """Of what was compiled, of which operations, and the tensors of each argument that it was compiled for."""
+        self._call, self._operations = call, operations
+        self._forms = [[(leaf.shape, leaf.stride()) for leaf in leaves] for leaves in given]
+        self._width = len(given[0][0])
+        self._by_onednn = operations.by_onednn  # all products or none: a compiled step is one call
+        self._known: dict[int, tuple[Any, list[Tensor]]] = {}  # by place: the latest argument, and what `_ready` said
+
+    def __call__(self, *arguments: Any) -> tuple[State, Tensor]:
+        """What the step gives."""
+        tensors: list[Tensor] = []
+        for place, argument in enumerate(arguments):
+            if place not in self._known or self._known[place][0] is not argument:
+                self._known[place] = argument, self._ready(place, argument)
+            tensors += self._known[place][1]
+        with torch.no_grad(), onednn(self._by_onednn):
+            leaves = list(self._call(*tensors))
+        lanes = len(arguments[-FIXED - 1])  # it has a key for each
+        state, loss = self._operations.whole([leaf[:lanes] for leaf in leaves] if lanes < self._width else leaves)
+        # the next step is given this state, whose lanes that fill up need not be put together again
+        self._known[0] = state, [_laid_out(*pair) for pair in zip(leaves, self._forms[0], strict=False)]
+        return state, loss
+
+    def _ready(self, place: int, argument: Any) -> list[Tensor]:
+        """The tensors of an argument, with as many lanes as the step has and as it expects them in memory."""
+        leaves = Given.of(argument).leaves
+        if place < len(self._forms) - FIXED:
+            leaves = [_filled(leaf, self._width) for leaf in leaves]
+        return [*map(_laid_out, leaves, self._forms[place])]
 
 
 def disagreement(start: State, plain: State, fused: State, shaken: State) -> str | None:
@@ -94,14 +111,9 @@ def _length(one: State, other: State) -> float:
 
 
 def _filled(leaf: Tensor, width: int) -> Tensor:
-    """The values [K, ...] of K lanes, and those of the last for the lanes that are missing: [width, ...].
-
-    What a step has made of filled lanes is theirs still, and need not be put together again.
-    """
-    whole = leaf._base
-    if whole is not None and whole.shape == (width, *leaf.shape[1:]) and leaf.is_set_to(whole[: len(leaf)]):
-        return whole
-    return torch.cat([leaf, leaf[-1:].expand(width - len(leaf), *leaf.shape[1:])])
+    """The values [K, ...] of K lanes, and those of the last for the lanes that are missing: [width, ...]."""
+    missing = width - len(leaf)
+    return torch.cat([leaf, leaf[-1:].expand(missing, *leaf.shape[1:])]) if missing else leaf
 
 
 def _laid_out(tensor: Tensor, form: tuple[torch.Size, tuple[int, ...]]) -> Tensor:

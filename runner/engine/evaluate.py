@@ -49,7 +49,7 @@ class Pool(NamedTuple):
     change: Callable[[Tensor], Tensor] | None = None  # what is done to inputs [L, B, ...] before they are standardized
 
     def inputs(self, rows: Tensor) -> Tensor:
-        """Standardized inputs of rows [L, B]: [L, B, ...]."""
+        """Standardized inputs of rows [..., L, B]: [..., L, B, ...]."""
         raw = self.x.index_select(0, rows.flatten()).unflatten(0, rows.shape)  # by whole rows, unlike x[rows]
         raw = raw.to(self.mean.dtype)
         raw = self.change(raw) if self.change else raw
@@ -68,8 +68,10 @@ class Pool(NamedTuple):
         return self.y.is_floating_point()
 
     def labels(self, rows: Tensor) -> Tensor:
-        """Labels of rows [L, B], or standardized numbers to predict: [L, B]."""
-        return self.y.gather(1, rows) if self.y.ndim > 1 else self.y.index_select(0, rows.flatten()).view(rows.shape)
+        """Labels of rows [..., L, B], or standardized numbers to predict: [..., L, B]."""
+        if self.y.ndim > 1:
+            return self.y.expand(*rows.shape[:-1], -1).gather(-1, rows)
+        return self.y.index_select(0, rows.flatten()).view(rows.shape)
 
 
 Said: TypeAlias = tuple[Tensor, Tensor, Tensor]

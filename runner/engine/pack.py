@@ -91,8 +91,10 @@ class Pack:
         return self.examiner.members
 
     def targets(self, y: Tensor) -> Tensor:
-        """What the net is to say of labels, or numbers, [K, B]: [K, B, C], or [K, B, 1]."""
-        return y[..., None].to(self.one_hot.dtype) if y.is_floating_point() else self.one_hot[y]
+        """What the net is to say of labels, or numbers, [...]: [..., C], or [..., 1]."""
+        if y.is_floating_point():
+            return y[..., None].to(self.one_hot.dtype)
+        return self.one_hot.index_select(0, y.flatten()).view(*y.shape, -1)
 
     def named(self, seen: Mapping[str, Measured]) -> dict[str, Tensor]:
         """The figures of all splits by name: "train_loss", "train_acc" or "train_r2", ..."""
@@ -245,23 +247,27 @@ def steps(pack: Pack, lanes: Lanes, epoch: int, first: int = 0) -> Iterator[tupl
 
     The first `first` steps have been taken before.
     """
-    experiment, size = pack.experiment, pack.experiment.budget.batch_size
-    pool, train = pack.pool(lanes), lanes.rows["train"]
-    order = Key(lanes.key).fold("order").fold(epoch).permutations(train.shape[1])
-    rows = train.gather(1, order)  # [K, n_train]
+    experiment, count, size = pack.experiment, pack.steps_per_epoch, pack.experiment.budget.batch_size
+    pool, train, key = pack.pool(lanes), lanes.rows["train"], Key(lanes.key)
+    order = key.fold("order").fold(epoch).permutations(train.shape[1])
+    rows = train.gather(1, order)[:, : count * size].unflatten(1, (count, size)).transpose(0, 1)  # [S, K, B]
+    numbers = range((epoch - 1) * count, epoch * count)
+    shares = [experiment.schedule.share(number, pack.steps) for number in numbers]
+    # for all steps at once, since a copy from the CPU waits until the device has done all that it was told
+    ahead = (
+        rows,
+        pool.labels(rows),
+        key.fold("step").each(numbers),
+        torch.arange(numbers.start, numbers.stop, device=rows.device),
+        torch.tensor(shares, dtype=torch.float64, device=rows.device),
+    )
     state, finite = lanes.state, lanes.finite
     lanes = lanes._replace(state=State({}, {}, {}))  # what the epoch began with is not kept beside what comes of it
-    for i in range(first, pack.steps_per_epoch):
-        at = (epoch - 1) * pack.steps_per_epoch + i
-        taken = rows[:, i * size : (i + 1) * size]
-        batch = Batch(pool.inputs(taken), pack.targets(pool.labels(taken)))
-        keys = Key(lanes.key).fold("step").fold(at).resolved()
-        # filled there, since a copy from the CPU would wait until the device has done all that it was told
-        share = torch.full((), experiment.schedule.share(at, pack.steps), dtype=torch.float64, device=keys.device)
-        now = torch.full((), at, device=keys.device)
-        state, loss = pack.step(state, batch, lanes.strengths, lanes.hyper, keys, now, pack.steps, share)
+    for i, (taken, y, keys, at, share) in enumerate(zip(*(each[first:] for each in ahead), strict=True), first + 1):
+        batch = Batch(pool.inputs(taken), pack.targets(y))
+        state, loss = pack.step(state, batch, lanes.strengths, lanes.hyper, keys, at, pack.steps, share)
         finite = finite & loss.isfinite()
-        yield i + 1, lanes._replace(state=state, finite=finite)
+        yield i, lanes._replace(state=state, finite=finite)
 
 
 def few_steps(pack: Pack, lanes: Lanes, count: int) -> Lanes:

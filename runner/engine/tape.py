@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from operator import getitem
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, fx, nn
@@ -51,8 +51,16 @@ class Operations:
 
     def __call__(self, tensors: Sequence[Tensor]) -> Any:
         """What the step gives."""
+        return self.whole(self.leaves(tensors))
+
+    def leaves(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """The leaves of what the step gives."""
         with torch.no_grad():
-            return tree_unflatten(self._function(self.constants, *tensors), self.tree)
+            return list(self._function(self.constants, *tensors))
+
+    def whole(self, leaves: Sequence[Tensor]) -> Any:
+        """What the step gives, of its leaves."""
+        return tree_unflatten(leaves, self.tree)
 
     def __len__(self) -> int:
         """How many there are."""
@@ -113,6 +121,22 @@ class Timed(fx.Interpreter):
         return out
 
 
+class Given(NamedTuple):
+    """One argument of a step, gone through."""
+
+    leaves: list[Tensor]
+    form: Any  # its tree, the shapes, strides and types of its tensors, and what is no tensor
+
+    @classmethod
+    def of(cls, argument: Any) -> Given:
+        """An argument's."""
+        if isinstance(argument, Tensor):  # torch takes ten times as long for the same
+            return cls([argument], (argument.shape, argument.stride(), argument.dtype))
+        leaves, tree = tree_flatten(argument)
+        form = tree, [(x.shape, x.stride(), x.dtype) if isinstance(x, Tensor) else x for x in leaves]
+        return cls(tensors_of(leaves), form)
+
+
 class Taped:
     """A step that is written down when it has been taken PLAIN times with arguments of the same form, then replayed.
 
@@ -128,13 +152,15 @@ class Taped:
         self._form: Any = None  # of the latest arguments
         self._met = 0  # how often they have had it
         self._operations: Operations | None = None
+        self._lasting = False  # whether what it gives first has the form of what it is given first, as a state has
+        self._gave: tuple[Any, Given] | None = None  # then what the latest step gave first: the next is given it
 
     def __call__(self, *arguments: Any) -> Any:
         """What the step gives."""
         if self.unfit:
             return self.step(*arguments)
-        leaves, tree = tree_flatten(arguments)
-        form = tree, [(x.shape, x.stride(), x.dtype) if isinstance(x, Tensor) else x for x in leaves]
+        given = self._gone_through(arguments)
+        form = [each.form for each in given]
         if form != self._form:  # at first, and when runs have left the pack
             self._form, self._met, self._operations = form, 0, None
         self._met += 1
@@ -142,9 +168,21 @@ class Taped:
             return self.step(*arguments)
         if self._operations is None:
             return self._written_down(arguments)
-        if self._met > PLAIN + 2:
-            return self._operations(tensors_of(leaves))
-        return self._compared(arguments, self._operations, tensors_of(leaves))
+        tensors = [leaf for each in given for leaf in each.leaves]
+        if self._met <= PLAIN + 2:
+            return self._compared(arguments, self._operations, tensors)
+        leaves = self._operations.leaves(tensors)
+        out = self._operations.whole(leaves)
+        if self._lasting:
+            self._gave = out[0], Given(leaves[: len(given[0].leaves)], given[0].form)
+        return out
+
+    def _gone_through(self, arguments: Sequence[Any]) -> list[Given]:
+        """The arguments gone through, but for a first one that the step before gave: that is known."""
+        known, self._gave = self._gave, None
+        if known and arguments[0] is known[0]:
+            return [known[1], *map(Given.of, arguments[1:])]
+        return [*map(Given.of, arguments)]
 
     def _written_down(self, arguments: Any) -> Any:
         try:
@@ -157,8 +195,10 @@ class Taped:
     def _compared(self, arguments: Any, operations: Operations, tensors: Sequence[Tensor]) -> Any:
         out = self.step(*arguments)
         try:
-            if not all(map(_same, tree_flatten(out)[0], tree_flatten(operations(tensors))[0])):
+            again = operations(tensors)
+            if not all(map(_same, tree_flatten(out)[0], tree_flatten(again)[0])):
                 self.unfit = "its operations are others in another step"
+            self._lasting = isinstance(again, tuple) and Given.of(again[0]).form == self._form[0]
         except Exception as why:  # as above
             self._give_up(why)
         return out
