@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from runner.engine.tape import PLAIN, Taped, written_down
+from runner.engine.tape import PLAIN, Given, Taped, written_down
 
 
 def plus(x: Tensor, number: Tensor) -> dict[str, Tensor]:
@@ -144,3 +144,28 @@ def test_memory_that_ends_does_not_make_a_step_unfit(where: str, monkeypatch: py
     with pytest.raises(torch.OutOfMemoryError):
         taped(*given)
     assert taped.unfit is None
+
+
+def test_a_state_that_the_step_before_gave_is_not_gone_through_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that comes from elsewhere is, and its form counts."""
+    gone: list[object] = []
+    of = Given.of
+
+    def going_through(argument: object) -> Given:
+        gone.append(argument)
+        return of(argument)
+
+    monkeypatch.setattr(Given, "of", going_through)
+    taped = Taped(lambda state, x: ({"w": state["w"] * x}, state["w"].sum()))
+    state, x = {"w": torch.ones(3)}, torch.tensor(2.0)
+    for _ in range(7):
+        gone.clear()
+        state, _ = taped(state, x)
+    assert [argument is x for argument in gone] == [True]
+    assert state["w"].tolist() == [2.0**7] * 3
+    elsewhere = {"w": torch.ones(2)}
+    for _ in range(2):
+        gone.clear()
+        found, _ = taped(elsewhere, x)
+        assert gone[0] is elsewhere
+        assert found["w"].tolist() == [2, 2]

@@ -130,7 +130,7 @@ class Given(NamedTuple):
     @classmethod
     def of(cls, argument: Any) -> Given:
         """An argument's."""
-        if isinstance(argument, Tensor):  # torch takes ten times as long for the same
+        if isinstance(argument, Tensor):  # torch takes twice as long for the same
             return cls([argument], (argument.shape, argument.stride(), argument.dtype))
         leaves, tree = tree_flatten(argument)
         form = tree, [(x.shape, x.stride(), x.dtype) if isinstance(x, Tensor) else x for x in leaves]
