@@ -93,7 +93,8 @@ class Key:
         >>> bool(root.each([3, 4])[1] == root.fold(4).resolved())
         True
         """
-        paths = torch.tensor([_signed(self.fold(mark).path) for mark in marks], device=self.state.device)
+        numbers = [_signed(self.fold(mark).path) for mark in marks]
+        paths = torch.tensor(numbers, dtype=torch.int64, device=self.state.device)  # also where there are none
         return _scramble(self.state ^ paths.view(-1, *[1] * self.state.ndim))
 
     def bits(self, *shape: int) -> Tensor:
