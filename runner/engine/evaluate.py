@@ -49,7 +49,7 @@ class Pool(NamedTuple):
     change: Callable[[Tensor], Tensor] | None = None  # what is done to inputs [L, B, ...] before they are standardized
 
     def inputs(self, rows: Tensor) -> Tensor:
-        """Standardized inputs of rows [..., L, B]: [..., L, B, ...]."""
+        """Standardized inputs of rows [L, B]: [L, B, ...]."""
         raw = self.x.index_select(0, rows.flatten()).unflatten(0, rows.shape)  # by whole rows, unlike x[rows]
         raw = raw.to(self.mean.dtype)
         raw = self.change(raw) if self.change else raw

@@ -91,7 +91,7 @@ class Pack:
         return self.examiner.members
 
     def targets(self, y: Tensor) -> Tensor:
-        """What the net is to say of labels, or numbers, [...]: [..., C], or [..., 1]."""
+        """What the net is to say of labels, or numbers, [K, B]: [K, B, C], or [K, B, 1]."""
         if y.is_floating_point():
             return y[..., None].to(self.one_hot.dtype)
         return self.one_hot.index_select(0, y.flatten()).view(*y.shape, -1)
