@@ -123,7 +123,7 @@ class MCDropout(Method):
     def _dropped(self, h: Tensor, kind: str, key: Key) -> Tensor:
         if kind != "hidden":
             return h
-        return h * (key.kept(self.rate, *h.shape) / (1 - self.rate))
+        return h * (key.kept_like(self.rate, h) / (1 - self.rate))
 
     def _sampled(self, net: nn.Module, inputs: tuple[Tensor, ...], plain: Tensor) -> Tensor | None:
         """Called after a forward pass: what it gives in the place of the plain logits [B, C]; None leaves them."""

@@ -114,51 +114,26 @@ class LanewiseConv1d(nn.Conv1d):
         return out if self.examples_last else out.contiguous()
 
 
-class Sums(Function):
-    """Examples x [B, I] times weights w [O, I], and biases b [O] in the same pass over memory: [B, O].
-
-    Mapped, torch's own is a product of which a copy is made to add the biases. It has no derivative.
-    """
-
-    @staticmethod
-    def forward(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
-        """Of one lane."""
-        return torch.addmm(b, x, w.mT)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        """Nothing is kept."""
-
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple[int | None, ...], *lanes: Tensor) -> tuple[Tensor, int]:
-        """Of all lanes at once, x [L, B, I], w [L, O, I] and b [L, O]: [L, B, O]."""
-        x, w, b = (
-            t.expand(info.batch_size, *t.shape) if d is None else t.movedim(d, 0)
-            for t, d in zip(lanes, in_dims, strict=True)
-        )
-        return torch.baddbmm(b[:, None], x, w.mT), 0
-
-
 class LanewiseLinear(nn.Linear):
     """nn.Linear as the products that are fastest where a net is mapped.
 
-    Those of few outputs are weights times examples where examples are last in memory, and where no gradient is asked
-    for, which it would leave in that order. Without one their output stays so, as log-probabilities over few classes
-    are faster then, and a layer of more outputs adds its biases as it multiplies (docs/benchmarks.md).
+    Where no gradient is asked for, they are weights times examples, and what they give has its examples last in memory:
+    a row of the product is then as long as the examples are many, and log-probabilities over few classes are faster.
+    With a gradient, which such products would leave in that order, so are those of few outputs where examples come last
+    already (docs/benchmarks.md).
     """
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., I] -> [..., O]."""
-        training = torch.is_grad_enabled()
-        last = x.ndim == 2 and x.stride(0) < x.stride(1)  # examples in memory, which no number of lanes changes
-        if self.out_features <= FEW and x.ndim == 2 and (last or not training):
-            y: Tensor = (self.weight @ x.mT).mT
-            y = y.contiguous() if training else y
-            return y if self.bias is None else y + self.bias
-        if training or x.ndim != 2 or self.bias is None:
+        if x.ndim != 2:
             return super().forward(x)
-        sums: Tensor = Sums.apply(x, self.weight, self.bias)
-        return sums
+        training = torch.is_grad_enabled()
+        last = x.stride(0) < x.stride(1)  # examples in memory, which no number of lanes changes
+        if training and not (last and self.out_features <= FEW):
+            return super().forward(x)
+        y: Tensor = (self.weight @ x.mT).mT
+        y = y.contiguous() if training else y
+        return y if self.bias is None else y + self.bias
 
 
 def lanewise(net: nn.Module) -> None:
