@@ -20,15 +20,14 @@ from torch.utils._pytree import tree_leaves
 from runner.engine import compilation, packing
 from runner.engine.compilation import Fused, _without_halves, disagreement, shaken
 from runner.engine.finish import Outcome
-from runner.engine.lanes import LaneStep
 from runner.engine.loop import train
 from runner.engine.machine import is_full
-from runner.engine.pack import begin
+from runner.engine.pack import Drawn, PackStep, Scale, Source, begin
 from runner.engine.packing import packed
 from runner.engine.step import State
 from runner.engine.tape import Given, Operations, Taped, written_down
 from runner.grid import Run
-from runner.methods.base import Batch, Method
+from runner.methods.base import Method
 from runner.methods.flatness import SAM
 from runner.methods.mixing import Mixup
 from runner.methods.stack import Stack
@@ -41,14 +40,14 @@ def outcomes(stack: Stack, says: Says) -> list[Outcome]:
     return list(train(replace(experiment(stack, epochs=2), lanes=None, compiled=True), RUNS, keeper=says))
 
 
-def passed_on(step: LaneStep, arguments: object) -> LaneStep:
+def passed_on(step: PackStep, arguments: object) -> PackStep:
     return step
 
 
-def off(by: float) -> Callable[[LaneStep, object], LaneStep]:
+def off(by: float) -> Callable[[PackStep, object], PackStep]:
     """A "compiler" whose steps go so much farther, as a share of the move."""
 
-    def wrong(step: LaneStep, arguments: object) -> LaneStep:
+    def wrong(step: PackStep, arguments: object) -> PackStep:
         def wrongly(state: State, *rest: object) -> tuple[State, torch.Tensor]:
             after, loss = step(state, *rest)  # type: ignore[arg-type]
             params = {n: w + by * (w - state.params[n]) for n, w in after.params.items()}
@@ -59,7 +58,7 @@ def off(by: float) -> Callable[[LaneStep, object], LaneStep]:
     return wrong
 
 
-def broken(step: LaneStep, arguments: object) -> LaneStep:
+def broken(step: PackStep, arguments: object) -> PackStep:
     def breaks(*arguments: object) -> tuple[State, torch.Tensor]:
         raise ArithmeticError("no\nkernel")
 
@@ -77,7 +76,7 @@ def broken(step: LaneStep, arguments: object) -> LaneStep:
     ],
 )
 def test_a_compiled_step_is_taken_if_it_agrees(
-    monkeypatch: pytest.MonkeyPatch, makes: Callable[[LaneStep, object], LaneStep], compiled: bool, said: str
+    monkeypatch: pytest.MonkeyPatch, makes: Callable[[PackStep, object], PackStep], compiled: bool, said: str
 ) -> None:
     monkeypatch.setattr(compilation, "compiled", makes)
     says = Says()
@@ -201,7 +200,7 @@ def test_a_compiled_step_is_timed(monkeypatch: pytest.MonkeyPatch, seconds: floa
             time.sleep(0.01)
             return super().__call__(*arguments)
 
-    def late(*arguments: object) -> LaneStep:
+    def late(*arguments: object) -> PackStep:
         def taken(*arguments: Any) -> tuple[State, Tensor]:
             time.sleep(seconds)
             return (arguments[0], torch.zeros(3))
@@ -275,13 +274,16 @@ def test_it_is_refused_without_a_compiler(regrun: Regrun, monkeypatch: pytest.Mo
 def test_lanes_that_were_filled_up_stay_so() -> None:
     """What a step for five gave is taken as it is; what others gave, or fewer lanes of it, is put together."""
 
-    def step(state: State, batch: Batch, strengths: object, hyper: object, keys: Tensor, *_: object) -> Any:
-        (w,) = state.params.values()
-        return State({"w": w * 2 + batch.x}, {}, {}), w.sum(1)
+    def step(state: State, drawn: Drawn, *rest: Any) -> tuple[State, Tensor]:
+        (w,), source = state.params.values(), rest[-1]
+        return State({"w": w * 2 + source.x.index_select(0, drawn.rows[:, 0])}, {}, {}), w.sum(1)
+
+    source = Source(torch.arange(5.0)[:, None], torch.eye(2))
 
     def arguments(state: State, lanes: int) -> tuple[Any, ...]:
-        batch = Batch(torch.arange(lanes)[:, None].float(), torch.zeros(lanes, 1))
-        return state, batch, {}, {}, torch.arange(lanes), torch.tensor(0), 9, torch.tensor(1.0)
+        drawn = Drawn(torch.arange(lanes)[:, None], torch.zeros(lanes, 1))
+        scale = Scale(torch.zeros(lanes, 1), torch.ones(lanes, 1), {})
+        return state, drawn, scale, {}, {}, torch.arange(lanes), torch.tensor(0), 9, torch.tensor(1.0), source
 
     def started(lanes: int) -> State:
         return State({"w": torch.arange(2.0 * lanes).view(lanes, 2)}, {}, {})
@@ -309,7 +311,7 @@ def test_lanes_that_were_filled_up_stay_so() -> None:
 
 
 def test_lack_of_memory_while_compiling_is_no_disagreement(monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(step: LaneStep, arguments: object) -> LaneStep:
+    def full(step: PackStep, arguments: object) -> PackStep:
         def breaks(state: State, *rest: object) -> tuple[State, torch.Tensor]:
             if len(next(iter(state.params.values()))) > 1:
                 raise torch.OutOfMemoryError("no more")

@@ -21,7 +21,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, fx
 
-from runner.engine.lanes import FIXED, LaneStep
+from runner.engine.pack import SHARED, PackStep
 from runner.engine.products import onednn
 from runner.engine.step import State
 from runner.engine.tape import Given, Operations, written_down
@@ -38,14 +38,14 @@ def compiler() -> str | None:
     return shutil.which(os.environ.get("CXX") or "g++") or shutil.which("clang++")
 
 
-def compiled(step: LaneStep, arguments: Sequence[Any]) -> LaneStep:
+def compiled(step: PackStep, arguments: Sequence[Any]) -> PackStep:
     """A step through torch's compiler, for at most as many lanes as these arguments have.
 
     Raises Unfit for a step that is no fixed list of operations, and whatever the compiler raises.
     """
     _, operations = written_down(step, arguments)
     each = [Given.of(argument).leaves for argument in arguments]
-    return cast(LaneStep, Fused(_fused(operations, [leaf for leaves in each for leaf in leaves]), operations, each))
+    return cast(PackStep, Fused(_fused(operations, [leaf for leaves in each for leaf in leaves]), operations, each))
 
 
 class Fused:
@@ -68,7 +68,7 @@ class Fused:
             tensors += self._known[place][1]
         with torch.no_grad(), onednn(self._by_onednn):
             leaves = list(self._call(*tensors))
-        lanes = len(arguments[-FIXED - 1])  # it has a key for each
+        lanes = len(arguments[-SHARED - 1])  # it has a key for each
         state, loss = self._operations.whole([leaf[:lanes] for leaf in leaves] if lanes < self._width else leaves)
         # the next step is given this state, whose lanes that fill up need not be put together again
         self._known[0] = state, [_laid_out(*pair) for pair in zip(leaves, self._forms[0], strict=False)]
@@ -77,7 +77,7 @@ class Fused:
     def _ready(self, place: int, argument: Any) -> list[Tensor]:
         """The tensors of an argument, with as many lanes as the step has and as it expects them in memory."""
         leaves = Given.of(argument).leaves
-        if place < len(self._forms) - FIXED:
+        if place < len(self._forms) - SHARED:
             leaves = [_filled(leaf, self._width) for leaf in leaves]
         return [*map(_laid_out, leaves, self._forms[place])]
 

@@ -20,9 +20,9 @@ from torch.utils._pytree import tree_map
 from runner.engine.checkpoint import Keeper, Kept, Part, Point
 from runner.engine.evaluate import Measured, evaluate
 from runner.engine.finish import Outcome, finish
-from runner.engine.lanes import LaneStep, over_lanes
+from runner.engine.lanes import over_lanes
 from runner.engine.machine import is_full
-from runner.engine.pack import Lanes, Pack, alike, begin, clock_after, few_steps, noted, steps
+from runner.engine.pack import Lanes, Pack, PackStep, alike, begin, clock_after, few_steps, noted, steps
 from runner.engine.step import State
 from runner.experiment import Experiment
 from runner.grid import Run
@@ -195,7 +195,7 @@ def _progress(experiment: Experiment, epoch: int, latest: Sequence[Point], began
     return Progress(epoch, experiment.budget.epochs, began - len(latest), len(latest), loss, value, score)
 
 
-def compiled(experiment: Experiment, runs: Sequence[Run], width: int, say: Callable[[str], None]) -> LaneStep | None:
+def compiled(experiment: Experiment, runs: Sequence[Run], width: int, say: Callable[[str], None]) -> PackStep | None:
     """The step of a pack of at most `width` runs through torch's compiler.
 
     None, and said so in a line, if that fails or gives other numbers.

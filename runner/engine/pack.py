@@ -6,18 +6,19 @@ begin -> the lanes before their first step -> steps, an epoch's at a time
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice, takewhile
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from runner.engine.evaluate import Examiner, Measured, Pool
-from runner.engine.lanes import LaneStep, lane_step, over_copies, over_lanes
+from runner.engine.lanes import FIXED, LaneStep, Strengths, lane_step, over_copies, over_lanes
 from runner.engine.machine import prepare, repeat
+from runner.engine.optimizers import Hyper
 from runner.engine.products import large_by_onednn
 from runner.engine.step import State
 from runner.engine.tape import Taped
@@ -57,16 +58,51 @@ class Lanes(NamedTuple):
         return picked
 
 
+class Drawn(NamedTuple):
+    """Which examples a step's batch has."""
+
+    rows: Tensor  # int64 [K, B]
+    y: Tensor  # their labels int64, or standardized numbers to predict: [K, B]
+
+
+class Scale(NamedTuple):
+    """How each lane standardizes examples: as `Lanes` has it."""
+
+    mean: Tensor
+    std: Tensor
+    fill: dict[str, Tensor]
+
+
+class Source(NamedTuple):
+    """What the batches of all lanes are made of."""
+
+    x: Tensor  # all examples, on the device
+    one_hot: Tensor  # [C, C] one-hot rows
+
+    def targets(self, y: Tensor) -> Tensor:
+        """What the net is to say of labels, or numbers, [K, B]: [K, B, C], or [K, B, 1]."""
+        if y.is_floating_point():
+            return y[..., None].to(self.one_hot.dtype)
+        return self.one_hot.index_select(0, y.flatten()).view(*y.shape, -1)
+
+
+# A lane step that makes its batches: (states, examples, how to standardize them, strengths, optimizer numbers, keys,
+# step, steps, share of the rate, what batches are made of) -> (states, losses [L])
+PackStep: TypeAlias = Callable[
+    [State, Drawn, Scale, Strengths, Hyper, Tensor, Tensor, int, Tensor, Source], tuple[State, Tensor]
+]
+SHARED = FIXED + 1  # of these, the last: the same for all lanes
+
+
 @dataclass(frozen=True)
 class Pack:
     """What the lanes of one pass have in common."""
 
     experiment: Experiment
     examiner: Examiner
-    step: LaneStep
-    x: Tensor  # all examples, on the device
+    step: PackStep
+    source: Source
     y: Tensor
-    one_hot: Tensor  # [C, C] one-hot rows
     steps_per_epoch: int
     compiled: bool = False
 
@@ -90,12 +126,6 @@ class Pack:
         """How many sets of weights an evaluation averages the predictions of."""
         return self.examiner.members
 
-    def targets(self, y: Tensor) -> Tensor:
-        """What the net is to say of labels, or numbers, [K, B]: [K, B, C], or [K, B, 1]."""
-        if y.is_floating_point():
-            return y[..., None].to(self.one_hot.dtype)
-        return self.one_hot.index_select(0, y.flatten()).view(*y.shape, -1)
-
     def named(self, seen: Mapping[str, Measured]) -> dict[str, Tensor]:
         """The figures of all splits by name: "train_loss", "train_acc" or "train_r2", ..."""
         score = self.experiment.data.score
@@ -103,7 +133,7 @@ class Pack:
 
     def pool(self, lanes: Lanes) -> Pool:
         """The examples as these lanes standardize them."""
-        return Pool(self.x, lanes.labels.get("y", self.y), lanes.mean, lanes.std, lanes.fill.get("x"))
+        return Pool(self.source.x, lanes.labels.get("y", self.y), lanes.mean, lanes.std, lanes.fill.get("x"))
 
     def kept(self, lanes: Lanes, epoch: int) -> Params:
         """The weights that evaluation uses, after `epoch` epochs: [K, ...], or [K, M, ...] of several members."""
@@ -172,7 +202,7 @@ def begin(experiment: Experiment, runs: Sequence[Run]) -> tuple[Pack, Lanes]:
     )
     one_hot = torch.eye(data.classes, dtype=dtype, device=device)
     per_epoch = rows["train"].shape[1] // experiment.budget.batch_size
-    return Pack(experiment, examiner, Taped(step), x, y, one_hot, per_epoch), lanes
+    return Pack(experiment, examiner, Taped(fed(step)), Source(x, one_hot), y, per_epoch), lanes
 
 
 def _initial(net: nn.Module, stack: Stack, runs: Sequence[Run], device: torch.device) -> Params:
@@ -242,6 +272,20 @@ def precise(step: LaneStep, experiment: Experiment) -> LaneStep:
     return cast
 
 
+def fed(step: LaneStep) -> PackStep:
+    """The step, which makes its batches itself: written down and compiled they are a part of it."""
+
+    def feeding(
+        state: State, drawn: Drawn, scale: Scale, strengths: Strengths, hyper: Hyper, keys: Tensor, at: Tensor,
+        steps: int, share: Tensor, source: Source,
+    ) -> tuple[State, Tensor]:  # fmt: skip
+        pool = Pool(source.x, drawn.y, scale.mean, scale.std, scale.fill.get("x"))
+        batch = Batch(pool.inputs(drawn.rows), source.targets(drawn.y))
+        return step(state, batch, strengths, hyper, keys, at, steps, share)
+
+    return feeding
+
+
 def steps(pack: Pack, lanes: Lanes, epoch: int, first: int = 0) -> Iterator[tuple[int, Lanes]]:
     """The lanes after each step of an epoch over their training rows, each in its own order, and how many it has had.
 
@@ -261,11 +305,12 @@ def steps(pack: Pack, lanes: Lanes, epoch: int, first: int = 0) -> Iterator[tupl
         torch.arange(numbers.start, numbers.stop, device=rows.device),
         torch.tensor(shares, dtype=torch.float64, device=rows.device),
     )
-    state, finite = lanes.state, lanes.finite
+    state, finite, scale = lanes.state, lanes.finite, Scale(lanes.mean, lanes.std, lanes.fill)
     lanes = lanes._replace(state=State({}, {}, {}))  # what the epoch began with is not kept beside what comes of it
-    for i, (taken, y, keys, at, share) in enumerate(zip(*(each[first:] for each in ahead), strict=True), first + 1):
-        batch = Batch(pool.inputs(taken), pack.targets(y))
-        state, loss = pack.step(state, batch, lanes.strengths, lanes.hyper, keys, at, pack.steps, share)
+    for i, (*drawn, keys, at, share) in enumerate(zip(*(each[first:] for each in ahead), strict=True), first + 1):
+        state, loss = pack.step(
+            state, Drawn(*drawn), scale, lanes.strengths, lanes.hyper, keys, at, pack.steps, share, pack.source
+        )
         finite = finite & loss.isfinite()
         yield i, lanes._replace(state=state, finite=finite)
 
@@ -277,9 +322,9 @@ def few_steps(pack: Pack, lanes: Lanes, count: int) -> Lanes:
     return lanes
 
 
-def noted(pack: Pack, lanes: Lanes, count: int) -> tuple[LaneStep, list[tuple[tuple[Any, ...], tuple[State, Tensor]]]]:
+def noted(pack: Pack, lanes: Lanes, count: int) -> tuple[PackStep, list[tuple[tuple[Any, ...], tuple[State, Tensor]]]]:
     """A pack's step as it is written, and what it was given and gave in each of the first `count` steps."""
-    written: LaneStep = pack.step.step if isinstance(pack.step, Taped) else pack.step
+    written: PackStep = pack.step.step if isinstance(pack.step, Taped) else pack.step
     calls: list[tuple[tuple[Any, ...], tuple[State, Tensor]]] = []
 
     def noting(*arguments: Any) -> tuple[State, Tensor]:

@@ -34,13 +34,12 @@ from runner.data.base import Splitter
 from runner.engine.loop import compiled
 from runner.engine.machine import is_full
 from runner.engine.optimizers import Adam
-from runner.engine.pack import Lanes, Pack, begin, few_steps
+from runner.engine.pack import Drawn, Lanes, Pack, Scale, begin, few_steps
 from runner.engine.packing import multiply_adds
 from runner.engine.schedules import Constant
 from runner.engine.weights import built_net
 from runner.experiment import Budget, Experiment
 from runner.grid import Run
-from runner.methods.base import Batch
 from runner.methods.stack import Stack
 from runner.nets.convolutional import conv1d, convnet
 from runner.nets.dense import mlp
@@ -100,12 +99,12 @@ def by_clock(call: Callable[[], object]) -> float:
 
 
 def one_step(pack: Pack, lanes: Lanes) -> Callable[[], object]:
-    """The first step of a pack, on a batch that stands ready: what a graph can hold, since it makes no new tensors."""
+    """The first step of a pack, of what stands ready: what a graph can hold, since it copies nothing to the device."""
     rows = lanes.rows["train"][:, :BATCH]
-    pool = pack.pool(lanes)
-    batch = Batch(pool.inputs(rows), pack.targets(pool.labels(rows)))
-    at, share = torch.tensor(0, device=pack.x.device), torch.tensor(1.0, device=pack.x.device)
-    return partial(pack.step, lanes.state, batch, lanes.strengths, lanes.hyper, lanes.key, at, pack.steps, share)
+    drawn, scale = Drawn(rows, pack.pool(lanes).labels(rows)), Scale(lanes.mean, lanes.std, lanes.fill)
+    at, share = torch.tensor(0, device=rows.device), torch.tensor(1.0, device=rows.device)
+    of_lanes = drawn, scale, lanes.strengths, lanes.hyper, lanes.key
+    return partial(pack.step, lanes.state, *of_lanes, at, pack.steps, share, pack.source)
 
 
 def replayed(step: Callable[[], object]) -> Callable[[], object]:

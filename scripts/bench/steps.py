@@ -40,9 +40,8 @@ from turns import Row, Train, lined, machine, of, put, row, store, table, turns
 from runner.config import read
 from runner.engine import tape
 from runner.engine.checkpoint import Keeper
-from runner.engine.lanes import LaneStep
 from runner.engine.loop import Progress, compiled, train
-from runner.engine.pack import begin, few_steps, noted
+from runner.engine.pack import PackStep, begin, few_steps, noted
 from runner.engine.packing import multiplied
 from runner.engine.tape import PLAIN, Taped
 from runner.job import Job
@@ -75,7 +74,7 @@ def ways(stack: str, lanes: int) -> tuple[dict[str, Train], float]:
     with patch.object(tape, "in_place", lambda graph: graph):
         few_steps(replace(pack, step=apart), first, PLAIN + 3)  # its operations are written down here, and compared
     own = "gone through again, memory of its own"
-    steps: dict[str, LaneStep] = {"as written": written, own: apart, "gone through again": pack.step}
+    steps: dict[str, PackStep] = {"as written": written, own: apart, "gone through again": pack.step}
     steps |= {"compiled": fused} if fused else {}
     return {way: partial(few_steps, replace(pack, step=step), first) for way, step in steps.items()}, seconds
 
