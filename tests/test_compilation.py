@@ -22,7 +22,7 @@ from runner.engine.compilation import Fused, _without_halves, disagreement, shak
 from runner.engine.finish import Outcome
 from runner.engine.loop import train
 from runner.engine.machine import is_full
-from runner.engine.pack import Drawn, PackStep, Scale, Source, begin
+from runner.engine.pack import Call, Drawn, PackStep, Scale, Source, begin, noted
 from runner.engine.packing import packed
 from runner.engine.step import State
 from runner.engine.tape import Given, Operations, Taped, written_down
@@ -176,7 +176,7 @@ def test_auto_compiles_what_repays(
         return gain
 
     monkeypatch.setattr(packing, "_seconds", seconds)
-    monkeypatch.setattr(packing, "_faster", lambda pack, lanes, runs: faster)
+    monkeypatch.setattr(packing, "_faster", lambda pack, lanes: faster)
     trained = replace(experiment(Stack({})), lanes=None, compiled=None)
     per_epoch = len(trained.splitter.split(trained.data, 0).train) // trained.budget.batch_size
     trained = replace(trained, budget=replace(trained.budget, epochs=steps // per_epoch))
@@ -210,9 +210,9 @@ def test_a_compiled_step_is_timed(monkeypatch: pytest.MonkeyPatch, seconds: floa
     monkeypatch.setattr(packing, "compiled", late)
     pack, lanes = begin(replace(experiment(Stack({})), lanes=3), RUNS)
     assert isinstance(pack.step, Taped)
-    assert packing._faster(replace(pack, step=Slow(pack.step.step)), lanes, RUNS) is faster
+    assert packing._faster(replace(pack, step=Slow(pack.step.step)), lanes) is faster
     monkeypatch.setattr(packing, "compiled", lambda *arguments: None)
-    assert not packing._faster(pack, lanes, RUNS)
+    assert not packing._faster(pack, lanes)
 
 
 def test_what_a_compiler_would_save_is_estimated() -> None:
@@ -308,6 +308,30 @@ def test_lanes_that_were_filled_up_stay_so() -> None:
     assert seen[2] is not gave[1][0]
     two, _ = fused(*arguments(State({"w": state.params["w"][1:]}, {}, {}), 2))
     assert torch.equal(two.params["w"], state.params["w"][1:] * 2 + torch.arange(2)[:, None])
+
+
+def test_what_was_compiled_is_tried_until_it_has_agreed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compilation, "_agreed", set())
+    pack, lanes = begin(replace(experiment(Stack({})), lanes=3), RUNS)
+    written, calls = noted(pack, lanes, 2)
+    _, operations = written_down(written, calls[1][0])
+    given = [Given.of(argument).leaves for argument in calls[1][0]]
+
+    def wrong(*tensors: Tensor) -> list[Tensor]:
+        return [leaf + 1 for leaf in operations.leaves(tensors)]
+
+    def right(*tensors: Tensor) -> list[Tensor]:
+        return operations.leaves(tensors)
+
+    for call, tried, agrees in [(wrong, 2, False), (right, 2, True), (right, 0, True), (wrong, 2, False)]:
+        asked: list[Call] = []
+
+        def again(asked: list[Call] = asked) -> list[Call]:
+            asked.extend(calls)
+            return asked
+
+        why = compilation.checked(Fused(call, operations, given), written, again)
+        assert (len(asked), why is None) == (tried, agrees)
 
 
 def test_lack_of_memory_while_compiling_is_no_disagreement(monkeypatch: pytest.MonkeyPatch) -> None:

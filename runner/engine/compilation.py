@@ -13,7 +13,7 @@ import math
 import os
 import platform
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
@@ -21,7 +21,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, fx
 
-from runner.engine.pack import SHARED, PackStep
+from runner.engine.pack import SHARED, Call, PackStep
 from runner.engine.products import onednn
 from runner.engine.step import State
 from runner.engine.tape import Given, Operations, written_down
@@ -31,6 +31,7 @@ STEPS = 3  # that a compiled step is compared on before a run begins
 SHARE = 0.01  # of what the weights have moved by, that those of a compiled step may be off after each of them
 aten = torch.ops.aten
 _compiled: dict[str, Any] = {}  # by what was compiled; worker processes are forked with it
+_agreed: set[Any] = set()  # those of them that gave what the step as written gives
 
 
 def compiler() -> str | None:
@@ -53,7 +54,7 @@ class Fused:
 
     def __init__(self, call: Any, operations: Operations, given: Sequence[Sequence[Tensor]]) -> None:
         """Of what was compiled, of which operations, and the tensors of each argument that it was compiled for."""
-        self._call, self._operations = call, operations
+        self.call, self._operations = call, operations
         self._forms = [[(leaf.shape, leaf.stride()) for leaf in leaves] for leaves in given]
         self._width = len(given[0][0])
         self._by_onednn = operations.by_onednn  # all products or none: a compiled step is one call
@@ -67,7 +68,7 @@ class Fused:
                 self._known[place] = argument, self._ready(place, argument)
             tensors += self._known[place][1]
         with torch.no_grad(), onednn(self._by_onednn):
-            leaves = list(self._call(*tensors))
+            leaves = list(self.call(*tensors))
         lanes = len(arguments[-SHARED - 1])  # it has a key for each
         state, loss = self._operations.whole([leaf[:lanes] for leaf in leaves] if lanes < self._width else leaves)
         # the next step is given this state, whose lanes that fill up need not be put together again
@@ -80,6 +81,23 @@ class Fused:
         if place < len(self._forms) - SHARED:
             leaves = [_filled(leaf, self._width) for leaf in leaves]
         return [*map(_laid_out, leaves, self._forms[place])]
+
+
+def checked(fused: PackStep, written: PackStep, calls: Callable[[], Sequence[Call]]) -> str | None:
+    """What is wrong with a compiled step, beside the step as written in these calls of it; None if nothing.
+
+    What was compiled is tried once in a process: other packs do the same operations on other numbers.
+    """
+    if isinstance(fused, Fused) and fused.call in _agreed:
+        return None
+    for (state, *rest), (after, _) in calls():
+        elsewhere, _ = written(shaken(state), *rest)
+        why = disagreement(state, after, fused(state, *rest)[0], elsewhere)
+        if why:
+            return why
+    if isinstance(fused, Fused):
+        _agreed.add(fused.call)
+    return None
 
 
 def disagreement(start: State, plain: State, fused: State, shaken: State) -> str | None:

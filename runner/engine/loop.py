@@ -137,8 +137,10 @@ def _train_pack(
     A compiled step is made for packs of `width`.
     """
     pack, lanes = begin(experiment, runs)
-    if experiment.compiled and (fused := compiled(experiment, runs, width, keeper.say)):
-        pack = replace(pack, step=fused, compiled=True)
+    if experiment.compiled:
+        whole = (pack, lanes) if len(runs) == width else begin(experiment, filled(runs, width))
+        if fused := compiled(*whole, keeper.say):
+            pack = replace(pack, step=fused, compiled=True)
     few_steps(pack, lanes, 1)  # what the first step sets up is not this method's cost
     budget = experiment.budget
     curves: list[list[Point]] = [[] for _ in runs]
@@ -195,22 +197,22 @@ def _progress(experiment: Experiment, epoch: int, latest: Sequence[Point], began
     return Progress(epoch, experiment.budget.epochs, began - len(latest), len(latest), loss, value, score)
 
 
-def compiled(experiment: Experiment, runs: Sequence[Run], width: int, say: Callable[[str], None]) -> PackStep | None:
-    """The step of a pack of at most `width` runs through torch's compiler.
+def filled(runs: Sequence[Run], width: int) -> list[Run]:
+    """The runs, and the last of them again until there are `width`."""
+    return [*runs, *[runs[-1]] * (width - len(runs))]
+
+
+def compiled(pack: Pack, lanes: Lanes, say: Callable[[str], None]) -> PackStep | None:
+    """The step of a pack of at most so many lanes, before their first, through torch's compiler.
 
     None, and said so in a line, if that fails or gives other numbers.
     """
     from runner.engine import compilation  # it is rarely asked for
 
-    pack, lanes = begin(experiment, [*runs, *[runs[-1]] * (width - len(runs))])
     try:
-        written, calls = noted(pack, lanes, compilation.STEPS)
+        written, calls = noted(pack, lanes, 2)  # the second is given what the first gave, as all others are
         fused = compilation.compiled(written, calls[-1][0])
-        for (state, *rest), (after, _) in calls:
-            elsewhere, _ = written(compilation.shaken(state), *rest)
-            why = compilation.disagreement(state, after, fused(state, *rest)[0], elsewhere)
-            if why:
-                break
+        why = compilation.checked(fused, written, lambda: noted(pack, lanes, compilation.STEPS)[1])
     except Exception as error:  # whatever a compiler raises; the step as it is written is known to work
         if is_full(error):
             raise

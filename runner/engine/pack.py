@@ -92,6 +92,7 @@ PackStep: TypeAlias = Callable[
     [State, Drawn, Scale, Strengths, Hyper, Tensor, Tensor, int, Tensor, Source], tuple[State, Tensor]
 ]
 SHARED = FIXED + 1  # of these, the last: the same for all lanes
+Call: TypeAlias = tuple[tuple[Any, ...], tuple[State, Tensor]]  # what such a step was given, and what it gave
 
 
 @dataclass(frozen=True)
@@ -322,10 +323,10 @@ def few_steps(pack: Pack, lanes: Lanes, count: int) -> Lanes:
     return lanes
 
 
-def noted(pack: Pack, lanes: Lanes, count: int) -> tuple[PackStep, list[tuple[tuple[Any, ...], tuple[State, Tensor]]]]:
+def noted(pack: Pack, lanes: Lanes, count: int) -> tuple[PackStep, list[Call]]:
     """A pack's step as it is written, and what it was given and gave in each of the first `count` steps."""
     written: PackStep = pack.step.step if isinstance(pack.step, Taped) else pack.step
-    calls: list[tuple[tuple[Any, ...], tuple[State, Tensor]]] = []
+    calls: list[Call] = []
 
     def noting(*arguments: Any) -> tuple[State, Tensor]:
         calls.append((arguments, written(*arguments)))

@@ -251,16 +251,15 @@ def _repays(experiment: Experiment, runs: Sequence[Run], workers: int) -> bool:
 
     def repays() -> str:
         pack, lanes = begin(shaped, first[: experiment.lanes])
-        return "yes" if _seconds(pack, lanes, steps) > 0 and _faster(pack, lanes, first) else "no"
+        return "yes" if _seconds(pack, lanes, steps) > 0 and _faster(pack, lanes) else "no"
 
     path = _kept_in("compile", shaped, built_net(shaped), [experiment.lanes, steps])
     return _found_once(path, ("yes", "no"), repays) == "yes"
 
 
-def _faster(pack: Pack, lanes: Lanes, runs: Sequence[Run]) -> bool:
+def _faster(pack: Pack, lanes: Lanes) -> bool:
     """Whether compiled steps are taken faster than those that are gone through again."""
-    width = len(lanes.run)
-    step = compiled(pack.experiment, runs[:width], width, lambda line: None)
+    step = compiled(pack, lanes, lambda line: None)
     if step is None:
         return False
     cost = []

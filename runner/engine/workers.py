@@ -23,8 +23,8 @@ import torch
 
 from runner.engine.checkpoint import Keeper, Stopped
 from runner.engine.finish import Outcome
-from runner.engine.loop import Progress, Watch, compiled, train
-from runner.engine.pack import alike
+from runner.engine.loop import Progress, Watch, compiled, filled, train
+from runner.engine.pack import alike, begin
 from runner.experiment import Experiment
 from runner.grid import Run
 
@@ -148,7 +148,8 @@ def _compiles(experiment: Experiment, runs: Sequence[Run], workers: int, keeper:
     first = alike(experiment.stack, runs)
     width = experiment.lanes or math.ceil(len(first) / workers)
     try:
-        return compiled(experiment.shaped(first[0].point), first[:width], width, keeper.say) is not None
+        whole = begin(experiment.shaped(first[0].point), filled(first[:width], width))
+        return compiled(*whole, keeper.say) is not None
     finally:
         torch.set_num_threads(threads)
 

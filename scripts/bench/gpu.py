@@ -156,7 +156,7 @@ def measured(
     if asked.deterministic:
         row["deterministic_ratio"] = per_step(*begin(replace(trained, deterministic=True), runs(lanes))) / each
         begin(trained, runs(1))  # and torch may do as before
-    if asked.compile and (fused := compiled(trained, runs(lanes), lanes, print)):
+    if asked.compile and (fused := compiled(pack, before, print)):
         row["compiled_ratio"] = per_step(replace(pack, step=fused), before) / each
     return row
 

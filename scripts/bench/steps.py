@@ -68,7 +68,7 @@ def ways(stack: str, lanes: int) -> tuple[dict[str, Train], float]:
     pack, first = begin(experiment, runs)
     written, _ = noted(pack, first, 1)
     clock = time.perf_counter()
-    fused = compiled(experiment, runs, lanes, print)
+    fused = compiled(pack, first, print)
     seconds = time.perf_counter() - clock
     apart = Taped(written)
     with patch.object(tape, "in_place", lambda graph: graph):
