@@ -14,9 +14,10 @@ from test_engine import experiment, same
 from test_study import SMALL, job_of, rows_of
 from torch import Tensor
 from torch._ops import OpOverload
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode
 
-from runner.engine import compilation, packing, products
+from runner.engine import compilation, evaluate, packing, products
+from runner.engine.calibration import null_draws, null_level
 from runner.engine.loop import train
 from runner.engine.packing import packed
 from runner.engine.products import MATRICES, LargeByOneDNN, exact, is_on, large_by_onednn, onednn, through_onednn
@@ -263,3 +264,25 @@ def test_it_is_refused_where_it_would_round(regrun: Regrun, monkeypatch: pytest.
     told = regrun("method=l2", "onednn=on", *SMALL)
     assert (told.code, told.err.count("\n")) == (2, 1)
     assert "bfloat16" in told.err
+
+
+def test_the_level_of_calibration_by_chance_is_the_same_by_either_library() -> None:
+    """It counts in a product of zeros and ones, which no library rounds."""
+    confidence, draws = torch.linspace(0.1, 1, 3001, dtype=torch.float64), null_draws(3001, torch.device("cpu"))
+    with Seen() as seen:
+        level = large_by_onednn(null_level, mapped=False)(confidence, draws)
+    assert seen.on == [True]
+    assert torch.equal(level, null_level(confidence, draws))
+
+
+@pytest.mark.parametrize("onednn", [True, False])
+def test_it_is_computed_by_onednn_where_that_is_faster(monkeypatch: pytest.MonkeyPatch, onednn: bool) -> None:
+    asked = []
+
+    def level(confidence: Tensor, draws: Tensor) -> Tensor:
+        asked.append(isinstance(_get_current_dispatch_mode(), LargeByOneDNN))
+        return null_level(confidence, draws)
+
+    monkeypatch.setattr(evaluate, "null_level", level)
+    list(train(replace(experiment(Stack({}), epochs=1), lanes=None, onednn=onednn), RUNS))
+    assert set(asked) == {onednn}

@@ -327,10 +327,11 @@ def examine(
         }
         each = [Marks(*map(torch.cat, zip(*parts, strict=True))) for parts in zip(*marked, strict=True)]
         draws = null_draws(rows["test"].shape[1], rows["test"].device)
+        level = large_by_onednn(null_level, mapped=False) if examiner.onednn else null_level  # of whole numbers: exact
         calibrated = Calibrated(
             test_brier=torch.stack([lane.brier.mean() for lane in each]),
             test_ece=torch.stack([calibration_error(lane.hits, lane.confidence) for lane in each]),
-            test_ece_null=torch.stack([null_level(lane.confidence, draws) for lane in each]),
+            test_ece_null=torch.stack([level(lane.confidence, draws) for lane in each]),
             test_nll_t=torch.stack([lane.scaled.mean() for lane in each]),
             temperature=temperature,
         )
