@@ -103,7 +103,7 @@ class Pack:
     examiner: Examiner
     step: PackStep
     source: Source
-    y: Tensor
+    y: Tensor  # of all examples, too: labels, or numbers to predict
     steps_per_epoch: int
     compiled: bool = False
 
