@@ -200,9 +200,10 @@ def test_a_compiled_step_is_asked_for_as_a_whole(
 
     monkeypatch.setattr(compilation, "_fused", fused)
     state, batch = State({"w": torch.randn(2, 64, 64)}, {}, {}), Batch(torch.randn(2, 20, 64), torch.zeros(2, 20, 1))
-    arguments: Any = state, batch, {}, {}, torch.arange(2), torch.tensor(0), 9, torch.tensor(1.0)
-    compilation.compiled(large_by_onednn(step, True), arguments)(*arguments)
+    arguments: Any = state, batch, {}, {}, {}, torch.arange(2), torch.tensor(0), 9, torch.tensor(1.0), {}
+    _, losses = compilation.compiled(large_by_onednn(step, True), arguments)(*arguments)
     assert seen == [on]
+    assert losses.shape == (2,)
 
 
 def test_auto_takes_what_was_measured_once_and_what_a_run_began_with(
