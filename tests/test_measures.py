@@ -30,13 +30,16 @@ from runner.engine.measures import (
     sharpness,
     spectral,
 )
+from runner.engine.optimizers import SGD
 from runner.experiment import Asked
 from runner.keys import Key
-from runner.methods.base import Params
+from runner.methods.base import Method, Params
 from runner.methods.dropping import Dropout
 from runner.methods.ensembles import Ensemble, MCDropout
 from runner.methods.normalization import BatchNorm
+from runner.methods.reparametrization import WeightNorm, WeightStandardization
 from runner.methods.stack import Stack
+from runner.methods.weight_penalties import L0
 from runner.nets.dense import mlp
 from runner.records import ASKED, read_table
 from runner.report.build import build
@@ -184,12 +187,27 @@ def test_asking_changes_no_other_number_and_packs_agree() -> None:
             assert float(str(ours[name])) == pytest.approx(float(str(theirs[name])), rel=0.02)
 
 
-def test_of_several_members_the_first_is_measured() -> None:
-    alone = outcomes(replace(experiment(), asked=ASKING), 1)[0]
-    several = outcomes(replace(experiment(Stack({"ensemble": Ensemble(2)})), asked=ASKING), 1)[0]
-    for name in ("param_norm", "margin", "sharpness"):
+@pytest.mark.parametrize("method", [None, WeightNorm(1.0), WeightStandardization(1e-5, True), L0(0.1, 0.5)])
+def test_of_several_members_the_first_is_measured_as_layers_compute_with_it(method: Method | None) -> None:
+    methods: dict[str, Method] = {"method": method} if method else {}
+    alone = outcomes(replace(experiment(Stack(methods)), asked=ASKING), 1)[0]
+    several = outcomes(replace(experiment(Stack({"ensemble": Ensemble(2), **methods})), asked=ASKING), 1)[0]
+    for name in ("param_norm", "dist_init", "margin", "sharpness", "hessian_top"):
         ours, theirs = (float(str(one.tables["measures"][0][name])) for one in (alone, several))
-        assert ours == pytest.approx(theirs, rel=1e-4)
+        assert ours == pytest.approx(theirs, rel=1e-3)
+
+
+@pytest.mark.parametrize("copies", [1, 2])
+def test_a_reparametrized_net_that_has_not_moved_is_at_its_start(copies: int) -> None:
+    trial = experiment(Stack({"norm": WeightStandardization(1e-5, True), "ensemble": Ensemble(copies)}), epochs=1)
+    still = replace(trial, optimizer=SGD(1e-30, 0.0, False))
+    assert [outcome.figures["w_dist_init"] for outcome in outcomes(still, 2)] == [0, 0]
+
+
+def test_a_weight_that_is_not_used_leaves_the_eigenvalue_as_it_is() -> None:
+    at = {"w": torch.tensor([1.0, 2.0]), "unused": torch.tensor([5.0])}
+    top = hessian_top(lambda p: (torch.tensor([1.5, 0.5]) * p["w"] ** 2).sum(), at, Key.of(0))
+    assert top.item() == pytest.approx(3.0, rel=1e-4)
 
 
 def test_tau_is_that_of_scipy_and_its_interval_covers_it() -> None:

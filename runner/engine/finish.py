@@ -54,13 +54,13 @@ def finish(
     last_epoch = best_epoch if stack.ends_at_best else torch.full_like(best_epoch, epoch)
     seeds = [runs[run].seed for run in lanes.run.tolist()]
     # of a net on the CPU, where a seed's weights were drawn: a GPU's generator gives others
-    start = initial(built_net(pack.experiment).to(pack.source.one_hot.dtype), seeds)
-    newest = {n: w[:, 0] if stack.copies > 1 else w for n, w in lanes.state.params.items()}
-    single = last if pack.members == 1 else newest  # of several, the newest of the first copy are described
+    drawn = initial(built_net(pack.experiment).to(pack.source.one_hot.dtype), seeds)
+    start = pack.effective(lanes, {name: w.to(pack.source.x.device) for name, w in drawn.items()})
+    single = last if pack.members == 1 else pack.newest(lanes, epoch)  # whose weights are described
     examined = examine(pack.examiner, last, pack.pool(lanes), lanes.rows, _looked_at(pack, lanes, curves, last_epoch))
     best = _examined_best(pack, lanes, curves, last_epoch, examined)
     columns: dict[str, Tensor] = {
-        **summary(single, {name: w.to(pack.source.x.device) for name, w in start.items()}),
+        **summary(single, start),
         **_checkpoint(pack, lanes, "last", last, last_epoch, examined),
         **_checkpoint(pack, lanes, "best", lanes.best, best_epoch, best),
         **_known(pack, lanes, epoch),
@@ -163,9 +163,7 @@ def _measures(
     with evaluating(net), differentiable(net):
         buffers, _ = measure_norms(Examiner(net, pack.mapped, onednn=pack.examiner.onednn), weights, pool, train)
         for row, seed in enumerate(seeds.tolist()):
-            at, first, own = (
-                {n: w[row].to(train.device) for n, w in tree.items()} for tree in (weights, start, buffers)
-            )
+            at, first, own = ({n: w[row] for n, w in tree.items()} for tree in (weights, start, buffers))
             few = train[:, : measures.ROWS]
             x, y = pool.inputs(few)[row], pool.labels(few)[row]
             key = Key.of(seed, train.device).fold("measures")

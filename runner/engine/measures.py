@@ -156,7 +156,8 @@ def hessian_top(loss_at: Callable[[Params], Tensor], params: Params, key: Key) -
     """
     leaves = [w.detach().clone().requires_grad_() for w in params.values()]
     with torch.enable_grad():
-        slope = torch.autograd.grad(loss_at(dict(zip(params, leaves, strict=True))), leaves, create_graph=True)
+        loss = loss_at(dict(zip(params, leaves, strict=True)))
+        slope = torch.autograd.grad(loss, leaves, create_graph=True, allow_unused=True, materialize_grads=True)
     slopes = [part for part in slope if part.requires_grad]  # a loss that is linear in a weight has none
     if not slopes:
         return torch.tensor(0.0)

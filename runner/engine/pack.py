@@ -142,16 +142,42 @@ class Pack:
 
         def one(params: Params, memory: Params, strengths: dict[str, Tensor], key: Tensor) -> Params:
             def average(params: Params, memory: Params) -> Params:
-                now = Now(Key(key), epoch * self.steps_per_epoch, self.steps, 0.0, memory)
-                return stack.at(strengths).average(params, now)
+                return stack.at(strengths).average(params, self._after(epoch, key, memory))
 
             kept = over_copies(average, stack.copies, self.mapped)(params, memory)
             return {n: w.flatten(0, 1) for n, w in kept.items()} if 1 < stack.copies < self.members else kept
 
-        if not stack.overrides("average"):
-            return lanes.state.params
-        kept: Params = over_lanes(one, self.mapped)(lanes.state.params, lanes.state.memory, lanes.strengths, lanes.key)
-        return kept
+        return self._over(one, lanes, lanes.state.params, lanes.state.memory)
+
+    def newest(self, lanes: Lanes, epoch: int) -> Params:
+        """Of several members the newest of the first copy, as it is evaluated, after `epoch` epochs: [K, ...]."""
+        stack = self.experiment.stack
+        state = lanes.state if stack.copies == 1 else tree_map(lambda leaf: leaf[:, 0], lanes.state)
+
+        def one(params: Params, memory: Params, strengths: dict[str, Tensor], key: Tensor) -> Params:
+            return stack.at(strengths).finished(params, self._after(epoch, key, memory))
+
+        return self._over(one, lanes, state.params, state.memory)
+
+    def effective(self, lanes: Lanes, drawn: Params) -> Params:
+        """What layers compute with before the first step, given the lanes' initial weights: [K, ...]."""
+        stack = self.experiment.stack
+
+        def one(params: Params, strengths: dict[str, Tensor], key: Tensor) -> Params:
+            at = stack.at(strengths)
+            return at.effective(params, self._after(0, key, at.recall(params)))
+
+        return self._over(one, lanes, drawn)
+
+    def _over(self, one: Callable[..., Params], lanes: Lanes, params: Params, *more: Params) -> Params:
+        """What `one` makes of the weights of each lane, given its strengths and key, too; as they are if no method."""
+        if not self.experiment.stack.overrides("average"):
+            return params
+        made: Params = over_lanes(one, self.mapped)(params, *more, lanes.strengths, lanes.key)
+        return made
+
+    def _after(self, epoch: int, key: Tensor, memory: Params) -> Now:
+        return Now(Key(key), epoch * self.steps_per_epoch, self.steps, 0.0, memory)
 
 
 def alike(stack: Stack, runs: Sequence[Run]) -> list[Run]:

@@ -123,20 +123,25 @@ class Stack(Method):
         return _labelled({name: method.recall(params) for name, method in self.methods.items()})
 
     def average(self, params: Params, now: Now) -> Params:
-        """The weights to evaluate: as every method in turn chooses them, then as those that finish shape each set.
-
-        Of these, what gives the forward passes their weights comes last, in the order that it has in training:
-        constraints are on the weights it starts from.
-        """
-        finishing = []
-        for method, own in self._each(now, "weights"):
-            if method.finishes:
-                finishing.append((method, own))
-            else:
+        """The weights to evaluate: as every method in turn chooses them, then as those that finish shape each set."""
+        for method, own in self._each(now):
+            if not method.finishes:
                 params = method.average(params, own)
-        for method, own in sorted(finishing, key=lambda each: type(each[0]).weights is not Method.weights):
-            finish = partial(method.average, now=own)
-            params = vmap(finish)(params) if self.members > 1 else finish(params)
+        finished = partial(self.finished, now=now)
+        return vmap(finished)(params) if self.members > 1 else finished(params)
+
+    def finished(self, params: Params, now: Now) -> Params:
+        """One set of weights as it is evaluated: within its constraints, and as layers compute with it."""
+        for method, own in self._each(now):
+            if method.finishes and not _reparametrizes(method):
+                params = method.average(params, own)
+        return self.effective(params, now)
+
+    def effective(self, params: Params, now: Now) -> Params:
+        """What layers compute with at evaluation, given the weights that are trained."""
+        for method, own in self._each(now, "weights"):
+            if _reparametrizes(method):
+                params = method.average(params, own)
         return params
 
     def stop(self, curve: Tensor) -> Tensor:
@@ -165,6 +170,11 @@ def _sole(method: Method) -> str:
     """What the method must be the only one of a stack to do."""
     chooses = type(method).average is not Method.average and not method.finishes
     return method.sole or "choose the weights to evaluate" * chooses
+
+
+def _reparametrizes(method: Method) -> bool:
+    """Whether layers compute with a function of the weights that this method gives, at evaluation too."""
+    return method.finishes and type(method).weights is not Method.weights
 
 
 def _labelled(memories: Mapping[str, Params]) -> Params:
