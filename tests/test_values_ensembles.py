@@ -29,6 +29,7 @@ from runner.methods.ensembles import Ensemble, MCDropout, SnapshotEnsemble
 from runner.methods.flatness import SAM
 from runner.methods.normalization import BatchNorm
 from runner.methods.penalties import L2
+from runner.methods.placebo import SeededPlacebo
 from runner.methods.stack import Stack
 from runner.methods.stopping import EarlyStopping
 from runner.nets.dense import linear, mlp
@@ -244,6 +245,17 @@ def test_training_figures_beside_batch_norm_are_of_mc_dropout_as_those_of_other_
     pool = Pool(data.x, data.y, torch.zeros(2, 1, 1), torch.ones(2, 1, 1))
     seen = evaluate(Examiner(net, True), initial(net, [0, 1]), pool, {"train": rows, "val": rows})
     assert torch.equal(seen["train"].loss, seen["val"].loss)
+
+
+def test_training_figures_of_mc_dropout_are_the_same_in_any_order_of_the_stack() -> None:
+    methods: dict[str, Method] = {
+        "mc_dropout": MCDropout(0.5, 3), "batch_norm": BatchNorm(1e-5), "placebo_seeded": SeededPlacebo(1),
+    }  # fmt: skip
+    one, other = (
+        outcomes(experiment(Stack({name: methods[name] for name in order}), epochs=1), 2)
+        for order in (list(methods), list(methods)[::-1])
+    )
+    assert all(map(same, one, other))
 
 
 def test_mc_dropout_needs_hidden_marks() -> None:

@@ -6,6 +6,7 @@ the statistics of that member.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -105,6 +106,7 @@ class MCDropout(Method):
     """
 
     family: ClassVar[str] = "dropping"
+    comes_last: ClassVar[Collection[str]] = ("build",)  # what it changes is the prediction of the whole net
     rate: Strength = strength(0, 1, off=0, open_high=True, built=True)
     samples: Strength = strength(1, whole=True, built=True)
 
