@@ -20,10 +20,11 @@ from test_engine import experiment, outcomes
 from torch import Tensor, nn
 from torchvision.transforms.functional import gaussian_blur
 
+from runner.data.base import Data
 from runner.engine.corruptions import CORRUPTIONS, SEVERITIES, Frame, corrupted, frame
 from runner.engine.evaluate import Examiner, Pool
 from runner.engine.machine import differentiable, prepare
-from runner.engine.robustness import Attack, adversarial_accuracy
+from runner.engine.robustness import Attack, adversarial_accuracy, corrupted_accuracy
 from runner.experiment import Asked
 from runner.keys import Key
 from runner.methods.dropping import Dropout
@@ -155,6 +156,23 @@ def test_tables_by_hand() -> None:
     swapped = corrupted(x, "table", "swapped", 5, Key.of(0), about)
     assert (swapped[:, 1] != x[:, 1]).double().mean().item() == pytest.approx(0.4, abs=0.03)
     assert set(swapped[:, 1].tolist()) <= set(x[:, 1].tolist())
+
+
+def test_what_is_common_to_all_examples_is_drawn_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: dict[str, set[int]] = {}
+
+    def noting(x: Tensor, kind: str, name: str, severity: int, key: Key, about: Frame) -> Tensor:
+        drawn.setdefault(name, set()).add(int(key.resolved()))
+        return x
+
+    monkeypatch.setattr("runner.engine.robustness.corrupted", noting)
+    data = Data("drawn", "table", torch.randn(1200, 3), torch.arange(1200) % 2, 2, None)
+    params = {"weight": torch.zeros(1, 2, 3), "bias": torch.zeros(1, 2)}
+    pool = Pool(data.x, data.y, torch.zeros(1, 3), torch.ones(1, 3))
+    rows = {split: torch.arange(1200)[None] for split in ("train", "test")}
+    corrupted_accuracy(Examiner(nn.Linear(3, 2), True), params, pool, rows, data, torch.tensor([0]))
+    assert {name for name, keys in drawn.items() if len(keys) == 1} == {"offset"}
+    assert len(drawn["noise"]) == 3  # chunks of at most 500 rows
 
 
 def linear(weight: list[list[float]], x: list[list[float]], y: list[int]) -> tuple[nn.Module, dict[str, Tensor], Pool]:

@@ -1,9 +1,10 @@
 """Corruptions of inputs in five severities, in the manner of CIFAR-10-C  (Hendrycks and Dietterich 2019).
 
 Each takes examples in input units, before standardization, and is keyed, so that every method meets the same ones.
-Images are taken to [0, 1] first, and back. Their constants are those of CIFAR-10-C, and lengths, which are there in
-pixels of 32 x 32 images, go with the side. Where ours is simpler than theirs, its docstring says so. Signals and tables
-have no such benchmark; theirs are in standard deviations of the training rows.
+Images are taken to [0, 1] first, and back. Their constants are those of CIFAR-10-C but for two blurs, defocus and
+motion, whose kernels are of other forms; lengths, which are there in pixels of 32 x 32 images, go with the side. Where
+ours is simpler than theirs, its docstring says so. Signals and tables have no such benchmark; theirs are in standard
+deviations of the training rows.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ class Corruption(NamedTuple):
 
     change: Change
     levels: Sequence[float]
+    common: bool = False  # whether one draw is for all examples of a run
 
 
 def frame(x: Tensor, kind: str, indicators: Tensor | None) -> Frame:
@@ -67,7 +69,8 @@ def frame(x: Tensor, kind: str, indicators: Tensor | None) -> Frame:
 def corrupted(x: Tensor, kind: str, name: str, severity: int, key: Key, about: Frame) -> Tensor:
     """Examples x [B, ...] of a kind of data in input units, under the corruption of this name at a severity of 1 to 5.
 
-    `key` is that of the run and these examples; the name and the severity are folded in here.
+    `key` is that of the run and these examples, or of the run where the corruption is common to all; the name and the
+    severity are folded in here.
     """
     corruption = CORRUPTIONS[kind][name]
     about = Frame(*(part.to(x.dtype) for part in about))
@@ -293,7 +296,7 @@ CORRUPTIONS: Mapping[str, Mapping[str, Corruption]] = {
         "speckle_noise": Corruption(_speckle_noise, (0.06, 0.10, 0.12, 0.16, 0.20)),
         "gaussian_blur": Corruption(_gaussian_blur, (0.4, 0.6, 0.7, 0.8, 1.0)),
         "defocus_blur": Corruption(_defocus_blur, (0.7, 0.9, 1.1, 1.3, 1.6)),
-        "motion_blur": Corruption(_motion_blur, (2, 3, 4, 5, 6)),
+        "motion_blur": Corruption(_motion_blur, (2, 3, 4, 5, 6), common=True),
         "fog": Corruption(_fog, (0.2, 0.5, 0.75, 1.0, 1.5)),
         "brightness": Corruption(_brightness, (0.05, 0.10, 0.15, 0.20, 0.30)),
         "contrast": Corruption(_contrast, (0.75, 0.5, 0.4, 0.3, 0.15)),
@@ -317,7 +320,7 @@ CORRUPTIONS: Mapping[str, Mapping[str, Corruption]] = {
         "spikes": Corruption(_spikes, (0.01, 0.02, 0.04, 0.07, 0.10)),
         "missing": Corruption(_missing, (0.05, 0.1, 0.2, 0.3, 0.4)),
         "swapped": Corruption(_swapped, (0.05, 0.1, 0.2, 0.3, 0.4)),
-        "offset": Corruption(_column_offset, (0.1, 0.2, 0.3, 0.5, 0.8)),
+        "offset": Corruption(_column_offset, (0.1, 0.2, 0.3, 0.5, 0.8), common=True),
         "scale": Corruption(_scale, (0.1, 0.2, 0.3, 0.4, 0.5)),
         "rounding": Corruption(_rounding, (0.25, 0.5, 0.75, 1.0, 1.5)),
     },

@@ -48,7 +48,8 @@ def corrupted_accuracy(
             for severity in SEVERITIES:
                 hits = torch.zeros(len(seeds), dtype=torch.float64, device=pool.x.device)
                 for part, some in enumerate(rows["test"].split(EXAMPLES, dim=1)):
-                    changed = _Corrupting(data.kind, kind, severity, keys.fold(part).resolved(), frames)
+                    own = keys if CORRUPTIONS[data.kind][kind].common else keys.fold(part)
+                    changed = _Corrupting(data.kind, kind, severity, own.resolved(), frames)
                     for chunk in chunks(examiner, params, buffers, pool._replace(change=changed), some):
                         hits = hits + chunk.hits
                 found[kind, severity] = hits / rows["test"].shape[1]
