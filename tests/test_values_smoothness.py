@@ -11,9 +11,12 @@ from seen import NOW, of_logits, through, value
 from settings import Trainer
 from torch import Tensor, nn
 
+from runner.engine.lanes import _autograd
+from runner.engine.optimizers import SGD
+from runner.engine.step import State, train_step
 from runner.errors import Refusal
 from runner.keys import Key
-from runner.methods.base import Method, Site
+from runner.methods.base import Batch, Method, Site
 from runner.methods.dropping import Dropout
 from runner.methods.mixing import InputNoise
 from runner.methods.smoothness import (
@@ -140,6 +143,28 @@ def test_jacobian_of_one_logit_is_exact() -> None:
     # the only directions are 1 and -1: 0.5 / 2 * (9 + 16) = 6.25
     seen = through(linear_net((3.0, 4.0)), torch.randn(3, 2), torch.ones(3, 1))
     assert value(Jacobian(0.5), seen) == pytest.approx(6.25)
+
+
+def test_jacobian_of_a_draw_of_zero_is_finite(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Key, "normal", lambda key, *shape: torch.zeros(shape))  # one of 2^23 numbers is zero
+    seen = through(linear_net((3.0, 4.0)), torch.randn(3, 2), torch.ones(3, 1))
+    assert value(Jacobian(0.5), seen) == 0
+
+
+def test_the_focal_loss_of_confident_logits_survives_bfloat16() -> None:
+    # at logits 6 and 0 the focal loss's slope is a hundredth of the cross-entropy's, which is added and taken off again
+    def slopes(dtype: torch.dtype) -> Tensor:
+        net = nn.Sequential(nn.Linear(1, 2))
+        params = {"0.weight": torch.tensor([[6.0], [0.0]]), "0.bias": torch.zeros(2)}
+        batch, now, sgd = Batch(torch.ones(4, 1), HARD.expand(4, 2)), replace(NOW, lr=1.0), SGD(1.0, 0.0, False)
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+            state, _ = train_step(
+                net, (), Stack({"focal": Focal(2.0)}), sgd, _autograd, State(params, sgd.begin(params), {}), batch,
+                {"momentum": 0.0}, now,
+            )  # fmt: skip
+        return state.params["0.bias"]
+
+    torch.testing.assert_close(slopes(torch.bfloat16), slopes(torch.float32), rtol=0.02, atol=0)
 
 
 def test_input_gradient() -> None:

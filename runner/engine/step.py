@@ -74,7 +74,7 @@ def train_step(
 
             with tapped(tap):
                 logits: Tensor = functional_call(net, stack.weights(at, now), (x,))
-            return logits
+            return logits.to(batch.y.dtype)  # where autocast has rounded them, losses still add up in full
 
         logits = forward(batch.x, now.key)
         seen = Seen(params, batch, logits, tuple(hidden), forward)

@@ -146,8 +146,7 @@ class Jacobian(Method):
     def penalty(self, seen: Seen, now: Now) -> Tensor | float:
         """rate/2 * C * mean |d (v . logits) / d x|^2: []."""
         direction, noise = now.key.split(2)
-        v = direction.normal(*seen.logits.shape)
-        v = v / (v**2).sum(1, keepdim=True).sqrt()  # [B, C]
+        v = _unit(direction.normal(*seen.logits.shape))  # [B, C]
         slope: Tensor = grad(lambda x: (v * seen.forward(x, noise)).sum())(seen.batch.x)
         return self.rate / 2 * v.shape[1] * (slope**2).flatten(1).sum(1).mean()
 
@@ -184,6 +183,7 @@ class RDrop(Method):
     family: ClassVar[str] = "consistency"
     classes: ClassVar[bool] = True
     passes: ClassVar[float] = 2.0
+    sole: ClassVar[str] = OWN_LOSS
     rate: Strength = strength(0)
     dropout: Strength = strength(0, 1, off=0, open_high=True)
 
