@@ -17,7 +17,7 @@ NAMES = [name for name in CASES if name in options("method")] + ["augment_image"
 NORMS = ("batch_norm", "layer_norm", "group_norm", "rms_norm", "ghost_batch_norm")
 AVERAGES = ("swa", "ema", "lookahead", "mean_teacher", "snapshot_ensemble")
 RESHAPES = ("weight_norm", "spectral_norm", "weight_standardization", "weight_noise", "drop_connect", "l0")
-LOSSES = ("focal", "fgsm", "bootstrap", "flooding")
+LOSSES = ("focal", "fgsm", "bootstrap", "flooding", "r_drop")
 MIXES = ("mixup", "cutmix", "manifold_mixup")
 REFUSED = {
     **{frozenset(pair): "fill the model's slots with a norm" for pair in combinations(NORMS, 2)},
