@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -33,6 +34,7 @@ from runner.methods.structured_dropping import (
     StochasticDepth,
     begin_rate,
 )
+from runner.nets.attention import ft_transformer
 from runner.nets.convolutional import convnet
 from runner.nets.dense import linear, mlp
 from runner.nets.residual import Residual, TwoBranches, resnet_mlp
@@ -303,6 +305,12 @@ def test_shake_shake_gives_every_branch_a_twin_and_leaves_the_first_its_weights(
     block = TwoBranches(nn.Sequential(nn.Linear(2, 2), Mark("branch")))
     x, (first, other) = torch.randn(3, 2), (m for m in block.modules() if isinstance(m, nn.Linear))
     torch.testing.assert_close(block(x), (first(x) + other(x)) / 2)
+
+
+def test_shake_shake_leaves_every_branch_of_a_transformer_one_end() -> None:
+    net = ft_transformer((4,), 3, width=8, depth=2, heads=2)
+    kinds = [visits(each, torch.zeros(2, 4)) for each in (net, ShakeShake(1.0).build(copy.deepcopy(net)))]
+    assert kinds[1].count("branch") == kinds[0].count("branch") == kinds[1].count("pair") == 4
 
 
 def test_a_skip_connection_leads_its_share_around_a_plain_branch() -> None:

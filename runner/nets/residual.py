@@ -61,10 +61,11 @@ class TwoBranches(nn.Sequential):
 
     def __init__(self, branch: nn.Sequential) -> None:
         """Put a second branch, with weights of its own, beside this one."""
-        super().__init__(*[layer for layer in branch if not (isinstance(layer, Mark) and layer.kind == "branch")])
+        ends = [layer for layer in branch if _marks_an_end(layer)]
+        super().__init__(*[layer for layer in branch if layer not in ends])
         self.first = len(self)
         self.add_module("other", copy.deepcopy(nn.Sequential(*self)))
-        self.both, self.end = Mark("pair"), Mark("branch")
+        self.both, self.end = Mark("pair"), nn.Sequential(*ends)
 
     def forward(self, h: Tensor) -> Tensor:
         """(first(h) + other(h)) / 2, for h [B, ...]."""
@@ -75,6 +76,12 @@ class TwoBranches(nn.Sequential):
         both: Tensor = self.both(torch.stack([one, other], 1))
         ended: Tensor = self.end(both.mean(1))
         return ended
+
+
+def _marks_an_end(layer: nn.Module) -> bool:
+    """Whether a layer of a branch only marks where it ends."""
+    inner = list(layer.modules())[-1]  # a mark may stand in a module that shows it tokens otherwise
+    return isinstance(inner, Mark) and inner.kind == "branch"
 
 
 def resnet_mlp(shape: Sequence[int], classes: int, width: int, depth: int, skip: float) -> nn.Module:
