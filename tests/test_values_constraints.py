@@ -524,5 +524,15 @@ def test_what_a_norm_cannot_do_is_refused(methods: list[Method], net: nn.Module,
 
 
 def test_groups_of_one_number_are_refused() -> None:
-    with pytest.raises(Refusal, match="groups of one number, in a layer of 6 units"):
+    with pytest.raises(Refusal, match=r"groups of one number, in a layer of 6 units.*fewer groups or a wider layer"):
         GroupNorm(6, 1e-5).build(mlp((4,), 3, width=6, depth=1))(torch.zeros(2, 4))
+    with pytest.raises(Refusal, match=r"layer of 1 units.* needs a wider layer \(model.width=...\)"):
+        LayerNorm(1e-5).build(mlp((4,), 3, width=1, depth=1))(torch.zeros(2, 4))
+
+
+@pytest.mark.parametrize("method", [BatchNorm(1e-5), GhostBatchNorm(2, 1e-5)])
+def test_a_batch_norm_of_one_example_is_refused(method: Method) -> None:
+    net = method.build(mlp((4,), 3, width=6, depth=1)).train()
+    with pytest.raises(Refusal, match="a batch norm of one number for each unit"):
+        net(torch.zeros(1, 4))
+    net.eval()(torch.zeros(1, 4))

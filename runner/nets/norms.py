@@ -57,6 +57,11 @@ class BatchNormLayer(NormLayer):
 
     def by_batch(self, h: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
         """h [B, channels, ...] by its own statistics."""
+        if h[:, 0].numel() == 1:
+            raise Refusal(
+                "a batch norm of one number for each unit would give 0 whatever the input; it needs more examples at "
+                "once (batch_size=...)"
+            )
         if self.alone:
             return torch.batch_norm(h, scale, shift, None, None, True, 0.0, self.epsilon, False)
         shape = [1, -1] + [1] * (h.ndim - 2)
@@ -104,9 +109,10 @@ class GroupNormLayer(NormLayer):
         shape = [1, -1] + [1] * (h.ndim - 2)
         grouped = h.reshape(len(h), self.groups, -1)
         if grouped.shape[2] == 1:
+            fewer, groups = ("fewer groups or ", "method.group_norm.groups=... or ") if self.groups > 1 else ("", "")
             raise Refusal(
                 f"groups of one number, in a layer of {h.shape[1]} units, would all be normalized to 0; "
-                "a norm needs fewer groups or a wider layer (method.group_norm.groups=... or model.width=...)"
+                f"a norm needs {fewer}a wider layer ({groups}model.width=...)"
             )
         grouped = grouped - grouped.mean(2, keepdim=True)
         grouped = grouped * ((grouped**2).mean(2, keepdim=True) + self.epsilon).rsqrt()
