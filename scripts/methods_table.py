@@ -30,7 +30,7 @@ REASONS = (
     ),
     (
         ("gradient_noise", "weight_noise", "drop_connect", "l0"),
-        "a number is drawn for every weight, or for every unit and example (`l0`), and passed through logarithms.",
+        "a number is drawn for every weight and passed through logarithms.",
     ),
     (("bootstrap",), "a softmax of the net's own logits is mixed into the targets, next to a net this small."),
     (("dropblock",), "blocks are grown by a max-pool over every feature map, next to a net of two convolutions."),
