@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ from test_study import SMALL, figures, job_of, rows_of
 from torch.utils._pytree import tree_leaves
 
 from runner.data.base import Data
-from runner.engine import loop, memory, packing
+from runner.engine import loop, memory, packing, tape
 from runner.engine.checkpoint import Keeper
 from runner.engine.machine import is_full
 from runner.engine.memory import Footprint, footprint, peak
@@ -212,12 +213,40 @@ def test_when_memory_ends_packs_are_halved_and_nothing_changes(
         assert outcome.lanes == 6  # what it began with
 
 
+@pytest.mark.parametrize("name", ["written_down", "__call__"])
+def test_a_pack_that_memory_ended_for_is_gone_when_the_next_begins(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When a step is written down, and when it is first gone through again, beside the step as it is written."""
+    held: list[weakref.ref[torch.Tensor]] = []
+    left: list[int] = []
+    where = tape if name == "written_down" else tape.Operations
+    original, beginning = getattr(where, name), begin
+
+    def fails(*given: Any) -> Any:
+        if not held:
+            held.extend(weakref.ref(leaf) for leaf in tape.tensors_of(tree_leaves(given[1])))
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return original(*given)
+
+    def counting(*given: Any) -> Any:
+        left.append(sum(ref() is not None for ref in held))
+        return beginning(*given)
+
+    monkeypatch.setattr(where, name, fails)
+    monkeypatch.setattr(loop, "begin", counting)
+    monkeypatch.setattr("gc.collect", lambda: 0)
+    list(loop.train(replace(experiment(Stack({}), epochs=2), lanes=None), RUNS))
+    assert len(held) > 5
+    assert left == [0, 1, 1]  # one: the examples, which all packs have in common
+
+
 @pytest.mark.parametrize(
     "error",
     [
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB"),
         RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported"),
         RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"),
+        RuntimeError("GET was unable to find an engine to execute this computation"),
         RuntimeError(FULL),
         MemoryError(),
     ],

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from runner.engine.machine import repeating
 from runner.engine.tape import PLAIN, Given, Taped, written_down
 
 
@@ -169,3 +170,20 @@ def test_a_state_that_the_step_before_gave_is_not_gone_through_again(monkeypatch
         found, _ = taped(elsewhere, x)
         assert gone[0] is elsewhere
         assert found["w"].tolist() == [2, 2]
+
+
+def test_a_gpu_repeats_its_bits_while_a_replay_is_compared() -> None:
+    asked = torch.are_deterministic_algorithms_enabled
+    with repeating(torch.device("cpu")):
+        assert not asked()
+    with repeating(torch.device("cuda")):
+        assert asked()
+        assert torch.is_deterministic_algorithms_warn_only_enabled()
+    assert not asked()
+    torch.use_deterministic_algorithms(True)
+    try:
+        with repeating(torch.device("cuda")):
+            assert not torch.is_deterministic_algorithms_warn_only_enabled()  # as the user has it
+        assert asked()
+    finally:
+        torch.use_deterministic_algorithms(False)

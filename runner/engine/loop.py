@@ -8,6 +8,7 @@ Test rows are read when a lane has ended (`runner.engine.finish`), and nowhere h
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -84,6 +85,7 @@ def train(
         keeper.say(f"memory ran out with {len(pack)} runs side by side; they go on with {width}")
         found = [full.of([run.name for run in full.among(left)]), *found] if full and full.among(left) else found
         del full
+        gc.collect()  # what torch has of an error may hold itself, and with it the pack
         if experiment.device.type == "cuda":
             torch.cuda.empty_cache()
 

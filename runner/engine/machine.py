@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -17,7 +18,10 @@ from torch._functorch import eager_transforms
 # once, and how much freed memory at the top of the heap is kept.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 # What says that memory has run out, in errors of torch's that are of no class for it.
-FULL = ("DefaultCPUAllocator", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
+FULL = (
+    "DefaultCPUAllocator", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "ALLOCATION_FAILED",
+    "unable to find an engine",  # of cuDNN's for a convolution: there is memory for the workspace of none
+)  # fmt: skip
 
 
 @cache
@@ -37,6 +41,21 @@ def prepare() -> None:
     if mallopt is not None:
         mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
         mallopt(M_MMAP_THRESHOLD, 2**30)
+
+
+@contextmanager
+def repeating(device: torch.device) -> Iterator[None]:
+    """Let a GPU give the same bits each time meanwhile, wherever it can: what is nearly zero is rounding of its own."""
+    if device.type == "cpu" or torch.are_deterministic_algorithms_enabled():
+        yield
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of operations that have no such algorithm
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        try:
+            yield
+        finally:
+            torch.use_deterministic_algorithms(False)
 
 
 def repeat(exactly: bool) -> None:

@@ -22,7 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_map, tree_unflatten
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from runner.engine.machine import is_full
+from runner.engine.machine import is_full, repeating
 from runner.engine.products import MATRICES, is_on, onednn, through_onednn
 from runner.engine.reuse import FORM, Form, in_place
 
@@ -188,25 +188,27 @@ class Taped:
         try:
             out, self._operations = written_down(self.step, arguments)
         except Exception as why:  # whatever a foreign net's operations raise when they are written down
-            self._give_up(why)
+            if is_full(why):  # which is no fault of the operations
+                raise
+            self.unfit = _told(why)
             return self.step(*arguments)
         return out
 
     def _compared(self, arguments: Any, operations: Operations, tensors: Sequence[Tensor]) -> Any:
-        out = self.step(*arguments)
+        with repeating(tensors[0].device):
+            return self._compared_with(self.step(*arguments), operations, tensors)
+
+    def _compared_with(self, out: Any, operations: Operations, tensors: Sequence[Tensor]) -> Any:
         try:
             again = operations(tensors)
             if not all(map(_same, tree_flatten(out)[0], tree_flatten(again)[0])):
                 self.unfit = "its operations are others in another step"
             self._lasting = isinstance(again, tuple) and Given.of(again[0]).form == self._form[0]
         except Exception as why:  # as above
-            self._give_up(why)
+            if is_full(why):
+                raise
+            self.unfit = _told(why)
         return out
-
-    def _give_up(self, why: Exception) -> None:
-        if is_full(why):  # which is no fault of the operations
-            raise why
-        self.unfit = f"{type(why).__name__}: {why}"
 
 
 def tensors_of(leaves: Sequence[Any]) -> list[Tensor]:
@@ -307,6 +309,10 @@ def _asks(func: OpOverload, args: tuple[Any, ...]) -> bool:
     if func is aten.index.Tensor:  # whose shape depends on numbers only where it is given a mask
         return any(at is not None and at.dtype in (torch.bool, torch.uint8) for at in args[1])
     return torch.Tag.data_dependent_output in func.tags or torch.Tag.dynamic_output_shape in func.tags
+
+
+def _told(why: Exception) -> str:
+    return f"{type(why).__name__}: {why}"
 
 
 def _same(one: Tensor, other: Tensor) -> bool:
