@@ -190,6 +190,9 @@ def test_auto_compiles_what_repays(
     assert packed(replace(trained, compiled=True), many, 1).lanes == 11  # nine packs
     assert packed(replace(trained, compiled=True), many, 2).lanes == 10  # five in each process, of 50 and 49 runs
     assert packed(replace(trained, compiled=True, lanes=4), many, 2).lanes == 4
+    on_gpu = replace(trained, compiled=True, device=torch.device("cuda"))  # whose packs are as wide as memory allows
+    monkeypatch.setattr(packing, "fitting", lambda experiment, run, workers: 60)
+    assert packed(on_gpu, many, 1).lanes == 50
     assert packed(replace(trained, compiled=None, lanes=1), many, 2).compiled is False
 
 

@@ -50,7 +50,7 @@ CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 SMALL = 10_000_000  # multiply-adds of a forward pass on a batch
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 BRIEF = 0.9  # of float32's time that bfloat16 has to stay below: its digits are fewer
-COMPILED_LANES = 12  # runs side by side in a compiled step, at most: what they make then stays in the caches
+COMPILED_LANES = 12  # runs side by side in a compiled step on a CPU, at most: what they make stays in its caches
 LEAST_STEPS = 2000  # in which a compiler can save its own time
 SHARE_LEFT = 0.3  # of the time of what is no matrix product or convolution, when it is compiled (docs/benchmarks.md)
 TO_LOAD, TO_COMPILE, EACH_OPERATION = 4.0, 10.0, 0.03  # seconds: of what is compiled already, and of what is not
@@ -86,7 +86,8 @@ def packed(
     way = _laid_out(experiment, runs, workers, before)
     if way.lanes == 1 or way.compiled is False:
         return replace(way, compiled=bool(way.compiled))
-    fused = replace(way, lanes=experiment.lanes or _even(runs, workers, way, COMPILED_LANES), compiled=True)
+    most = COMPILED_LANES if experiment.device.type == "cpu" else len(runs)
+    fused = replace(way, lanes=experiment.lanes or _even(runs, workers, way, most), compiled=True)
     return fused if way.compiled or _repays(fused, runs, workers) else replace(way, compiled=False)
 
 
