@@ -52,23 +52,36 @@ def summary(params: Params, start: Params) -> dict[str, Tensor]:
     Norms are over matrices and filters. `w_near_zero` is the share below 1e-3 of the root mean square of their layer,
     `w_zero` of those exactly zero, `w_dead_inputs` that of the inputs of the first layer whose weights are all zero.
     """
-    kernels = {name: w.double() for name, w in penalized_lanes(params).items()}
-    flat = [w.flatten(1) for w in kernels.values()]  # [L, n] each
-    moved = [(w - start[name].double()).flatten(1) for name, w in kernels.items()]
-    count = sum(w.shape[1] for w in flat)
-    near = [(w.abs() < 1e-3 * (w**2).mean(1, keepdim=True).sqrt()).sum(1) for w in flat]
+    kernels = penalized_lanes(params)
+    # layer by layer: copies of all of them in float64 would be more than a step of training holds
+    each = [_sums(w.double().flatten(1), start[name].double().flatten(1)) for name, w in kernels.items()]
+    sums = {name: torch.stack([layer[name] for layer in each]).sum(0) for name in each[0]}
+    count = sum(w[0].numel() for w in kernels.values())
     first = next(iter(kernels.values()))  # [L, out, in, ...]
     return {
-        "w_l2": torch.stack([(w**2).sum(1) for w in flat]).sum(0).sqrt(),
-        "w_l1": torch.stack([w.abs().sum(1) for w in flat]).sum(0),
-        "w_dist_init": torch.stack([(w**2).sum(1) for w in moved]).sum(0).sqrt(),
-        "w_near_zero": torch.stack(near).sum(0) / count,
-        "w_zero": torch.stack([(w == 0).sum(1) for w in flat]).sum(0) / count,
+        "w_l2": sums["square"].sqrt(),
+        "w_l1": sums["size"],
+        "w_dist_init": sums["moved"].sqrt(),
+        "w_near_zero": sums["near"] / count,
+        "w_zero": sums["zero"] / count,
         "w_dead_inputs": (first.abs().flatten(3).sum(-1) if first.ndim > 3 else first.abs())
         .amax(1)
         .eq(0)
         .double()
         .mean(1),
+    }
+
+
+def _sums(w: Tensor, start: Tensor) -> dict[str, Tensor]:
+    """What `summary` adds up over layers, of the weights of one and those they started from, [L, n] each: [L]."""
+    square = (w**2).sum(1)
+    near = 1e-3 * (square / w.shape[1]).sqrt()
+    return {
+        "square": square,
+        "size": w.abs().sum(1),
+        "moved": ((w - start) ** 2).sum(1),
+        "near": (w.abs() < near[:, None]).sum(1),
+        "zero": (w == 0).sum(1),
     }
 
 
