@@ -9,13 +9,14 @@ few turns. The tight loop trains one run with its data on the device and torch's
 as such loops one after another is the target: 100 for mlp with 256 runs, 10 for convnet with 64. The share of the peak
 is what products and convolutions need (three times those of a forward pass), over what the device says of itself:
 multiprocessors, clock, and 128 float32 multiply-adds in each per cycle. A step as a CUDA graph, compiled, or
-with the same bits each time is in times of a step as it is. Sizes for which memory or the minutes end are left out, and
-said.
+with the same bits each time is in times of a step as it is. Sizes for which memory or the minutes end, or that fail,
+are left out, and said.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import sys
 import time
 from collections.abc import Callable
@@ -37,6 +38,7 @@ from runner.engine.optimizers import Adam
 from runner.engine.pack import Drawn, Lanes, Pack, Scale, begin, few_steps
 from runner.engine.packing import multiply_adds
 from runner.engine.schedules import Constant
+from runner.engine.tape import Taped
 from runner.engine.weights import built_net
 from runner.experiment import Budget, Experiment
 from runner.grid import Run
@@ -126,6 +128,7 @@ def measured(
 ) -> dict[str, Any]:
     """What so many runs side by side take; raises what torch does where memory ends. `hand` is `by_hand`."""
     on_cuda = device.type == "cuda"
+    gc.collect()  # what an error holds of the size before
     if on_cuda:
         torch.cuda.empty_cache()
     trained = experiment(model, lanes, device)
@@ -147,7 +150,7 @@ def measured(
         "share_of_peak": work / each / peak_of(device) if on_cuda else None,
         "memory_mib": held,
     }  # fmt: skip
-    if asked.graphs and on_cuda:
+    if asked.graphs and on_cuda and isinstance(pack.step, Taped) and not pack.step.unfit:
         step = one_step(pack, before)
         plain = median(seconds(step) for _ in range(STEPS))
         again = replayed(step)
@@ -190,10 +193,10 @@ def main() -> None:
                 continue
             try:
                 rows.append(measured(model, lanes, device, asked, seconds, hand))
-            except RuntimeError as error:
-                if not is_full(error):
-                    raise
-                left_out.append(f"{model} with {lanes} runs (memory has ended)")
+            except RuntimeError as error:  # one size must not cost the others
+                why = "memory has ended" if is_full(error) else " ".join(str(error).split())[:200]
+                left_out.append(f"{model} with {lanes} runs ({why})")
+            store(asked.out, {"machine": about, "rows": rows, "left_out": left_out})
     columns = [key for key in dict.fromkeys(key for row in rows for key in row) if any(row.get(key) for row in rows)]
     page = "\n".join(
         [
@@ -204,7 +207,6 @@ def main() -> None:
         ]
     )  # fmt: skip
     print(page)
-    store(asked.out, {"machine": about, "rows": rows, "left_out": left_out})
     if asked.write:
         put(asked.write, "gpu", page)
 
