@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -81,6 +82,17 @@ def test_the_leading_methods_of_many_and_the_best_possible_accuracy(tmp_path: Pa
         if line.get_linestyle() == ":" and line.get_color() == "black"
     )
     assert pd.Series(best.get_ydata()).tolist() == pytest.approx([90, 80])
+
+
+def test_the_baseline_is_a_line_of_its_own_beside_any_number_of_strengths(tmp_path: Path) -> None:
+    settings = [f"data.noise={rate}" for rate in (0.1, 0.2)]
+    plan = replace(grid(*settings, methods=METHODS[:5]), strengths=(0.01, 0.1, 1.0))
+    runs, frame = frames(tmp_path / "study", plan)
+    ((_, drawing),) = axis_curves(frame, runs)
+    said = texts_inside(drawing)
+    assert "none" in said
+    assert "the 8 of 15" in " ".join(" ".join(said).split())
+    assert (drawing.data["method"] == "none").sum() == len(settings)
 
 
 @pytest.mark.usefixtures("sketched")

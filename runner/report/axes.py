@@ -19,7 +19,7 @@ from runner.report.figures import thin_ticks
 from runner.report.sheet import Drawing, interval_note, limits_of, percent, settle, sheet, shortened, styled
 from runner.report.style import darker, mark_of
 from runner.report.tables import BASELINE
-from runner.report.writers import number, records, score_of, strength_values
+from runner.report.writers import number, records, score_of, strength_brief
 
 MOST = 8  # methods in one figure
 Dash = Literal["-", "--", ":", "-."]
@@ -72,7 +72,8 @@ def _best(runs: pd.DataFrame) -> dict[tuple[str, str, str], float]:
 
 def _axis_curves(rows: pd.DataFrame, title: str, best: dict[tuple[str, str, str], float]) -> Drawing:
     single = not rows.duplicated(["method", "value"]).any()
-    strength = rows["strengths"].map(strength_values)
+    # the baseline keeps its name, by which it is found
+    strength = rows["strengths"].map(strength_brief).where(rows["method"] != BASELINE, "")
     rows = rows.assign(line=rows["method"] if single else (rows["method"] + " " + strength).str.strip())
     order = rows.groupby("line")["mean"].mean().sort_values(ascending=False)
     others = [name for name in order.index if name != BASELINE]
