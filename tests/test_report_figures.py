@@ -183,6 +183,30 @@ def test_leaving_one_seed_out_by_hand() -> None:
     assert "| l2 | 0.01 at 2, 0.1 at 1 |" in text
 
 
+@pytest.mark.parametrize(
+    ("grid", "chosen"),
+    [
+        # 0.1 has no seed but the first to be judged by
+        ({0.01: [0.6, 0.7, 0.5], 0.1: [0.9]}, [0.01, 0.01, 0.01]),
+        # compared over the other two of the first three seeds; 0.01 would be the best over all
+        ({0.01: [0.6, 0.7, 0.5], 0.1: [0.7, 0.6, 0.6, 0.1, 0.1]}, [0.01, 0.1, 0.01, 0.1, 0.1]),
+        # no other run to choose by: the weaker
+        ({0.01: [0.6, math.nan, math.nan], 0.1: [0.7, math.nan, math.nan]}, [0.01, 0.1, 0.1]),
+    ],
+    ids=["one run", "fewer seeds", "failed"],
+)
+def test_leaving_out_keeps_every_seed_and_compares_over_the_same_ones(
+    grid: dict[float, list[float]], chosen: list[float]
+) -> None:
+    runs = grid_runs(grid)
+    own = runs[runs["method"] == "l2"]
+    assert choices(own)["strength"].tolist() == chosen
+    frame = leave_one_seed_out(runs)
+    assert frame is not None
+    row = frame.set_index("method").loc["l2"]
+    assert row["n_report"] + row["n_failed"] == own["seed"].nunique()
+
+
 def test_a_grid_goes_from_weak_to_strong_also_where_smaller_is_stronger() -> None:
     # a patience of 2 is stronger than one of 40; at each seed both are level on the others
     runs = grid_runs({2.0: [0.6, 0.6, 0.6], 10.0: [0.5, 0.5, 0.5], 40.0: [0.6, 0.6, 0.6]})
@@ -216,6 +240,8 @@ def test_no_leaving_out_where_each_seed_draws_its_own_test_set() -> None:
 @pytest.mark.usefixtures("undrawn")
 def test_no_leaving_out_without_a_grid_or_in_a_tuned_study(tmp_path: Path) -> None:
     assert leave_one_seed_out(grid_runs({0.01: [0.6, 0.7, 0.5]})) is None
+    runs = grid_runs({0.01: [0.6, 0.7, 0.5], 0.1: [0.7, 0.6, 0.5]})
+    assert leave_one_seed_out(runs.assign(last_val_acc=math.nan)) is None
     assert leave_one_seed_out(frames(tmp_path / "tuned", Plan(methods=("l2",), tune=3, report=3))[0]) is None
     plan = Plan(methods=("l2",), protocol="fixed", report=3, strengths=(0.1, 0.2))
     report = build(write_study(tmp_path / "fixed", plan))

@@ -11,7 +11,7 @@ import pandas as pd
 
 from runner.grid import best_point
 from runner.report.predictions import Predictions
-from runner.report.stats import Values
+from runner.report.stats import Flags, Values
 from runner.report.tables import (
     BASELINE,
     GROUP,
@@ -35,27 +35,36 @@ SHARED = (
 def choices(rows: pd.DataFrame) -> pd.DataFrame:
     """Of one method's report rows over several strengths, one row per seed: that of the strength with the highest mean
     last validation accuracy over the other seeds, ties as in a study: to the one that trained for the fewest epochs,
-    and then to the weaker. Runs that failed count against no strength, but a strength without any run among the other
-    seeds cannot be chosen."""
+    and then to the weaker.
+
+    Of the strengths that were run at the seed, over the other seeds that all of them have; one that has no other seed
+    is chosen only if none has. Runs that failed count against no strength.
+    """
     strengths, seeds = weakest_first(rows), sorted(set(rows["seed"]))
-    table = np.full((len(strengths), len(seeds)), math.nan)
-    for strength, seed, value, status in zip(
-        rows["strengths"], rows["seed"], rows["last_val_acc"], rows["status"], strict=True
+    shape = len(strengths), len(seeds)
+    values: Values = np.full(shape, math.nan)
+    epochs: Values = np.full(shape, math.nan)
+    ran: Flags = np.zeros(shape, dtype=np.bool_)
+    for strength, seed, value, trained, status in zip(
+        rows["strengths"], rows["seed"], rows["last_val_acc"], rows["epochs"], rows["status"], strict=True
     ):
-        if status == "ok":
-            table[strengths.index(strength), seeds.index(seed)] = value
-    kept = []
+        place = strengths.index(strength), seeds.index(seed)
+        ran[place], epochs[place] = True, trained
+        values[place] = value if status == "ok" else math.nan
+    kept: list[pd.DataFrame] = []
     for at, seed in enumerate(seeds):
-        others: Values = np.delete(table, at, axis=1)
-        count = np.isfinite(others).sum(axis=1)
-        means = np.where(count > 0, np.nansum(others, axis=1) / np.maximum(count, 1), -math.inf)
-        if not np.isfinite(means).any():
-            continue
-        trained = rows[rows["seed"] != seed].groupby("strengths")["epochs"].mean()
-        epochs = {place: float(trained[strength]) for place, strength in enumerate(strengths)}
-        best = strengths[best_point(dict(enumerate(means.tolist())), epochs)]
-        kept.append(rows[(rows["seed"] == seed) & (rows["strengths"] == best)])
-    return pd.concat(kept) if kept else rows.iloc[:0]
+        here = np.flatnonzero(ran[:, at])
+        repeated = here[ran[here].sum(axis=1) > 1]
+        compared = repeated if len(repeated) else here
+        others: Flags = np.all(ran[compared], axis=0)
+        others[at] = False
+        known = values[compared][:, others]
+        count = np.isfinite(known).sum(axis=1)
+        means = np.where(count > 0, np.nansum(known, axis=1) / np.maximum(count, 1), -math.inf)
+        spent = epochs[compared][:, others].sum(axis=1)
+        best = compared[best_point(dict(enumerate(means.tolist())), dict(enumerate(spent.tolist())))]
+        kept.append(rows[(rows["seed"] == seed) & (rows["strengths"] == strengths[best])])
+    return pd.concat(kept)
 
 
 def leave_one_seed_out(
@@ -67,7 +76,8 @@ def leave_one_seed_out(
 ) -> pd.DataFrame | None:
     """A headline in which every method of a `fixed` study with a grid has one row, without tests; None without such.
 
-    Data whose test sets the seeds draw are left out: what one seed validates on, another one tests on.
+    Data whose test sets the seeds draw are left out: what one seed validates on, another one tests on. So are methods
+    without validation data.
     `chosen` tells which strengths were chosen at how many seeds; `said` is as in `headline`.
     """
     fixed = in_order(runs)
@@ -76,9 +86,10 @@ def leave_one_seed_out(
     for key, rows in fixed.groupby([*GROUP, "method"], sort=True):
         assert isinstance(key, tuple)
         strengths = rows["strengths"].nunique()
+        validated = bool(rows.loc[rows["status"] == "ok", "last_val_acc"].notna().all())
         if rows["method"].iloc[0] == BASELINE:
             parts.append(rows)
-        elif strengths > 1 and rows["seed"].nunique() >= FEWEST:
+        elif validated and strengths > 1 and rows["seed"].nunique() >= FEWEST:
             picked = choices(rows)
             order, texts = weakest_first(rows), picked["strengths"].astype(str).tolist()
             told[key] = ", ".join(
