@@ -264,3 +264,12 @@ def test_the_page_lives_in_a_browser(study: Path, tmp_path: Path) -> None:
     assert [word for word in down.split() if word in names] == [*ranked, "none"]
     assert [word for word in up.split() if word in names] == [*reversed(ranked), "none"]
     assert (seen, fits) == ("best test_acc", "true")
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_margins_that_changed_are_told_where_one_seed_is_left_out(tmp_path: Path) -> None:
+    folder = write_study(tmp_path / "study", Plan(methods=("l2",), protocol="fixed", report=3, strengths=(0.1, 0.2)))
+    (folder / "study.json").write_text('{"margins": {"acc": 0.01, "gap": 0.02, "loss": 0.1}}')
+    build(folder, Margins(acc=0.05, gap=0.2))
+    _, left_out = (folder / "report" / "headline.md").read_text().split("leaving one seed out")
+    assert "Margin changed after the runs: test ±1 to ±5 percentage points; gap ±2 to ±20" in left_out

@@ -351,7 +351,7 @@ def build(study_dir: Path, margins: Margins | None = None) -> Report:
     if (over := datasets.pool(runs, primary)) is not None:
         tables += _table(folder, "pooled", over)
         further.append(f"## All data sets\n\n{datasets.pooled_markdown(over)}")
-    if (left_out := leave_one_seed_out(runs, margins=margins, said=said)) is not None:
+    if (left_out := leave_one_seed_out(runs, margins=margins, stored=stored, said=said)) is not None:
         left_out = marked(left_out, extensions)
         tables += _table(folder, "loso", left_out)
         for title, part in groups(left_out):

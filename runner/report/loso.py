@@ -72,13 +72,14 @@ def leave_one_seed_out(
     checkpoint: str = "last",
     metric: str = "test_acc",
     margins: Margins = Margins(),  # noqa: B008  # frozen
+    stored: Margins | None = None,
     said: Mapping[str, Predictions] = MappingProxyType({}),
 ) -> pd.DataFrame | None:
     """A headline in which every method of a `fixed` study with a grid has one row, without tests; None without such.
 
     Data whose test sets the seeds draw are left out: what one seed validates on, another one tests on. So are methods
     without validation data.
-    `chosen` tells which strengths were chosen at how many seeds; `said` is as in `headline`.
+    `chosen` tells which strengths were chosen at how many seeds; `stored` and `said` are as in `headline`.
     """
     fixed = in_order(runs)
     fixed = fixed[(fixed["role"] == "report") & (fixed["protocol"] == "fixed") & (fixed["split_mode"] != "all")]
@@ -103,7 +104,7 @@ def leave_one_seed_out(
     wanted = {key[:3] for key in told}
     kept = pd.concat(parts).assign(protocol="loso")
     kept = kept[[key in wanted for key in zip(*(kept[name] for name in GROUP), strict=True)]]
-    frame = without_tests(headline(kept, checkpoint, metric, margins=margins, said=said))
+    frame = without_tests(headline(kept, checkpoint, metric, margins=margins, stored=stored, said=said))
     keys = zip(*(frame[name] for name in [*GROUP, "method"]), strict=True)
     return frame.assign(chosen=[told.get(key, "") for key in keys])
 
