@@ -108,6 +108,24 @@ def test_odd_studies_still_report(tmp_path: Path, plan: Plan) -> None:
     assert {path.suffix for path in report.figures} == {".csv", ".pdf", ".png", ".svg"}
 
 
+@pytest.mark.usefixtures("sketched")
+def test_without_validation_there_is_no_best_and_no_run_failed(tmp_path: Path) -> None:
+    plan = Plan(methods=("l2",), report=3, protocol="fixed", groups=(("a", "mlp", ""), ("b", "mlp", "")))
+    study = write_study(tmp_path / "study", plan)
+    for path in study.glob("a-*/runs.csv"):
+        rows = pd.read_csv(path, dtype=str, keep_default_na=False)
+        rows.loc[:, [name for name in rows.columns if name.startswith("best_") or "_val_" in name]] = ""
+        rows.to_csv(path, index=False)
+    report = build(study)
+    assert {frame["checkpoint"].iloc[0]: set(frame["dataset"]) for frame in report.secondary} == {
+        "last": {"a", "b"},
+        "best": {"b"},
+    }
+    assert (report.by_strength["n_failed"] == 0).all()
+    assert (headline(read_runs(study / "runs.csv"), "best")["n_failed"] == 0).all()
+    assert "of 3 failed" not in (study / "report" / "headline.md").read_text()
+
+
 def test_no_text_leaves_the_figure(tmp_path: Path) -> None:
     plan = Plan(methods=("mixup+label_smoothing+stochastic_depth", *METHODS[:7]), report=3, tune=2)
     study = write_study(tmp_path / "study", plan)

@@ -26,7 +26,6 @@ from runner.report.sheet import Drawing, save
 from runner.report.tables import (
     GROUP,
     METRICS,
-    WITH_GAP,
     Margins,
     by_strength,
     groups,
@@ -192,10 +191,10 @@ def secondary(
         column = f"{checkpoint}_{metric}"
         if column not in runs.columns:
             continue
-        known = runs.groupby(GROUP)[column].transform("count") > 0  # runs from before a metric was recorded lack it
-        if known.any() or metric in WITH_GAP:
-            part = runs if metric in WITH_GAP else runs[known]
-            yield without_tests(headline(part, checkpoint, metric, margins=margins, stored=stored))
+        # Runs from before a metric was recorded lack it, and without validation data there is no best checkpoint.
+        known = runs.groupby(GROUP)[column].transform("count") > 0
+        if known.any():
+            yield without_tests(headline(runs[known], checkpoint, metric, margins=margins, stored=stored))
 
 
 def _undrawn(primary: pd.DataFrame) -> str:
@@ -238,7 +237,7 @@ def _draw(
     headlines_of = [dict(groups(other)) for other in headlines]
     for title, frame in _drawn(parts):
         own, grid = runs_of[title], strengths_of[title]
-        both = [frames[title] for frames in headlines_of]
+        both = [frames[title] for frames in headlines_of if title in frames]
         makers: dict[str, Callable[[], Drawing | None]] = {
             "forest": partial(comparisons.forest, own, frame),
             "gap_vs_test": partial(figures.gap_vs_test, frame, grid),

@@ -191,6 +191,12 @@ def _finite(values: Values) -> Values:
     return values[np.isfinite(values)]
 
 
+def _failed(rows: pd.DataFrame, column: str) -> int:
+    """How many of these runs failed, by their status or by an infinite figure; a blank one was not measured."""
+    beyond = np.isinf(rows[column]) if column in rows.columns else False
+    return int(((rows["status"] != "ok") | beyond).sum())
+
+
 def strengths_of(text: str) -> dict[str, float]:
     """The strengths in "dropout.rate=0.3 l2.rate=0.001" by name; what is not a number is left out."""
     found = {}
@@ -271,7 +277,6 @@ def by_strength(runs: pd.DataFrame, level: float = 0.95) -> pd.DataFrame:
             for checkpoint in ("last", "best"):
                 if f"{checkpoint}_test_acc" not in runs.columns:
                     continue
-                done = len(_finite(_numbers(part, f"{checkpoint}_test_acc")))
                 row: dict[Hashable, object] = dict(zip([*GROUP, "method"], key, strict=True))
                 row |= {
                     "family": part["family"].iloc[0],
@@ -280,8 +285,8 @@ def by_strength(runs: pd.DataFrame, level: float = 0.95) -> pd.DataFrame:
                     "strength_place": places.index(strengths),
                     "role": role,
                     "checkpoint": checkpoint,
-                    "n_ok": done,
-                    "n_failed": len(part) - done,
+                    "n_ok": len(_finite(_numbers(part, f"{checkpoint}_test_acc"))),
+                    "n_failed": _failed(part, f"{checkpoint}_test_acc"),
                     "selected": chosen,
                     "edge_of_grid": chosen and not drawn and chosen_at_edge(strengths, tuning),
                 }
@@ -424,8 +429,6 @@ def _row(
     values = _finite(_numbers(part, column))
     noise = _finite(_numbers(known, "label_noise"))
     mean, gap_mean = t_interval(values, level), t_interval(_finite(_numbers(part, gap)), level)
-    # Of a metric that older runs do not have, the accuracy says which failed.
-    ended = len(values if metric in WITH_GAP else _finite(_numbers(part, f"{checkpoint}_test_acc")))
     row: dict[Hashable, object] = {name: str(known[name].iloc[0]) for name in [*GROUP, "method", "family", "protocol"]}
     row |= {
         "checkpoint": checkpoint,
@@ -435,7 +438,7 @@ def _row(
         "strength": float(part["strength"].iloc[0]) if len(part) else math.nan,
         "n_tune": tuning["seed"].nunique(),
         "n_report": len(values),
-        "n_failed": len(part) - ended,
+        "n_failed": _failed(part, column),
         "n_tune_failed": int((tuning["status"] != "ok").sum()),
         "tuning_runs": len(tuning),
         "shared_seeds": len(set(part["seed"]) & set(tuning["seed"])),
