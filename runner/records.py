@@ -44,9 +44,9 @@ REGRESSION = ("train_r2", "val_r2", "test_r2", "gap_r2", "test_rmse")  # in the 
 CALIBRATION = ("test_brier", "test_ece", "test_ece_null", "test_nll_t", "temperature")
 COLUMNS = (
     "run_id", "study", "job", "dataset", "model", "setting", "method", "family", "strength", "strength_name",
-    "strength_idx", "strengths", "seed", "role", "protocol", "selected", "split_mode", "split_hash", "status", "error",
-    "epochs", "steps", "batch_size", "lr", "optimizer", "schedule", "penalize_biases", "n_train", "n_train_eval",
-    "n_val", "n_test", "n_classes", "n_params",
+    "strength_idx", "strengths", "seed", "role", "protocol", "select", "selected", "split_mode", "split_hash",
+    "status", "error", "epochs", "steps", "batch_size", "lr", "optimizer", "schedule", "penalize_biases", "n_train",
+    "n_train_eval", "n_val", "n_test", "n_classes", "n_params",
     *(f"{c}_{name}" for c in ("last", "best") for name in ("epoch", *CHECKPOINT, "gap_loss", "gap_acc", *CALIBRATION)),
     "label_noise", "last_train_acc_clean", "best_train_acc_clean",
     "bayes_acc", "teacher_acc", "last_corrupted_acc", "last_fgsm_acc", "last_pgd_acc",

@@ -67,6 +67,7 @@ def row_of(job: Job, study: str, outcome: Outcome, began: str) -> Row:
         "seed": run.seed,
         "role": run.role,
         "protocol": job.protocol.name,
+        "select": job.protocol.select,
         "selected": run.role == "report",
         "split_mode": experiment.splitter.mode(experiment.data),
         "status": outcome.status,

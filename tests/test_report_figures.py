@@ -130,6 +130,8 @@ def test_the_budget_is_of_strengths_that_are_chosen_by_their_means(tmp_path: Pat
     frame = headline(runs)
     # test means 61, 72, 53: one by lot 62; of two 0.72 in two cases and 61 in one; of three 72
     assert comparisons.budget_curves(runs, frame)["l2"] == pytest.approx([62, (72 + 72 + 61) / 3, 72])
+    by_loss = runs.assign(select="val_loss", last_val_loss=runs["strength"])  # the weakest is the best
+    assert comparisons.budget_curves(by_loss, frame)["l2"] == pytest.approx([62, (61 + 61 + 72) / 3, 61])
     lost = runs.assign(status=np.where((runs["strength"] == 0.02) & (runs["seed"] == 1), "diverged", "ok"), n_classes=5)
     # 0.02 is chosen last, and alone it counts as chance
     assert comparisons.budget_curves(lost, frame)["l2"] == pytest.approx([(61 + 20 + 53) / 3, (61 + 61 + 53) / 3, 61])

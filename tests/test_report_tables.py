@@ -18,6 +18,7 @@ from runner.report.tables import (
     NoBaseline,
     at_edge,
     by_strength,
+    chosen_at_edge,
     groups,
     headline,
     in_order,
@@ -306,6 +307,15 @@ def test_a_tie_is_at_no_edge(values: list[float], flagged: bool) -> None:
     tuned["strengths"] = [f"l2.rate={rate:g}" for rate in (0.01, 0.1, 1.0)]
     runs = pd.concat([THREE.replace("l_2.rate=0.01", "l2.rate=0.01").replace("l_2", "l2"), tuned])
     assert headline(runs)["edge_of_grid"].tolist() == [False, flagged]
+
+
+def test_the_edge_is_told_by_the_figure_that_chose() -> None:
+    tuned = by_hand({"l2": [0.70, 0.70, 0.50]}, role="tune", protocol="tuned", select="val_loss")
+    tuned["strengths"] = [f"l2.rate={rate:g}" for rate in (0.01, 0.1, 1.0)]
+    tuned["last_val_loss"] = [0.1, 0.2, 0.3]  # level with a point inside by accuracy alone
+    assert chosen_at_edge("l2.rate=0.01", tuned)
+    assert not chosen_at_edge("l2.rate=0.01", tuned.assign(select="val_acc"))
+    assert not chosen_at_edge("l2.rate=0.01", tuned.drop(columns="select"))  # of an older version
 
 
 def test_a_point_drawn_at_random_is_at_no_edge_and_on_no_path(tmp_path: Path) -> None:

@@ -154,6 +154,7 @@ def test_tuning_chooses_on_validation_and_reports_on_other_seeds(regrun: Regrun,
     assert {row["strength"] for row in rows if row["selected"] == "true"} == {best}
     assert {row["strength"] for row in rows if row["role"] == "report"} == {best}
     assert sum(row["selected"] == "true" for row in rows) == 3 + 2
+    assert {row["select"] for row in rows} == {"val_acc"}
     # one seed, one split, whatever the method, the strength and the role
     splits = defaultdict(set)
     for row in rows_of(study):

@@ -31,7 +31,7 @@ from runner.report.sheet import (
 )
 from runner.report.stats import Values, budget_curve, pair_by_seed
 from runner.report.style import NONE_COLOR, NOTE_COLOR, Label, mark_of, place_labels
-from runner.report.tables import BASELINE, groups, worst_plausible
+from runner.report.tables import BASELINE, groups, validation, worst_plausible
 from runner.report.writers import (
     MINUS,
     UNITS,
@@ -361,7 +361,8 @@ def budget_curves(runs: pd.DataFrame, headline: pd.DataFrame) -> dict[str, Value
         own = runs[runs["method"] == method]
         tune = own[own["role"] == "tune"]
         part = tune if len(tune) else own
-        val, test = (part[f"{checkpoint}_{name}"].to_numpy(dtype=np.float64) for name in ("val_acc", "test_acc"))
+        columns = validation(part, checkpoint), part[f"{checkpoint}_test_acc"]
+        val, test = (column.to_numpy(dtype=np.float64) for column in columns)
         done = (part["status"] == "ok").to_numpy(dtype=bool) & np.isfinite(val) & np.isfinite(test)
         known = part[["strengths"]].assign(val=np.where(done, val, -math.inf), test=test, sound=done)
         points = known.groupby("strengths", sort=True).agg({"val": "mean", "test": "mean", "sound": "all"})

@@ -52,8 +52,8 @@ def _names(text: str) -> list[str]:
 
 
 TEXT = _names(
-    "run_id study job dataset model setting method family strength_name strengths role protocol split_mode split_hash "
-    "status error optimizer schedule device dtype torch regrun git_sha started_at task"
+    "run_id study job dataset model setting method family strength_name strengths role protocol select split_mode "
+    "split_hash status error optimizer schedule device dtype torch regrun git_sha started_at task"
 )
 FLAGS = _names("selected deterministic mapped channels_last onednn compiled penalize_biases")
 NEEDED = _names(
@@ -220,6 +220,15 @@ def split_strengths(text: str) -> tuple[str, str]:
     return " ".join(own), " ".join(item for item in items if item not in own)
 
 
+def validation(rows: pd.DataFrame, checkpoint: str = "last") -> pd.Series:
+    """What each of these runs counts in a choice by validation, the more the better.
+
+    The accuracy, or where all were made with `protocol.select=val_loss` minus the loss; older runs do not say.
+    """
+    by_loss = "select" in rows.columns and bool((rows["select"] == "val_loss").all())
+    return -rows[f"{checkpoint}_val_loss"] if by_loss else rows[f"{checkpoint}_val_acc"]
+
+
 def at_edge(strengths: str, grid: list[str]) -> bool:
     """Whether a strength that varies over `grid` stands at its smallest or largest value in `strengths`."""
     points = [strengths_of(text) for text in grid]
@@ -233,14 +242,14 @@ def at_edge(strengths: str, grid: list[str]) -> bool:
 def chosen_at_edge(strengths: str, tuning: pd.DataFrame) -> bool:
     """Whether a strength chosen by these tune runs stands at the edge of the grid, where a wider one may serve better.
 
-    Not where its mean validation accuracy, the highest, is that of a point inside as well, or of all points.
+    Not where its mean validation figure, the best, is that of a point inside as well, or of all points.
     """
     grid = sorted(set(tuning["strengths"]))
     if not at_edge(strengths, grid):
         return False
     means = {
-        text: -math.inf if (part["status"] != "ok").any() else float(np.round(part["last_val_acc"].mean(), TIE_DIGITS))
-        for text, part in tuning.groupby("strengths", sort=True)
+        text: -math.inf if (part["status"] != "ok").any() else float(np.round(part["value"].mean(), TIE_DIGITS))
+        for text, part in tuning.assign(value=validation(tuning)).groupby("strengths", sort=True)
     }
     level = [str(text) for text, mean in means.items() if mean == means.get(strengths) == max(means.values())]
     return len(level) < len(grid) and all(at_edge(text, grid) for text in level)
