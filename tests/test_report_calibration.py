@@ -161,6 +161,17 @@ def test_captions_say_whose_predictions_are_missing(tmp_path: Path) -> None:
     assert frame["se_test"].isna().all()
 
 
+def test_a_difference_without_an_interval_does_not_claim_one(tmp_path: Path) -> None:
+    runs, frame, said = frames(tmp_path / "study", FIXED)
+    assert "half-widths" in caption(frame)
+    first = headline(runs[runs["seed"] == runs.loc[runs["role"] == "report", "seed"].min()], said=said)
+    shifted = runs.assign(last_test_acc=0.7 + 0.01 * (runs["method"] != "none"))
+    for alone in (first, headline(shifted, said=said)):
+        assert not {"normal"} & set(alone["pairs"])
+        assert alone["se_test"].notna().any()  # what pooling over data sets takes
+        assert "half-widths" not in caption(alone)
+
+
 def test_redrawn_splits_stay_as_they_were(tmp_path: Path) -> None:
     plan = Plan(methods=("l2",), report=4, tune=1, predictions=True)
     runs, frame, _ = frames(tmp_path / "study", plan)

@@ -31,7 +31,7 @@ from runner.report.sheet import (
 )
 from runner.report.stats import Values, budget_curve, pair_by_seed
 from runner.report.style import NONE_COLOR, NOTE_COLOR, Label, mark_of, place_labels
-from runner.report.tables import BASELINE, groups, validation, worst_plausible
+from runner.report.tables import BASELINE, groups, sampled, validation, worst_plausible
 from runner.report.writers import (
     MINUS,
     UNITS,
@@ -205,7 +205,7 @@ def _forest(runs: pd.DataFrame, headline: pd.DataFrame) -> Drawing | None:
     gap_words = [_gap_word(row) for row in rows]
     handles: list[Artist] = []
     if shown["diff_lo"].notna().any():
-        kind = "interval" if shown["se_test"].notna().any() else "t-interval"
+        kind = "interval" if sampled(shown) else "t-interval"
         handles.append(Line2D([], [], color=LEVEL, linewidth=2.8, label=f"{level} {kind}"))
     if tests > 1:
         handles.append(Line2D([], [], color=LEVEL, linewidth=0.9, label=f"simultaneous ({tests} tests)"))
@@ -285,7 +285,7 @@ def _gap_decomposition(headlines: Sequence[pd.DataFrame]) -> Drawing | None:
     rows = records(shown)
     panels = [first, *(frame for frame in headlines[1:] if frame["d_train"].notna().any())]
     level = f"{100 * float(first['level'].iloc[0]):g}%"
-    kind = "interval" if first["se_test"].notna().any() else "t-interval"
+    kind = "interval" if sampled(first) else "t-interval"
     handles: list[Artist] = [
         Patch(color=TRAIN, label=f"Δ train {score_of(first)}: negative is lost fit"),
         Patch(color=BETTER, label=f"Δ test {score_of(first)}: positive is real gain"),
@@ -551,6 +551,6 @@ def _times(axes: Axes, timed: pd.DataFrame, level: str) -> None:
         axes.set_xlim(every.min() - room, every.max() + room)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}×"))
     axes.set_xlabel("training time relative to none")
-    kind = "interval" if timed["se_test"].notna().any() else "t-interval"
+    kind = "interval" if sampled(timed) else "t-interval"
     bounds_said = f", {level} {kind}" if np.isfinite(low).any() else ""
     axes.set_ylabel(f"Δ test {score_of(timed)} (pp{bounds_said})")

@@ -19,7 +19,7 @@ from matplotlib.lines import Line2D
 from runner.report.collect import write_atomic
 from runner.report.stats import Values
 from runner.report.style import NOTE_COLOR, darker, mark_of, own_settings
-from runner.report.tables import to_csv
+from runner.report.tables import sampled, to_csv
 from runner.report.writers import Row, protocol_text, strength_values, wrapped
 
 
@@ -159,7 +159,7 @@ def interval_note(frame: pd.DataFrame) -> str:
     covers = " / ".join(sorted(set(frame["interval_covers"])))
     if not frame["lo"].notna().any():
         return f"{protocol_text(frame)}. One seed has no interval."
-    kind = "intervals" if frame["se_test"].notna().any() else "t-intervals"
+    kind = "intervals" if sampled(frame) else "t-intervals"
     return f"{protocol_text(frame)}. {100 * float(frame['level'].iloc[0]):g}% {kind} cover {covers}."
 
 

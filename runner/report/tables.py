@@ -635,6 +635,14 @@ def headline(
     return pd.concat(frames, ignore_index=True)
 
 
+def sampled(frame: pd.DataFrame) -> bool:
+    """Whether an interval of a difference to `none` in these rows contains the choice of test examples.
+
+    Its standard error is known of single pairs, too, and of differences that do not vary; those have no interval.
+    """
+    return bool(frame.loc[frame["pairs"] == "normal", "se_test"].notna().any())
+
+
 def without_tests(frame: pd.DataFrame) -> pd.DataFrame:
     """The frame of a secondary metric: intervals stay; p-values, verdicts, underfitting, worst cases and ties go."""
     blank = dict.fromkeys(

@@ -11,7 +11,7 @@ import pandas as pd
 from rich.table import Table
 from rich.text import Text
 
-from runner.report.tables import ALONE, BASELINE, HIGHER, WITH_GAP, groups, split_strengths, strengths_of
+from runner.report.tables import ALONE, BASELINE, HIGHER, WITH_GAP, groups, sampled, split_strengths, strengths_of
 
 BLANK = "–"  # an en dash reads as "nothing here"; a hyphen reads as a minus
 MINUS = "−"  # the width of a plus, so that signed columns line up
@@ -215,7 +215,7 @@ def worst_cases(frame: pd.DataFrame) -> str:
         f"{row['method']} {with_bounds(*_bounds(row, 'diff_worst'), UNITS['test_acc'], number(row, 'rope'))}"
         for row in failed
     )
-    alone = " (intervals of the seeds alone)" if frame["se_test"].notna().any() else ""
+    alone = " (intervals of the seeds alone)" if sampled(frame) else ""
     return (
         f"Worst case, every failed run of a method counted as {level} ({least}, or the lowest run of the two if "
         f"lower), at the seeds where none did not fail: Δ test {items}{alone}."
@@ -398,7 +398,7 @@ def _marks(frame: pd.DataFrame) -> Iterator[str]:
         sound = ", of those without failed runs" if (frame["n_failed"] > 0).any() else ""
         yield f"Bold: {highest} mean test by Δ, none at 0{sound}."
     if frame["tied_best"].any():
-        test = "tested as Δ is" if frame["se_test"].notna().any() else "paired t against it"
+        test = "tested as Δ is" if sampled(frame) else "paired t against it"
         yield f"{TIED}: cannot be told from the bold one ({test}, Holm over the other rows)."
 
 
@@ -431,7 +431,7 @@ def caption(frame: pd.DataFrame) -> str:
     bounded = bool(frame["lo"].notna().any())
     if bounded:
         parts.append(f"± is half the {level} t-interval.")
-    compared, sampled = len(frame) > 1 and metric not in ALONE, bool(frame["se_test"].notna().any())
+    compared, widened = len(frame) > 1 and metric not in ALONE, sampled(frame)
     if metric == "test_nll_t":
         parts.append("T: mean of the fitted temperatures; above 1 the net is too sure of itself.")
     if metric in ALONE:
@@ -442,14 +442,14 @@ def caption(frame: pd.DataFrame) -> str:
         )
     if compared:
         reach = f", with its {level} t-interval" if bounded else ""
-        if sampled:
+        if widened:
             reach = (
                 f", with its {level} interval: half-widths of the seeds (t) and of the choice of test examples "
                 "(normal), added in squares"
             )
         parts.append(f"Δ: mean paired difference to none on the same seeds, in {unit.difference}{reach}.")
     if tests:
-        test = "from the level at which that interval ends at 0" if sampled else "paired t-test, two-sided"
+        test = "from the level at which that interval ends at 0" if widened else "paired t-test, two-sided"
         parts.append(f"p: {test}, Holm over the {tests} comparison{'s'[: tests > 1]} of this table.")
         parts.append(_verdicts(frame))
     elif compared and bounded:
