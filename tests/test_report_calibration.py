@@ -18,6 +18,7 @@ from runner.report.answers import answers
 from runner.report.build import build, secondary
 from runner.report.cli import main
 from runner.report.collect import collect
+from runner.report.comparisons import gap_decomposition
 from runner.report.predictions import Predictions, read_predictions
 from runner.report.reliability import binned, reliability, wilson
 from runner.report.sheet import save
@@ -29,7 +30,7 @@ from runner.report.stats import (
     simultaneous,
     with_test_error,
 )
-from runner.report.tables import by_strength, headline, in_order, read_runs
+from runner.report.tables import by_strength, headline, in_order, read_runs, without_tests
 from runner.report.writers import caption, human
 
 FIXED = Plan(methods=("l2", "dropout"), report=4, tune=1, split_mode="none", predictions=True)
@@ -159,6 +160,21 @@ def test_captions_say_whose_predictions_are_missing(tmp_path: Path) -> None:
     frame = headline(runs, said=read_predictions(study, runs))
     assert "seeds only, not test examples (predictions are missing, which" in caption(frame)
     assert frame["se_test"].isna().all()
+
+
+def test_the_bars_say_which_intervals_contain_test_examples(tmp_path: Path) -> None:
+    runs, frame, _ = frames(tmp_path / "study", FIXED)
+
+    def note(*headlines: pd.DataFrame) -> str:
+        drawing = gap_decomposition(headlines)
+        assert drawing is not None
+        return " ".join(" ".join(text.get_text() for text in drawing.figure.texts).split())
+
+    best = without_tests(headline(runs, "best"))
+    told = "Those of Δ train, and all at the checkpoint of lowest validation loss, cover seeds only."
+    assert told in note(frame, best)
+    assert "Those of Δ train cover seeds only." in note(frame)
+    assert "Those of" not in note(headline(runs), best)
 
 
 def test_a_difference_without_an_interval_does_not_claim_one(tmp_path: Path) -> None:

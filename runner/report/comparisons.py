@@ -292,6 +292,9 @@ def _gap_decomposition(headlines: Sequence[pd.DataFrame]) -> Drawing | None:
         Line2D([], [], color="black", linewidth=0.8, label=f"{level} {kind}"),
     ]
     note = f"Δ gap = Δ train {MINUS} Δ test, as a number beside the bars. {interval_note(first)}"
+    if sampled(first):
+        best = ", and all at the checkpoint of lowest validation loss," * (len(panels) > 1)
+        note += f" Those of Δ train{best} cover seeds only."
     title = f"{groups(first)[0][0]}: what closed the gap, change against none"
     names = _row_names(rows)
     tall = max(name.count("\n") for name in names)
