@@ -424,6 +424,17 @@ def test_forty_methods_name_the_ends_of_the_times_and_no_more(tmp_path: Path) ->
     assert len(drawing.data[drawing.data["panel"] == "time"]) == 40
 
 
+def test_a_figure_of_several_studies_claims_no_one_machine(tmp_path: Path) -> None:
+    runs, frame = frames(tmp_path, Plan(methods=("l2",), report=3, tune=2))
+    two = runs.assign(study=np.where(runs["seed"] % 2, "one", "two"))
+    for shown, claimed in ((runs, True), (two, False)):
+        drawing = comparisons.cost_benefit(shown, frame)
+        assert drawing is not None
+        words = " ".join(" ".join(texts_inside(drawing)).split())
+        assert ("with the runs side by side on one machine." in words) is claimed
+        assert ("with the runs of one study side by side." in words) is not claimed
+
+
 def test_the_rows_of_a_stack_show_all_its_strengths() -> None:
     row: dict[Hashable, object] = {
         "method": "l2+dropout",

@@ -53,6 +53,9 @@ def test_methods_of_two_studies_stand_in_one_table(
     assert (tree(OUT / "a"), tree(OUT / "b")) == before
     curves = {point["run_id"] for job in (OUT / "a+b").glob("none-*") for point in read_table(job / "curves.csv")}
     assert len(curves) == 3
+    headline = read_table(OUT / "a+b" / "report" / "headline.csv")
+    timed = {row["method"]: row["n_timed"] for row in headline if row["metric"] == "test_acc"}
+    assert (timed["l2"], timed["dropout"]) == ("2", "1")  # at seeds 0 and 1 the runs of none are those of a
     # b has all three seeds of none itself
     assert not json.loads((OUT / "a+b" / "study.json").read_text())["extensions"]
     assert not list(OUT.glob(".a+b-*"))

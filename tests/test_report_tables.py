@@ -90,6 +90,19 @@ def test_headline_by_hand() -> None:
     }
 
 
+def test_times_are_of_pairs_of_one_study() -> None:
+    # l_2 takes 1.5 times as long as none; seeds 1 and 2 of it are of a study whose machine is ten times as slow
+    late = (THREE["method"] == "l_2") & (THREE["seed"] > 0)
+    seconds = np.where(THREE["method"] == "l_2", 3.0, 2.0) * np.where(late, 10, 1)
+    runs = THREE.assign(train_s=seconds, study=np.where(late, "b", "a"))
+    row = headline(runs).iloc[1]
+    assert (row["time_ratio"], row["n_timed"], row["n_pairs"]) == (pytest.approx(1.5), 1, 3)
+    assert "paired; not across studies, which may be of several machines." in caption(headline(runs))
+    assert "not across studies" not in caption(headline(THREE))
+    alone = headline(runs.assign(study=np.where(runs["method"] == "l_2", "b", "a")))
+    assert "| 3/3 | – |" in to_markdown(alone)
+
+
 def test_lower_loss_wins() -> None:
     frame = headline(THREE, metric="test_loss")
     assert frame.iloc[1]["diff"] == pytest.approx(-0.02)

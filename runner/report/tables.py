@@ -67,8 +67,8 @@ HEADLINE = _names(
     "gap_diff_hi_sim se_test diff_lo_seeds diff_hi_seeds gap_diff_lo_seeds gap_diff_hi_seeds p p_holm family_size "
     "p_signflip dz wins ties rope gap_rope rope_stored gap_rope_stored p_in_rope verdict more_seeds more_seeds_max "
     "diff_worst diff_worst_lo diff_worst_hi worst_value d_train d_train_lo d_train_hi d_test gap_share_from_test "
-    "time_ratio time_ratio_lo time_ratio_hi best tied_best underfit edge_of_grid null_mean temperature_mean pairs "
-    "level interval_covers label_noise extended"
+    "time_ratio time_ratio_lo time_ratio_hi n_timed best tied_best underfit edge_of_grid null_mean temperature_mean "
+    "pairs level interval_covers label_noise extended"
 )
 
 ONE_SET = "one fixed training set: the interval does not cover the choice of training data"
@@ -338,6 +338,13 @@ def pairs_of(part: pd.DataFrame, baseline: pd.DataFrame, column: str) -> tuple[V
     return pair_by_seed(seeds, _numbers(part, column), base_seeds, _numbers(baseline, column))
 
 
+def _within_studies(part: pd.DataFrame, baseline: pd.DataFrame) -> pd.DataFrame:
+    """The report rows of a configuration that are of the same study as their pair: another's machine may be another."""
+    if "study" not in part.columns:
+        return part
+    return part[part["seed"].map(dict(zip(baseline["seed"], baseline["study"], strict=True))) == part["study"]]
+
+
 def _compare(part: pd.DataFrame, baseline: pd.DataFrame, column: str, level: float) -> Paired:
     """The paired difference of `column` between report rows of a configuration and of the baseline."""
     return paired_difference(*pairs_of(part, baseline, column), level)
@@ -468,6 +475,7 @@ def _row(
         "underfit": False,
         "pairs": "",
         "n_pairs": 0,
+        "n_timed": 0,
         "verdict": "",
     }
     if row["method"] == BASELINE or metric in ALONE:
@@ -477,7 +485,7 @@ def _row(
     # Train is measured on the one training set: the choice of test examples moves the gap as it moves test.
     test, gaps = (with_test_error(paired, error, level) for paired in (seeds_test, seeds_gap))
     train = _told(part, baseline, f"{checkpoint}_train_{kind}", level)
-    clock = paired_ratio(*pairs_of(part, baseline, "train_s"), level)
+    clock = paired_ratio(*pairs_of(_within_studies(part, baseline), baseline, "train_s"), level)
     ours, theirs = pairs_of(part, baseline, column)
     return row | {
         "n_pairs": test.n,
@@ -510,6 +518,7 @@ def _row(
         "time_ratio": clock.mean,
         "time_ratio_lo": clock.low,
         "time_ratio_hi": clock.high,
+        "n_timed": clock.n,
         **(_worst_case(part, baseline, column, level) if kind == "acc" else {}),
     }
 

@@ -456,7 +456,9 @@ def caption(frame: pd.DataFrame) -> str:
         parts.append("Intervals only: no test was made for this table.")
     parts += _marks(frame)
     if compared:
-        parts.append("Wins: pairs better than none (= ties). Time ×: training time over none's, paired.")
+        apart = "; not across studies, which may be of several machines"
+        apart *= bool((frame["n_timed"] < frame["n_pairs"]).any())
+        parts.append(f"Wins: pairs better than none (= ties). Time ×: training time over none's, paired{apart}.")
     if bounded:
         parts.append(f"The intervals cover {' / '.join(sorted(set(frame['interval_covers'])))}.")
     return " ".join([*parts, *_remarks(frame)])
