@@ -424,7 +424,7 @@ def test_forty_methods_name_the_ends_of_the_times_and_no_more(tmp_path: Path) ->
     assert len(drawing.data[drawing.data["panel"] == "time"]) == 40
 
 
-def test_a_figure_of_several_studies_claims_no_one_machine(tmp_path: Path) -> None:
+def test_a_figure_says_what_its_times_cannot_tell(tmp_path: Path) -> None:
     runs, frame = frames(tmp_path, Plan(methods=("l2",), report=3, tune=2))
     two = runs.assign(study=np.where(runs["seed"] % 2, "one", "two"))
     for shown, claimed in ((runs, True), (two, False)):
@@ -433,6 +433,10 @@ def test_a_figure_of_several_studies_claims_no_one_machine(tmp_path: Path) -> No
         words = " ".join(" ".join(texts_inside(drawing)).split())
         assert ("with the runs side by side on one machine." in words) is claimed
         assert ("with the runs of one study side by side." in words) is not claimed
+        assert "packs" not in words
+    drawing = comparisons.cost_benefit(runs, frame.assign(other_lanes=frame["method"] == "l2"))
+    assert drawing is not None
+    assert "a run in a wider one costs less: l2." in " ".join(" ".join(texts_inside(drawing)).split())
 
 
 def test_the_rows_of_a_stack_show_all_its_strengths() -> None:

@@ -97,10 +97,23 @@ def test_times_are_of_pairs_of_one_study() -> None:
     runs = THREE.assign(train_s=seconds, study=np.where(late, "b", "a"))
     row = headline(runs).iloc[1]
     assert (row["time_ratio"], row["n_timed"], row["n_pairs"]) == (pytest.approx(1.5), 1, 3)
-    assert "paired; not across studies, which may be of several machines." in caption(headline(runs))
+    assert "paired, not across studies, which may be of several machines." in caption(headline(runs))
     assert "not across studies" not in caption(headline(THREE))
     alone = headline(runs.assign(study=np.where(runs["method"] == "l_2", "b", "a")))
     assert "| 3/3 | – |" in to_markdown(alone)
+
+
+def test_times_of_packs_of_other_widths_are_marked() -> None:
+    runs = by_hand({"none": [0.70, 0.72], "l_2": [0.71, 0.74], "l_1": [0.71, 0.73]}).assign(lanes=2.0)
+    assert "packs" not in caption(headline(runs))
+    runs.loc[runs["method"] == "l_2", ["lanes", "train_s"]] = [16.0, 0.4]
+    frame = headline(runs)
+    assert frame["other_lanes"].tolist() == [False, True, False]
+    text = to_markdown(frame)
+    assert "| 2/2 | 0.20‡ |" in text
+    assert "| 2/2 | 1.00 |" in text
+    assert "paired; ‡: in packs of another width than none's, and a run in a wider one costs less." in text
+    assert "0.20$^\\ddagger$" in to_latex(frame)
 
 
 def test_lower_loss_wins() -> None:

@@ -406,6 +406,9 @@ def _cost_benefit(runs: pd.DataFrame, headline: pd.DataFrame) -> Drawing | None:
         merged = "study" in runs.columns and runs["study"].nunique() > 1
         measured = "the runs of one study side by side" if merged else "the runs side by side on one machine"
         note += f" Right: grey band: margin; time measured with {measured}."
+        if len(lanes := timed[timed["other_lanes"].astype(bool)]):
+            names = ", ".join(dict.fromkeys(lanes["method"]))
+            note += f" In packs of another width than none's, where a run in a wider one costs less: {names}."
         if len(timed) > NAMED:
             note += f" Named are {NAMED}: the best, the worst, the fastest and the slowest; the others are in the CSV."
     count = bool(curves) + bool(len(timed))

@@ -67,8 +67,8 @@ HEADLINE = _names(
     "gap_diff_hi_sim se_test diff_lo_seeds diff_hi_seeds gap_diff_lo_seeds gap_diff_hi_seeds p p_holm family_size "
     "p_signflip dz wins ties rope gap_rope rope_stored gap_rope_stored p_in_rope verdict more_seeds more_seeds_max "
     "diff_worst diff_worst_lo diff_worst_hi worst_value d_train d_train_lo d_train_hi d_test gap_share_from_test "
-    "time_ratio time_ratio_lo time_ratio_hi n_timed best tied_best underfit edge_of_grid null_mean temperature_mean "
-    "pairs level interval_covers label_noise extended"
+    "time_ratio time_ratio_lo time_ratio_hi n_timed other_lanes best tied_best underfit edge_of_grid null_mean "
+    "temperature_mean pairs level interval_covers label_noise extended"
 )
 
 ONE_SET = "one fixed training set: the interval does not cover the choice of training data"
@@ -476,6 +476,7 @@ def _row(
         "pairs": "",
         "n_pairs": 0,
         "n_timed": 0,
+        "other_lanes": False,
         "verdict": "",
     }
     if row["method"] == BASELINE or metric in ALONE:
@@ -485,7 +486,9 @@ def _row(
     # Train is measured on the one training set: the choice of test examples moves the gap as it moves test.
     test, gaps = (with_test_error(paired, error, level) for paired in (seeds_test, seeds_gap))
     train = _told(part, baseline, f"{checkpoint}_train_{kind}", level)
-    clock = paired_ratio(*pairs_of(_within_studies(part, baseline), baseline, "train_s"), level)
+    timed = _within_studies(part, baseline)
+    clock = paired_ratio(*pairs_of(timed, baseline, "train_s"), level)
+    lanes, base_lanes = pairs_of(timed, baseline, "lanes")
     ours, theirs = pairs_of(part, baseline, column)
     return row | {
         "n_pairs": test.n,
@@ -519,6 +522,7 @@ def _row(
         "time_ratio_lo": clock.low,
         "time_ratio_hi": clock.high,
         "n_timed": clock.n,
+        "other_lanes": bool((lanes != base_lanes).any()),
         **(_worst_case(part, baseline, column, level) if kind == "acc" else {}),
     }
 

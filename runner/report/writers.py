@@ -16,6 +16,7 @@ from runner.report.tables import ALONE, BASELINE, HIGHER, WITH_GAP, groups, samp
 BLANK = "–"  # an en dash reads as "nothing here"; a hyphen reads as a minus
 MINUS = "−"  # the width of a plus, so that signed columns line up
 TIED = "†"
+OTHER_LANES = "‡"
 
 Row = Mapping[Hashable, object]
 
@@ -242,7 +243,7 @@ def human(frame: pd.DataFrame) -> pd.DataFrame:
         unit, baseline = UNITS[str(row["metric"])], row["method"] == BASELINE
         pairs, ties = number(row, "n_pairs"), number(row, "ties")
         wins = BLANK if baseline or pairs == 0 else f"{number(row, 'wins'):.0f}/{pairs:.0f}"
-        ratio = number(row, "time_ratio")
+        ratio, lanes = number(row, "time_ratio"), OTHER_LANES * bool(row["other_lanes"])
         rows.append(
             {
                 "Method": _method_text(row),
@@ -255,7 +256,7 @@ def human(frame: pd.DataFrame) -> pd.DataFrame:
                 "T": plus_minus(number(row, "temperature_mean"), math.nan, math.nan, TEMPERATURE),
                 "p (Holm)": p_text(number(row, "p_holm")),
                 "Wins": f"{wins} (={ties:.0f})" if ties > 0 else wins,
-                "Time ×": f"{ratio:.2f}" if math.isfinite(ratio) else BLANK,  # times, not x
+                "Time ×": f"{ratio:.2f}{lanes}" if math.isfinite(ratio) else BLANK,  # times, not x
                 "Verdict": _verdict_text(row),
             }
         )
@@ -456,9 +457,12 @@ def caption(frame: pd.DataFrame) -> str:
         parts.append("Intervals only: no test was made for this table.")
     parts += _marks(frame)
     if compared:
-        apart = "; not across studies, which may be of several machines"
-        apart *= bool((frame["n_timed"] < frame["n_pairs"]).any())
-        parts.append(f"Wins: pairs better than none (= ties). Time ×: training time over none's, paired{apart}.")
+        time = "Time ×: training time over none's, paired"
+        if (frame["n_timed"] < frame["n_pairs"]).any():
+            time += ", not across studies, which may be of several machines"
+        if frame["other_lanes"].any():
+            time += f"; {OTHER_LANES}: in packs of another width than none's, and a run in a wider one costs less"
+        parts.append(f"Wins: pairs better than none (= ties). {time}.")
     if bounded:
         parts.append(f"The intervals cover {' / '.join(sorted(set(frame['interval_covers'])))}.")
     return " ".join([*parts, *_remarks(frame)])
@@ -495,6 +499,7 @@ LATEX = {
     "·": r"$\cdot$",
     "≤": r"$\le$",
     TIED: r"$^\dagger$",
+    OTHER_LANES: r"$^\ddagger$",
     MINUS: "$-$",
     BLANK: "--",
 }
