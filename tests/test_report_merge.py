@@ -205,6 +205,21 @@ def test_other_seeds_of_another_configuration_are_refused(regrun: Regrun, tmp_pa
 
 
 @pytest.mark.usefixtures("unreported")
+def test_one_split_for_all_seeds_is_one_in_all_studies(regrun: Regrun, tmp_path: Path) -> None:
+    one_split = ["-m", "method=l2", "data.resplit=none"]
+    run(regrun, "a", *one_split, "seeds=1")
+    run(regrun, "later", *one_split, "seeds=1", "seed0=2")
+    assert "seed0 is 0 in the one and 2 in the other" in refusal("a", "later")
+    # neither other methods nor seeds that were added move the split
+    run(regrun, "a", *one_split, "extend=+1")
+    run(regrun, "b", "method=dropout", "data.resplit=none", "seeds=2")
+    merge([OUT / "a", OUT / "b"], OUT / "all")
+    rows = [row for path in (OUT / "all").glob("*/runs.csv") for row in read_table(path)]
+    assert {(row["method"], row["seed"]) for row in rows} == {(m, s) for m in ("none", "l2", "dropout") for s in "01"}
+    assert len({row["split_hash"] for row in rows}) == 1
+
+
+@pytest.mark.usefixtures("unreported")
 def test_an_axis_of_one_study_is_free_in_no_other(regrun: Regrun, tmp_path: Path) -> None:
     run(regrun, "axis", "-m", "method=none", "optimizer.lr=0.1,0.2", "seeds=1")
     run(regrun, "low", "-m", "method=none", "optimizer.lr=0.3", "seed0=10", "seeds=1")

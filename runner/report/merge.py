@@ -14,7 +14,7 @@ from typing import Any
 from runner import records
 from runner.errors import Refusal
 from runner.files import held, is_held, read_csv, read_object, write_atomic
-from runner.labels import LABEL, different, stored_settings, unshown
+from runner.labels import LABEL, different, flatten, stored_settings, unshown
 from runner.report.collect import WHICH
 
 Row = dict[str, str]
@@ -30,8 +30,8 @@ def merge(studies: Sequence[Path], into: Path) -> Path:
 
     Raises Refusal for studies that cannot be compared: with other margins, with other settings on one data set and
     model or of what the tables call the same, with other figures of one run, with other training sets at one seed, and
-    with other first seeds where strengths are chosen, since one's seeds to choose on may be another's to report; and
-    where jobs or runs were added to what an earlier merging made.
+    with other first seeds where strengths are chosen, since one's seeds to choose on may be another's to report, or
+    where all seeds share the split of the first; and where jobs or runs were added to what an earlier merging made.
     """
     stories = [_story(study) for study in studies]
     if into.exists() and "merged" not in read_object(into / "study.json"):
@@ -147,7 +147,7 @@ def _check_settings(studies: Sequence[Path]) -> None:
     """Refuse two jobs that differ in what the tables do not show of a configuration, or of a comparison.
 
     An axis of one study is fixed in another, each at its own value, and `_joined` does not see the options of methods.
-    First seeds may differ where `_joined` lets them.
+    First seeds may differ where each seed draws its own split, as far as `_joined` lets them.
     """
     known: dict[tuple[str, ...], tuple[Path, dict[str, Any]]] = {}
     for path in (path for study in studies for path in sorted(study.glob("*/runs.csv"))):
@@ -156,7 +156,8 @@ def _check_settings(studies: Sequence[Path]) -> None:
             _refused(f"{job / 'config.yaml'} cannot be read, and nothing else says how {job.name} was run")
         for label in sorted({tuple(row.get(name, "") for name in LABEL) for row in _rows(path)[1]}):
             mine = unshown(settings, dict(zip(LABEL, label, strict=True)))
-            mine.pop("seed0", None)
+            if flatten(settings).get("data.resplit") != "none":  # else all seeds share the split of the first
+                mine.pop("seed0", None)
             shared = {key: value for key, value in mine.items() if not key.startswith("method.")}
             for which, compared in ((label, mine), (label[:3], shared)):  # a configuration, and what it is compared in
                 other, theirs = known.setdefault(which, (job, compared))
