@@ -372,6 +372,12 @@ def test_rounding() -> None:
     assert with_half(0.02, 0.0004, 0.0396, ACC) == "+2.00 ± 1.96"
     assert with_half(0.02, math.nan, math.nan, ACC) == "+2.00"
     assert with_bounds(0.0, 0.0, 0.0, ACC) == "0.00 [0.00, 0.00]"
+    # what would be 0 throughout: a difference of 3e-6 in R², a loss of 2e-5
+    assert with_bounds(3e-6, 2e-6, 4e-6, ACC) == "+0.0003 [+0.0002, +0.0004]"
+    assert with_half(3e-6, 2e-6, 4e-6, ACC) == "+0.0003 ± 0.0001"
+    assert plus_minus(2e-5, 1e-5, 3e-5, UNITS["test_loss"]) == "0.00002 ± 0.00001"
+    assert plus_minus(0.0, -0.005, 0.005, ACC) == "0.00 ± 0.50"
+    assert plus_minus(0.0, 0.0, 0.0, ACC) == "0.00 ± 0.00"
     assert [p_text(p) for p in (0.0004, 0.0374, math.nan)] == ["<0.001", "0.037", "–"]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -17,6 +17,7 @@ BLANK = "–"  # an en dash reads as "nothing here"; a hyphen reads as a minus
 MINUS = "−"  # the width of a plus, so that signed columns line up
 TIED = "†"
 OTHER_LANES = "‡"
+MORE_PLACES = 4  # decimals beyond the usual ones, at most, that keep a number from hiding on which side it is
 
 Row = Mapping[Hashable, object]
 
@@ -103,29 +104,39 @@ def _signed(value: float, places: int) -> str:
 
 
 def plus_minus(mean: float, low: float, high: float, unit: Unit) -> str:
-    """ "73.91 ± 0.49": a mean and half the width of its interval, in the unit; the mean alone below two runs."""
+    """ "73.91 ± 0.49": a mean and half the width of its interval, in the unit; the mean alone below two runs.
+
+    Where both would round to 0 there are more decimals.
+    """
     if not math.isfinite(mean):
         return BLANK
     half = (high - low) / 2 * unit.scale
-    places = decimals(half, unit.places)
+    largest = max(abs(mean * unit.scale), half if math.isfinite(half) else 0.0)
+    places = _showing(decimals(half, unit.places), lambda places: _onto(largest, 0.0, places))
     text = f"{mean * unit.scale:.{places}f}".replace("-", MINUS)
     return text if not math.isfinite(half) else f"{text} ± {half:.{places}f}"
 
 
+def _onto(value: float, edge: float, places: int) -> bool:
+    """Whether a value that is not at an edge would round onto it, and hide its side."""
+    return not math.isclose(value, edge, abs_tol=1e-9) and math.isclose(round(value, places), edge, abs_tol=1e-9)
+
+
+def _showing(places: int, hidden: Callable[[int], bool]) -> int:
+    """The decimals, `places` or at most MORE_PLACES more, at which nothing is hidden; `places` where it always is."""
+    return next((more for more in range(places, places + MORE_PLACES + 1) if not hidden(more)), places)
+
+
 def _places(low: float, high: float, at_most: int, rope: float) -> int:
-    """The decimals of an interval, one more where a bound would round onto 0 or -+`rope` and hide its side."""
+    """The decimals of an interval: one more where a bound would round onto 0 or -+`rope`, and more if still onto 0."""
     places = decimals((high - low) / 2, at_most)
     edges = [edge for edge in (0.0, rope, -rope) if math.isfinite(edge)]
-    hidden = any(
-        not math.isclose(bound, edge, abs_tol=1e-9) and math.isclose(round(bound, places), edge, abs_tol=1e-9)
-        for bound in (low, high)
-        for edge in edges
-    )
-    return places + hidden
+    places += any(_onto(bound, edge, places) for bound in (low, high) for edge in edges)
+    return _showing(places, lambda places: any(_onto(bound, 0.0, places) for bound in (low, high)))
 
 
 def with_bounds(mean: float, low: float, high: float, unit: Unit, rope: float = math.nan) -> str:
-    """ "+1.67 [+1.03, +2.31]" in the unit; one decimal more where a bound would round onto 0 or the margin `rope`."""
+    """ "+1.67 [+1.03, +2.31]" in the unit; more decimals where a bound would round onto 0 or the margin `rope`."""
     if not math.isfinite(mean):
         return BLANK
     mean, low, high = mean * unit.scale, low * unit.scale, high * unit.scale
