@@ -378,7 +378,13 @@ def test_rounding() -> None:
     assert plus_minus(2e-5, 1e-5, 3e-5, UNITS["test_loss"]) == "0.00002 ± 0.00001"
     assert plus_minus(0.0, -0.005, 0.005, ACC) == "0.00 ± 0.50"
     assert plus_minus(0.0, 0.0, 0.0, ACC) == "0.00 ± 0.00"
-    assert [p_text(p) for p in (0.0004, 0.0374, math.nan)] == ["<0.001", "0.037", "–"]
+    # a half-width that rounds to the mean hides on which side of 0 the interval ends
+    assert with_half(0.02049, 0.00098, 0.04, ACC) == "+2.05 ± 1.95"
+    assert with_half(-0.204, -0.4, -0.008, ACC) == "−20.4 ± 19.6"
+    assert with_half(0.0, 0.0, 0.0, ACC) == "0.00 ± 0.00"
+    assert [p_text(p, 0.95) for p in (0.0004, 0.0374, math.nan)] == ["<0.001", "0.037", "–"]
+    assert [p_text(p, 0.95) for p in (0.0503, 0.0497, 0.05)] == ["0.0503", "0.0497", "0.050"]
+    assert p_text(0.0503, 0.9) == "0.050"
 
 
 def test_markdown_golden() -> None:

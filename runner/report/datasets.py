@@ -266,8 +266,9 @@ def pooled_rows(frame: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
         )
         lost = f" ({row['n_failed']} failed)" if row["n_failed"] else ""
         pairs = _counted(str(row["pairs"])) + lost
-        cells = [name, f"{number(row, 'n_datasets'):.0f}", pairs, difference, p_text(number(row, "p_holm"))]
-        cells += [p_text(number(row, "p_datasets"))] if over else []
+        tests = ["p_holm", *(["p_datasets"] if over else [])]
+        cells = [name, f"{number(row, 'n_datasets'):.0f}", pairs, difference]
+        cells += [p_text(number(row, p), number(row, "level")) for p in tests]
         cells.append(with_bounds(number(row, "iqm"), number(row, "iqm_lo"), number(row, "iqm_hi"), UNITS["test_acc"]))
         cells.append(_chances(row))
         kind = f", {UNITS[str(row['metric'])].short}" if mixed else ""

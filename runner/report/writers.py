@@ -147,18 +147,25 @@ def with_bounds(mean: float, low: float, high: float, unit: Unit, rope: float = 
 
 
 def with_half(mean: float, low: float, high: float, unit: Unit, rope: float = math.nan) -> str:
-    """ "+1.67 ± 0.64": what `with_bounds` says in half the width, for an interval that is symmetric."""
+    """ "+1.67 ± 0.64": what `with_bounds` says in half the width, for an interval that is symmetric.
+
+    More decimals where mean and half-width would round to one number and hide on which side of 0 the interval ends.
+    """
     if not math.isfinite(mean) or not math.isfinite(low) or not math.isfinite(high):
         return with_bounds(mean, low, high, unit)
-    places = _places(low * unit.scale, high * unit.scale, unit.places, rope * unit.scale)
-    return f"{_signed(mean * unit.scale, places)} ± {(high - low) / 2 * unit.scale:.{places}f}"
+    mean, low, high = mean * unit.scale, low * unit.scale, high * unit.scale
+    size, half = abs(mean), (high - low) / 2
+    apart = not math.isclose(size, half, abs_tol=1e-9)
+    places = _places(low, high, unit.places, rope * unit.scale)
+    places = _showing(places, lambda places: apart and round(size, places) == round(half, places))
+    return f"{_signed(mean, places)} ± {half:.{places}f}"
 
 
-def p_text(p: float) -> str:
-    """A p-value to three decimals, "<0.001" below that."""
+def p_text(p: float, level: float) -> str:
+    """A p-value to three decimals, "<0.001" below that; more decimals where it would round onto 1 - `level`."""
     if not math.isfinite(p):
         return BLANK
-    return "<0.001" if p < 0.001 else f"{p:.3f}"
+    return "<0.001" if p < 0.001 else f"{p:.{_showing(3, lambda places: _onto(p, 1 - level, places))}f}"
 
 
 def signed(value: float) -> str:
@@ -265,7 +272,7 @@ def human(frame: pd.DataFrame) -> pd.DataFrame:
                 gaps: with_bounds(*_bounds(row, "gap_diff"), unit, number(row, "gap_rope")),
                 "Calibrated ≤": plus_minus(number(row, "null_mean"), math.nan, math.nan, unit),
                 "T": plus_minus(number(row, "temperature_mean"), math.nan, math.nan, TEMPERATURE),
-                "p (Holm)": p_text(number(row, "p_holm")),
+                "p (Holm)": p_text(number(row, "p_holm"), number(row, "level")),
                 "Wins": f"{wins} (={ties:.0f})" if ties > 0 else wins,
                 "Time ×": f"{ratio:.2f}{lanes}" if math.isfinite(ratio) else BLANK,  # times, not x
                 "Verdict": _verdict_text(row),
