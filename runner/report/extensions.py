@@ -67,9 +67,13 @@ def read_extensions(study_dir: Path) -> tuple[Extension, ...]:
 
 
 def marked(frame: pd.DataFrame, extensions: Sequence[Extension]) -> pd.DataFrame:
-    """The headline with the steps of each row's group in `extended`: "10 to 15, 15 to 20"; blank without any."""
+    """The headline with the steps of each row's group in `extended`: "10 to 15, 15 to 20"; blank without any.
+
+    A step that several studies, merged into one, have made is told once.
+    """
     groups = [f"{dataset}/{model}" for dataset, model in zip(frame["dataset"], frame["model"], strict=True)]
-    return frame.assign(extended=[", ".join(e.span for e in extensions if e.group == group) for group in groups])
+    steps = [dict.fromkeys(e.span for e in extensions if e.group == group) for group in groups]
+    return frame.assign(extended=[", ".join(spans) for spans in steps])
 
 
 def extension_lines(extensions: Sequence[Extension]) -> list[str]:
