@@ -213,6 +213,8 @@ def test_a_placebo_that_wins_is_a_warning() -> None:
     assert "False-positive check: placebo, which has no effect, came out inconclusive (Δ 0.0 [" in caption(quiet)
     same = by_hand(none=[0.70, 0.71, 0.72], placebo=[0.70, 0.71, 0.72]).assign(family=["baseline", "placebo"])
     assert "gave the runs of none again, as it must" in caption(same)
+    several = pd.concat([same, same[1:].assign(strengths="placebo.dose=2")], ignore_index=True)
+    assert caption(several).count("Pairing check: placebo") == 1
     frame = by_hand(none=[0.70, 0.71, 0.72], placebo=[0.72, 0.731, 0.739])
     told = caption(frame.assign(family=["baseline", "placebo"]))
     assert "False-positive check failed: placebo, which has no effect, came out better (Δ +2." in told

@@ -370,7 +370,7 @@ def _remarks(frame: pd.DataFrame) -> Iterator[str]:
     close = others[(others["gap_diff_lo"] >= -others["gap_rope"]) & (others["gap_diff_hi"] <= others["gap_rope"])]
     if len(close := close[close["pairs"] != "identical"]):
         yield f"Gap equivalent to that of none, within {_margin(frame, 'gap_rope')}: {named(close)}."
-    yield from _placebo(others)
+    yield from dict.fromkeys(_placebo(others))  # of several strengths that do nothing the same is said
     if len(under := frame[frame["underfit"].astype(bool)]):
         yield f"Smaller gap by underfitting, test worse: {named(under)}."
 
