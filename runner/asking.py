@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from runner.search import Space, by_factors, from_one, nears_one
+from runner.search import Space, by_factors, from_one, nears_one, once, shown
 
 if TYPE_CHECKING:
     import optuna
@@ -40,16 +40,15 @@ class Asking:
 
     def points(self) -> list[dict[str, float]]:
         """What has been asked for, in order, each once."""
-        asked = [tuple(trial.user_attrs["point"].items()) for trial in self._trials()]
-        return [dict(point) for point in dict.fromkeys(asked)]
+        return once(trial.user_attrs["point"] for trial in self._trials())
 
     def tell(self, values: Mapping[int, float]) -> None:
         """The value of each of the points by its number, the more the better; -inf for one that has diverged."""
         import optuna
 
-        numbers = {tuple(point.items()): number for number, point in enumerate(self.points())}
+        numbers = {shown(point): number for number, point in enumerate(self.points())}
         for trial in self._trials():
-            value = values.get(numbers[tuple(trial.user_attrs["point"].items())])
+            value = values.get(numbers[shown(trial.user_attrs["point"])])
             if trial.state == optuna.trial.TrialState.RUNNING and value is not None:
                 failed = optuna.trial.TrialState.FAIL if math.isinf(value) else None
                 self._study.tell(trial.number, None if failed else value, failed)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from runner.keys import Key
 from runner.methods.base import Range
 
+Shown = tuple[tuple[str, str], ...]
 DECADE = 10.0  # grids whose ends, or the distances of their ends from 1, are this factor apart are drawn by factors
 
 
@@ -71,7 +72,24 @@ def drawn(space: Space, trials: int, key: Key) -> list[dict[str, float]]:
                 share = float(at.fold(path).uniform())
                 point[path] = between(min(grid), max(grid), share, space.allowed[path].whole)
         points.append(point)
-    return [dict(point) for point in dict.fromkeys(tuple(point.items()) for point in points)]  # each once
+    return once(points)
+
+
+def once(points: Iterable[Mapping[str, float]]) -> list[dict[str, float]]:
+    """The points in order, of those that look alike in the tables the first."""
+    found: dict[Shown, dict[str, float]] = {}
+    for point in points:
+        found.setdefault(shown(point), dict(point))
+    return list(found.values())
+
+
+def shown(point: Mapping[str, float]) -> Shown:
+    """A point as the tables show it, where each number has six digits.
+
+    >>> shown({"ema.decay": 0.99876543, "l2": 0.0})
+    (('ema.decay', '0.998765'), ('l2', '0'))
+    """
+    return tuple((path, f"{value:g}") for path, value in point.items())
 
 
 def between(low: float, high: float, share: float, whole: bool) -> float:

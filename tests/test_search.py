@@ -98,6 +98,17 @@ def test_a_method_alone_is_always_on_with_the_strengths_it_has_in_a_stack() -> N
     assert drawn(SPACE, 5, Key.of(1)) != drawn(SPACE, 5, Key.of(0))
 
 
+NEAR_ONE = Space({"ema.decay": [0.9, 0.999]}, {"ema.decay": PLAIN}, [], {})
+
+
+def test_points_that_look_alike_in_the_tables_are_one() -> None:
+    decays = [point["ema.decay"] for point in drawn(NEAR_ONE, 100, Key.of(0))]
+    exact = [between(0.9, 0.999, float(Key.of(0).fold(at).fold("ema.decay").uniform()), False) for at in range(100)]
+    (extra,) = set(exact) - set(decays)
+    assert f"{extra:g}" in {f"{decay:g}" for decay in decays}
+    assert [decay for decay in exact if decay != extra] == decays  # the others are as they were drawn
+
+
 def test_values_by_hand() -> None:
     assert between(1e-4, 1e-2, 0.5, whole=False) == pytest.approx(1e-3)
     assert between(0.0, 1.0, 0.25, whole=False) == 0.25  # a grid that begins at 0 has no logarithm
@@ -287,6 +298,17 @@ def test_a_search_by_optuna_that_was_cut_off_asks_for_the_same_points(
     assert tables[0] == tables[1]
     assert regrun(*command).code == 0
     assert asked_in(tmp_path / "outputs" / "s", "l2") == whole  # complete: nothing more is asked for
+
+
+def test_points_of_optuna_that_look_alike_in_the_tables_are_one(tmp_path: Path) -> None:
+    pytest.importorskip("optuna")
+    from runner.asking import Asking
+
+    asking = Asking(tmp_path / "optuna.db", NEAR_ONE, [{"ema.decay": decay} for decay in (0.99876543, 0.99876541)], 0)
+    assert asking.ask(3, 2)
+    assert asking.points() == [{"ema.decay": 0.99876543}]
+    asking.tell({0: 0.5})  # of both
+    assert asking.ask(3, 2)
 
 
 def test_a_run_that_optuna_has_asked_for_can_be_verified(regrun: Regrun, tmp_path: Path) -> None:
